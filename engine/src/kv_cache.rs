@@ -1,0 +1,1 @@
+//! Keys and values of every layer, in blocks that sequences share by common prefix.

@@ -1,0 +1,1 @@
+//! Text and trees to context: what stands around a cursor.

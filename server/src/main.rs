@@ -1,0 +1,3 @@
+//! The `surmise` binary.
+
+fn main() {}
