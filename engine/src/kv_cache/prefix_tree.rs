@@ -1,0 +1,204 @@
+//! A radix tree over token prefixes, cut at block borders: which block holds which tokens after which.
+//!
+//! A node is one block. Only full blocks have children, so a node that holds fewer tokens than a block is a
+//! leaf. Running sequences hold references to the nodes on their path; nodes without one are kept until
+//! their block is needed, least recently used first. (After RadixAttention, Zheng et al. 2024, "SGLang",
+//! section 3; ours is block-aligned and copies the part of a block that agrees.)
+
+use super::BLOCK_LEN;
+
+/// Index of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NodeId(u32);
+
+#[derive(Debug)]
+struct Node {
+    parent: Option<NodeId>,
+    /// 1 to [`BLOCK_LEN`] tokens.
+    tokens: Vec<u32>,
+    block: u32,
+    children: Vec<NodeId>,
+    n_references: u32,
+    last_used: u64,
+}
+
+/// The tree.
+#[derive(Debug, Default)]
+pub(super) struct PrefixTree {
+    nodes: Vec<Option<Node>>,
+    free_nodes: Vec<NodeId>,
+    roots: Vec<NodeId>,
+    clock: u64,
+}
+
+/// What the tree holds of a prompt.
+#[derive(Debug)]
+pub(super) struct FoundPrefix {
+    /// Full blocks, from the first on.
+    pub(super) path: Vec<NodeId>,
+    /// The block after them that agrees best, and how many of its rows do.
+    pub(super) partial: Option<(NodeId, usize)>,
+}
+
+/// Where a block ended up.
+#[derive(Debug)]
+pub(super) struct Published {
+    /// The node that holds the tokens now.
+    pub(super) node: NodeId,
+    /// A block that is no longer needed, because another one holds the same tokens.
+    pub(super) spare_block: Option<u32>,
+}
+
+impl PrefixTree {
+    /// Finds the longest prefix of `tokens` in the tree and marks it as used now.
+    pub(super) fn longest_prefix(&mut self, tokens: &[u32]) -> FoundPrefix {
+        let mut path = Vec::new();
+        let mut rest = tokens;
+        loop {
+            let best = self
+                .children(path.last().copied())
+                .iter()
+                .map(|&child| (child, n_common(&self.node(child).tokens, rest)))
+                .max_by_key(|&(_, n_rows)| n_rows)
+                .filter(|&(_, n_rows)| n_rows > 0);
+            let Some((child, n_rows)) = best else {
+                return FoundPrefix { path, partial: None };
+            };
+            self.touch(child);
+            if n_rows < BLOCK_LEN {
+                return FoundPrefix {
+                    path,
+                    partial: Some((child, n_rows)),
+                };
+            }
+            path.push(child);
+            rest = &rest[BLOCK_LEN..];
+        }
+    }
+
+    /// Adds `block`, which holds `tokens` after `parent`'s, unless the tree knows them already.
+    pub(super) fn publish(&mut self, parent: Option<NodeId>, tokens: &[u32], block: u32) -> Published {
+        let mut shorter = None;
+        for &child in self.children(parent) {
+            let known = &self.node(child).tokens;
+            if known.starts_with(tokens) {
+                self.touch(child);
+                return Published {
+                    node: child,
+                    spare_block: Some(block),
+                };
+            }
+            if tokens.starts_with(known) {
+                shorter = Some(child);
+            }
+        }
+        let node = self.insert(parent, tokens, block);
+        // What we hold now begins with all that the shorter leaf holds.
+        let spare_block = shorter
+            .filter(|&leaf| self.node(leaf).n_references == 0)
+            .map(|leaf| self.remove(leaf));
+        Published { node, spare_block }
+    }
+
+    /// Counts one more running sequence on `node`.
+    pub(super) fn acquire(&mut self, node: NodeId) {
+        self.node_mut(node).n_references += 1;
+        self.touch(node);
+    }
+
+    /// Counts one running sequence less on `node`.
+    pub(super) fn release(&mut self, node: NodeId) {
+        self.node_mut(node).n_references -= 1;
+    }
+
+    /// Block of `node`.
+    pub(super) fn block(&self, node: NodeId) -> u32 {
+        self.node(node).block
+    }
+
+    /// Nodes that no running sequence holds.
+    pub(super) fn n_unreferenced(&self) -> usize {
+        self.nodes
+            .iter()
+            .flatten()
+            .filter(|node| node.n_references == 0)
+            .count()
+    }
+
+    /// Forgets the leaf that was not used for the longest time, and gives its block.
+    pub(super) fn evict_least_recent(&mut self) -> Option<u32> {
+        let (leaf_idx, _) = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(idx, node)| node.as_ref().map(|node| (idx, node)))
+            .filter(|(_, node)| node.n_references == 0 && node.children.is_empty())
+            .min_by_key(|(_, node)| node.last_used)?;
+        Some(self.remove(NodeId(leaf_idx as u32)))
+    }
+
+    fn insert(&mut self, parent: Option<NodeId>, tokens: &[u32], block: u32) -> NodeId {
+        let node = Node {
+            parent,
+            tokens: tokens.to_vec(),
+            block,
+            children: Vec::new(),
+            n_references: 0,
+            last_used: 0,
+        };
+        let id = match self.free_nodes.pop() {
+            Some(id) => {
+                self.nodes[id.0 as usize] = Some(node);
+                id
+            }
+            None => {
+                self.nodes.push(Some(node));
+                NodeId(self.nodes.len() as u32 - 1)
+            }
+        };
+        self.children_mut(parent).push(id);
+        self.touch(id);
+        id
+    }
+
+    fn remove(&mut self, leaf: NodeId) -> u32 {
+        let parent = self.node(leaf).parent;
+        self.children_mut(parent).retain(|&child| child != leaf);
+        self.free_nodes.push(leaf);
+        let node = self.nodes[leaf.0 as usize].take();
+        node.expect("a node id is only kept while its node lives").block
+    }
+
+    fn touch(&mut self, node: NodeId) {
+        self.clock += 1;
+        let now = self.clock;
+        self.node_mut(node).last_used = now;
+    }
+
+    fn children(&self, parent: Option<NodeId>) -> &[NodeId] {
+        parent.map_or(&self.roots, |parent| &self.node(parent).children)
+    }
+
+    fn children_mut(&mut self, parent: Option<NodeId>) -> &mut Vec<NodeId> {
+        match parent {
+            Some(parent) => &mut self.node_mut(parent).children,
+            None => &mut self.roots,
+        }
+    }
+
+    fn node(&self, id: NodeId) -> &Node {
+        self.nodes[id.0 as usize]
+            .as_ref()
+            .expect("a node id is only kept while its node lives")
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.nodes[id.0 as usize]
+            .as_mut()
+            .expect("a node id is only kept while its node lives")
+    }
+}
+
+fn n_common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
