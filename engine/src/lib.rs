@@ -7,5 +7,6 @@ pub mod error;
 pub mod kv_cache;
 pub mod model;
 pub mod request;
+pub mod weights;
 
 pub use error::EngineError;

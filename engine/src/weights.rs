@@ -1,0 +1,194 @@
+//! Model weights: tensors by name, read in place from a mapped file or from the program itself.
+//!
+//! [`gguf`] reads the file; what the numbers in a block mean is the kernels' business.
+
+use std::{
+    fmt, io,
+    ops::{Deref, Range},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use memmap2::Mmap;
+
+use crate::error::EngineError;
+
+pub mod ggml_type;
+pub mod gguf;
+pub mod metadata;
+
+pub use ggml_type::GgmlType;
+pub use gguf::Gguf;
+pub use metadata::Metadata;
+
+/// Where a model file comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WeightSource {
+    /// A file on disk; it is mapped, not read.
+    ///
+    /// The file must not shrink while it is mapped: no check can make that safe, and the operating system
+    /// ends a program that reads past the new end. Replace a model file by renaming, not by truncating it.
+    File(PathBuf),
+    /// A file that is part of the program, used where it stands, at whatever alignment it has.
+    Embedded(&'static [u8]),
+}
+
+impl WeightSource {
+    /// Path to show to people; `<embedded>` for the file inside the program.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Embedded(_) => Path::new("<embedded>"),
+        }
+    }
+
+    /// Makes the whole file addressable, without reading it.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] if the file cannot be opened or mapped.
+    pub(crate) fn open(&self) -> Result<SharedBytes, EngineError> {
+        let storage = match self {
+            Self::Embedded(bytes) => Storage::Embedded(bytes),
+            Self::File(path) => Storage::Mapped(map(path).map_err(|err| EngineError::Io {
+                path: path.clone(),
+                reason: err.to_string(),
+            })?),
+        };
+        Ok(SharedBytes::new(storage))
+    }
+}
+
+fn map(path: &Path) -> io::Result<Mmap> {
+    let file = std::fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    // SAFETY: the mapping is read-only and lives as long as every slice of it (`SharedBytes` holds it). Another
+    // process that writes into the file or truncates it while it is mapped breaks the promise that a slice does
+    // not change; `WeightSource::File` documents that this must not happen.
+    unsafe { Mmap::map(&file) }
+}
+
+/// A range of bytes that several owners share; a clone copies a pointer and the range.
+#[derive(Clone)]
+pub(crate) struct SharedBytes {
+    storage: Arc<Storage>,
+    range: Range<usize>,
+}
+
+enum Storage {
+    Mapped(Mmap),
+    Embedded(&'static [u8]),
+    Owned(Vec<u8>),
+}
+
+impl Storage {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Embedded(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl SharedBytes {
+    fn new(storage: Storage) -> Self {
+        let range = 0..storage.as_slice().len();
+        Self {
+            storage: Arc::new(storage),
+            range,
+        }
+    }
+
+    /// The bytes in `range`, counted from the start of `self`.
+    ///
+    /// # Panics
+    /// If `range` is not within `self`.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.len(),
+            "{range:?} is not within {} bytes",
+            self.len()
+        );
+        let start = self.range.start;
+        Self {
+            storage: Arc::clone(&self.storage),
+            range: start + range.start..start + range.end,
+        }
+    }
+}
+
+impl From<Vec<u8>> for SharedBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::new(Storage::Owned(bytes))
+    }
+}
+
+impl Deref for SharedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.storage.as_slice()[self.range.clone()]
+    }
+}
+
+/// A tensor as the file holds it: blocks of one type, row-major. A clone shares the bytes.
+#[derive(Clone)]
+pub struct Tensor {
+    /// Name in the file, such as `blk.0.attn_q.weight`.
+    pub name: String,
+    /// Type of its blocks.
+    pub dtype: GgmlType,
+    /// Extents, outermost first: a matrix is `[n_rows, n_cols]`, GGUF's own order reversed. Never empty, no zeros,
+    /// and the last one is a multiple of [`GgmlType::block_len`].
+    pub shape: Vec<usize>,
+    data: SharedBytes,
+}
+
+impl Tensor {
+    /// Wraps blocks made by the program, for tests and converted weights.
+    ///
+    /// # Errors
+    /// [`EngineError::BadRequest`] if `bytes` is not as long as `shape` and `dtype` say.
+    pub fn from_bytes(
+        name: &str,
+        dtype: GgmlType,
+        shape: &[usize],
+        bytes: Vec<u8>,
+    ) -> Result<Self, EngineError> {
+        let expected = dtype
+            .tensor_bytes(shape)
+            .map_err(|reason| EngineError::BadRequest(format!("tensor `{name}`: {reason}")))?;
+        if bytes.len() != expected {
+            return Err(EngineError::BadRequest(format!(
+                "tensor `{name}`: {} of shape {shape:?} takes {expected} bytes, found {}",
+                dtype.name(),
+                bytes.len()
+            )));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            data: bytes.into(),
+        })
+    }
+
+    /// The blocks, row after row, with no gaps. A file's own alignment applies (32 bytes from the start of the
+    /// data section, by default), an embedded file's start may be anywhere: read numbers with `from_le_bytes`.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Number of elements: the product of the shape.
+    pub fn n_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({}: {} {:?})", self.name, self.dtype.name(), self.shape)
+    }
+}
