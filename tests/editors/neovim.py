@@ -1,0 +1,241 @@
+"""Drives a real Neovim through the editors/neovim client: types, looks at the ghost text, accepts it.
+
+    python neovim.py NVIM SURMISE
+
+NVIM is a Neovim of 0.11 or later, SURMISE the binary to test. Needs PyPI's pynvim.
+"""
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pynvim
+
+NVIM, SURMISE = sys.argv[1:3]
+HERE = Path(__file__).resolve().parent
+CLIENT = HERE.parent.parent / "editors" / "neovim"
+
+
+class Editor:
+    """One Neovim with the client installed, editing a file of a new folder."""
+
+    def __init__(self, file_name, text, cmd, env=None):
+        self.dir = Path(tempfile.mkdtemp(prefix="surmise-nvim-"))
+        (self.dir / file_name).write_text(text)
+        (self.dir / "init.lua").write_text(
+            f"vim.opt.runtimepath:prepend({json.dumps(str(CLIENT))})\n"
+            f"require('surmise').setup({{ cmd = {{ {', '.join(json.dumps(word) for word in cmd)} }} }})\n")
+        # A home of its own: no one's settings, and the language server's log can be read afterwards.
+        os.environ.update({"XDG_STATE_HOME": str(self.dir), "XDG_DATA_HOME": str(self.dir), **(env or {})})
+        self.nvim = pynvim.attach("child", argv=[NVIM, "--embed", "--headless", "--clean", "-u", str(self.dir / "init.lua")])
+        self.nvim.command("set columns=100 lines=30 shiftwidth=4 expandtab")
+        self.nvim.command(f"edit {self.dir / file_name}")
+        self.wait(lambda: self.lua("local c = vim.lsp.get_clients({ bufnr = 0 })[1]; return c ~= nil and c.initialized == true"),
+                  "the server attaches")
+
+    def lua(self, code, *args):
+        return self.nvim.exec_lua(code, *args)
+
+    def type(self, keys):
+        for key in keys if "<" not in keys else [keys]:
+            self.nvim.input(key)
+            self.nvim.command("redraw")  # one event loop turn for each key, as with a person typing
+            time.sleep(0.02)
+
+    def ghost(self):
+        """The suggestion on screen, or None."""
+        for name, namespace in self.nvim.api.get_namespaces().items():
+            if name not in ("surmise.ghost", "nvim.lsp.inline_completion"):
+                continue
+            for _, _, _, details in self.nvim.api.buf_get_extmarks(0, namespace, 0, -1, {"details": True}):
+                lines = [details.get("virt_text", [])] + details.get("virt_lines", [])
+                return "\n".join("".join(chunk[0] for chunk in line) for line in lines)
+        return None
+
+    def wait(self, condition, what, seconds=20):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if value := condition():
+                return value
+            time.sleep(0.05)
+        log = self.dir / "nvim" / "lsp.log"
+        raise AssertionError(f"{what}: not within {seconds} s; buffer {self.text()!r}, ghost {self.ghost()!r}, "
+                             f"log {log.read_text()[-2000:] if log.exists() else ''}")
+
+    def text(self):
+        return "\n".join(self.nvim.current.buffer[:])
+
+    def close(self):
+        try:
+            self.nvim.command("qa!")
+        except (EOFError, OSError):
+            pass
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def scripted(answers, text=""):
+    log = Path(tempfile.mkstemp(suffix=".jsonl")[1])
+    editor = Editor("a.py", text, [sys.executable, str(HERE / "scripted_server.py")],
+                    {"SCRIPTED_ANSWERS": json.dumps(answers), "SCRIPTED_LOG": str(log)})
+    editor.received = lambda: [json.loads(line) for line in log.read_text().splitlines()]
+    return editor
+
+
+def item(text, start, end, line=0, **more):
+    return {"items": [{"insertText": text, "range": {"start": {"line": line, "character": start},
+                                                     "end": {"line": line, "character": end}}, **more}]}
+
+
+def test_real_suggestion_is_shown_and_accepted():
+    editor = Editor("shapes.py", "def add(a, b):\n    return a + b\n\n\ndef subtract(a, b):\n",
+                    [SURMISE, "lsp", "--stdio", *os.environ.get("SURMISE_ARGS", "").split()])
+    editor.nvim.command("normal! G")
+    editor.type("A")
+    editor.type("<CR>")
+    # The model may still be loading, and the server then answers null: a person would type on.
+    end = time.monotonic() + 60
+    keys = iter("    return a   ")
+    ghost = None
+    while not ghost and time.monotonic() < end:
+        editor.type(next(keys, None) or "<BS>")
+        pause = time.monotonic() + 2
+        while not (ghost := editor.ghost()) and time.monotonic() < pause:
+            time.sleep(0.05)
+    assert ghost, f"no ghost text within 60 s; buffer {editor.text()!r}"
+    before = editor.text()
+    editor.type("<Tab>")
+    editor.wait(lambda: editor.text() != before, "accepting changes the buffer")
+    after = editor.text()
+    first = ghost.split("\n")[0]
+    assert first in after and len(after) > len(before), f"{ghost!r} is not in {after!r}"
+    print(f"    suggested {ghost!r}, buffer now ends {after[-60:]!r}")
+    editor.close()
+
+
+def test_accept_inserts_all_lines_and_runs_the_command():
+    editor = scripted({"add": item("def add(a, b):\n    return a + b", 0, 7, command={"title": "", "command": "scripted.accepted", "arguments": [7]})})
+    editor.type("idef add")
+    assert editor.wait(editor.ghost, "ghost text") == "(a, b):\n    return a + b"
+    editor.type("<Tab>")
+    editor.wait(lambda: editor.text() == "def add(a, b):\n    return a + b", "both lines are inserted")
+    assert editor.nvim.api.win_get_cursor(0) == [2, 16], "the cursor stands behind what was accepted"
+    editor.wait(lambda: any(m.get("params", {}).get("command") == "scripted.accepted" for m in editor.received() if m.get("method") == "workspace/executeCommand"), "the command runs")
+    editor.close()
+
+
+def test_accept_replaces_text_behind_the_cursor_and_counts_utf16():
+    # "é" is one UTF-16 unit and two bytes, "😀" two units and four bytes.
+    editor = scripted({"(": item("é😀f(x)", 0, 6)}, "é😀f)")
+    editor.type("A")
+    editor.type("<Left>")
+    editor.type("(")
+    assert editor.wait(editor.ghost, "ghost text") in ("x", "x)"), editor.ghost()
+    editor.type("<Tab>")
+    editor.wait(lambda: editor.text() == "é😀f(x)", "the closing parenthesis is not doubled")
+    editor.close()
+
+
+def test_tab_without_a_suggestion_is_a_tab():
+    editor = scripted({})
+    editor.type("ix")
+    editor.type("<Tab>")
+    editor.wait(lambda: editor.text() == "x   ", "a tab to the next stop")
+    editor.close()
+
+
+def test_typing_what_was_predicted_keeps_the_rest():
+    # Only "f" has an answer with text; later questions get null, "nothing new".
+    editor = scripted({"f": item("for x in y", 0, 1), "fo": None, "for": None})
+    editor.type("if")
+    editor.wait(lambda: editor.ghost() == "or x in y", "ghost text")
+    editor.type("o")
+    editor.wait(lambda: editor.ghost() == "r x in y", "the rest stays")
+    editor.type("r")
+    editor.wait(lambda: editor.ghost() == " x in y", "the rest stays")
+    editor.type("<Tab>")
+    editor.wait(lambda: editor.text() == "for x in y", "all of it is inserted once")
+    editor.close()
+
+
+def test_typing_something_else_hides_it():
+    editor = scripted({"f": item("for x in y", 0, 1)})
+    editor.type("if")
+    editor.wait(editor.ghost, "ghost text")
+    editor.type("u")
+    editor.wait(lambda: editor.ghost() is None, "the suggestion goes")
+    editor.close()
+
+
+def test_a_late_answer_is_cancelled_and_never_shown():
+    editor = scripted({"f": {**item("for x in y", 0, 1), "delay_s": 1.0}})
+    editor.type("ifu")
+    time.sleep(1.5)
+    assert editor.ghost() is None, editor.ghost()
+    asked = [m["id"] for m in editor.received()
+             if m.get("method") == "textDocument/inlineCompletion" and m["params"]["position"]["character"] == 1]
+    cancelled = [m["params"]["id"] for m in editor.received() if m.get("method") == "$/cancelRequest"]
+    assert asked == cancelled, (asked, cancelled)
+    editor.close()
+
+
+def test_dismiss_and_leaving_insert_mode_hide_it():
+    editor = scripted({"f": item("for x in y", 0, 1)})
+    for key in ("<C-]>", "<Esc>"):
+        editor.type("Sf" if editor.nvim.eval("mode()") == "n" else "<C-u>f")
+        editor.wait(editor.ghost, "ghost text")
+        editor.type(key)
+        editor.wait(lambda: editor.ghost() is None, f"{key} hides it")
+    editor.close()
+
+
+def test_off_asks_nothing():
+    editor = scripted({"f": item("for x in y", 0, 1)})
+    editor.lua("require('surmise').toggle()")
+    editor.type("if")
+    time.sleep(0.5)
+    assert editor.ghost() is None
+    assert not [m for m in editor.received() if m.get("method") == "textDocument/inlineCompletion"]
+    editor.type("<Esc>")
+    editor.lua("require('surmise').toggle()")
+    editor.type("Sf")
+    editor.wait(editor.ghost, "ghost text again")
+    editor.close()
+
+
+def test_shown_beside_the_popup_menu():
+    editor = scripted({"fo": item("for x in foot:", 0, 2)}, "\nfoo foot")
+    editor.type("if")
+    editor.type("<C-n>")
+    editor.nvim.command("set completeopt=menuone,noselect")
+    editor.type("<C-e>")
+    editor.type("o")
+    editor.type("<C-x><C-n>")
+    editor.wait(lambda: editor.nvim.eval("pumvisible()"), "the popup menu opens")
+    editor.wait(lambda: editor.ghost() == "r x in foot:", "the suggestion stays")
+    editor.type("<Tab>")
+    editor.wait(lambda: editor.text().startswith("for x in foot:"), "the key takes the suggestion")
+    editor.close()
+
+
+def test_a_missing_program_is_said_once_with_a_remedy():
+    directory = Path(tempfile.mkdtemp())
+    (directory / "init.lua").write_text(f"vim.opt.runtimepath:prepend({json.dumps(str(CLIENT))})\n"
+                                        "require('surmise').setup({ cmd = { 'no-such-program' } })\n")
+    nvim = pynvim.attach("child", argv=[NVIM, "--embed", "--headless", "--clean", "-u", str(directory / "init.lua")])
+    said = nvim.command_output("messages")
+    assert 'there is no program "no-such-program"' in said and "put it on your PATH" in said, said
+    nvim.command("qa!", async_=True)
+
+
+if __name__ == "__main__":
+    only = sys.argv[3:]
+    tests = [(name, test) for name, test in list(globals().items()) if name.startswith("test_")]
+    for name, test in tests:
+        if only and name not in only:
+            continue
+        start = time.monotonic()
+        test()
+        print(f"ok  {name[5:].replace('_', ' ')} ({time.monotonic() - start:.1f} s)", flush=True)
