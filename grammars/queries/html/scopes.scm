@@ -1,0 +1,3 @@
+(element (start_tag (tag_name) @name)) @scope.block
+(script_element (start_tag (tag_name) @name)) @scope.block
+(style_element (start_tag (tag_name) @name)) @scope.block

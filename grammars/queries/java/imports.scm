@@ -1,0 +1,2 @@
+(package_declaration) @header
+(import_declaration [(identifier) (scoped_identifier)] @module) @import

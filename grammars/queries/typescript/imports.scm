@@ -1,0 +1,2 @@
+; inherits: ecma
+(import_statement (import_require_clause source: (string) @module)) @import

@@ -1,0 +1,108 @@
+//! What a file brings in from elsewhere, and where one more import would go.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use ropey::Rope;
+use tree_sitter::Node;
+
+use crate::query::{self, Capture, Purpose};
+use crate::{Syntax, text};
+
+/// Imports stand near the top of the tree: in an `#ifdef`, a `try` or a namespace at the deepest.
+const MAX_DEPTH: u32 = 5;
+
+/// One imported module. A statement that imports several gives several, with the same range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// The whole statement, in bytes of the rope.
+    pub range: Range<usize>,
+    /// What is imported, as written but without quotes: a path, a file name or a module name.
+    pub module: String,
+}
+
+/// The imports of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imports {
+    /// By where they start.
+    pub items: Vec<Import>,
+    /// Start of the line (byte offset) where a new import belongs: after the first group of imports, else
+    /// after what must come before imports (a `package` clause, `<?php`, a licence comment), else 0.
+    ///
+    /// At the end of a file whose last line has no `\n`, the caller adds one.
+    pub insert_at: usize,
+}
+
+/// The imports of the text, nested ones included. Visits the top levels of the tree.
+pub fn imports(syntax: &Syntax, rope: &Rope) -> Imports {
+    let mut items = Vec::new();
+    let mut nodes: HashMap<usize, Node<'_>> = HashMap::new();
+    let mut header_end = 0;
+    query::for_each_match(syntax, rope, Purpose::Imports, MAX_DEPTH, |captured| {
+        if let Some(header) = query::first(captured, Capture::Header) {
+            header_end = header_end.max(header.end_byte());
+        }
+        if let Some(import) = query::first(captured, Capture::Import) {
+            let module = query::first(captured, Capture::Module).unwrap_or(import);
+            items.push(Import {
+                range: text::snap_range(rope, import.byte_range()),
+                module: query::clean_name(&text::text(rope, module.byte_range())),
+            });
+            nodes.entry(import.start_byte()).or_insert(import);
+        }
+    });
+    items.sort_by_key(|import| import.range.start);
+    items.dedup();
+    let end = match nodes.values().min_by_key(|node| node.start_byte()) {
+        Some(&first) => end_of_group(first, &nodes),
+        None => header_end.max(end_of_opening_comment(syntax, rope)),
+    };
+    Imports {
+        items,
+        insert_at: if end == 0 { 0 } else { line_after(rope, end) },
+    }
+}
+
+/// End of the last import that follows `first` with nothing but imports and comments between.
+fn end_of_group(first: Node<'_>, imports: &HashMap<usize, Node<'_>>) -> usize {
+    let mut end = first.end_byte();
+    let mut next = first.next_sibling();
+    while let Some(node) = next {
+        if imports.contains_key(&node.start_byte()) {
+            end = node.end_byte();
+        } else if node.is_named() && !node.is_extra() {
+            break;
+        }
+        next = node.next_sibling();
+    }
+    end
+}
+
+/// End of the comments a file begins with, if a blank line sets them apart from the code.
+fn end_of_opening_comment(syntax: &Syntax, rope: &Rope) -> usize {
+    let Some(tree) = syntax.tree() else { return 0 };
+    let mut cursor = tree.walk();
+    let (mut end, mut apart) = (0, 0);
+    let mut more = cursor.goto_first_child();
+    while more {
+        let node = cursor.node();
+        if end > 0 && text::text(rope, end..node.start_byte()).matches('\n').count() > 1 {
+            apart = end;
+        }
+        if !node.is_extra() {
+            return apart;
+        }
+        // Some comments end with their line break and some without it.
+        end = text::snap(rope, node.end_byte());
+        while end > node.start_byte() && text::text(rope, end - 1..end) == "\n" {
+            end -= 1;
+        }
+        more = cursor.goto_next_sibling();
+    }
+    end
+}
+
+/// Start of the line after the one that holds the byte before `end`.
+fn line_after(rope: &Rope, end: usize) -> usize {
+    text::next_line(rope, end.saturating_sub(1))
+}

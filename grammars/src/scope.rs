@@ -1,0 +1,164 @@
+//! The scopes around a position: which function, in which class, in which module.
+
+use std::ops::Range;
+
+use ropey::Rope;
+use tree_sitter::Node;
+
+use crate::query::{self, Capture, LoadedQuery, Parts, Purpose};
+use crate::{Language, Syntax, text};
+
+/// What kind of construct a scope is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScopeKind {
+    /// A namespace, package, module or section.
+    Module,
+    /// A class, struct, interface, `impl` or anything else that has members.
+    Class,
+    /// A function, method or closure.
+    Function,
+    /// A loop, branch, table or another nested group.
+    Block,
+}
+
+/// A construct that encloses a position. All ranges are bytes of the rope, half-open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// What it is.
+    pub kind: ScopeKind,
+    /// Its name as written, if it has one.
+    pub name: Option<String>,
+    /// All of it, signature and body.
+    pub range: Range<usize>,
+    /// Its beginning up to the body, without white space at the end.
+    pub signature: Range<usize>,
+}
+
+/// The scopes that enclose the byte offset `at`, innermost first; none at the top of a file or in plain text.
+///
+/// A position just after a scope is outside of it, except that in a language with significant indentation
+/// a blank line belongs to whatever its own indentation says. `at` is snapped to a character.
+pub fn scopes_at(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
+    let Some(query) = LoadedQuery::get(syntax.language(), Purpose::Scopes) else {
+        return Vec::new();
+    };
+    let at = text::snap(rope, at);
+    let (probe, indent) = probe(syntax.language(), rope, at);
+    let mut scopes = Vec::new();
+    for node in enclosing(syntax, probe) {
+        if let Some(indent) = indent
+            && node.end_byte() <= at
+            && text::indent_width(&text::text(rope, line_of(rope, node.start_byte()))) >= indent
+        {
+            continue;
+        }
+        if node.start_byte() == at {
+            continue;
+        }
+        query.for_each_match(node, rope, 0, |captured| {
+            let whole = captured.iter().find_map(|&(capture, found)| match capture {
+                Capture::Scope(kind) if found == node => Some(kind),
+                _ => None,
+            });
+            let already = scopes
+                .last()
+                .is_some_and(|scope: &Scope| scope.range == node.byte_range());
+            if let Some(kind) = whole
+                && !already
+            {
+                let Parts { name, body } = Parts::of(captured);
+                scopes.push(Scope {
+                    kind,
+                    name: name.map(|name| query::clean_name(&text::text(rope, name.byte_range()))),
+                    range: text::snap_range(rope, node.byte_range()),
+                    signature: query::signature(rope, node, body),
+                });
+            }
+        });
+    }
+    scopes
+}
+
+impl ScopeKind {
+    /// Every kind.
+    pub const ALL: &[ScopeKind] = &[
+        ScopeKind::Module,
+        ScopeKind::Class,
+        ScopeKind::Function,
+        ScopeKind::Block,
+    ];
+
+    /// Lower-case name, as in the capture `@scope.name`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ScopeKind::Module => "module",
+            ScopeKind::Class => "class",
+            ScopeKind::Function => "function",
+            ScopeKind::Block => "block",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<ScopeKind> {
+        ScopeKind::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+}
+
+/// The nodes that contain the byte at `at`, smallest first.
+pub(crate) fn enclosing(syntax: &Syntax, at: usize) -> Vec<Node<'_>> {
+    let Some(tree) = syntax.tree() else {
+        return Vec::new();
+    };
+    let mut cursor = tree.walk();
+    let mut nodes = vec![tree.root_node()];
+    while cursor.goto_first_child_for_byte(at).is_some() {
+        let mut node = cursor.node();
+        // The child found may end exactly here; the byte belongs to the one after it.
+        while node.end_byte() <= at {
+            if !cursor.goto_next_sibling() {
+                break;
+            }
+            node = cursor.node();
+        }
+        if node.start_byte() > at || node.end_byte() <= at {
+            break;
+        }
+        nodes.push(node);
+    }
+    nodes.reverse();
+    nodes
+}
+
+/// Where to look for the scopes of `at`, and the indentation that decides which of them still go on there.
+///
+/// In Python a block ends with its last statement, so a cursor on the blank line below is outside of every
+/// node. We look at the last character before it and keep what is less indented than the cursor.
+fn probe(language: Language, rope: &Rope, at: usize) -> (usize, Option<usize>) {
+    if !matches!(language, Language::Python | Language::Yaml) {
+        return (at, None);
+    }
+    let line = text::line_start(rope, at);
+    let before = text::text(rope, line..at);
+    if !before.trim().is_empty() {
+        // At the end of the last statement of a block we are still in it.
+        let at_line_end = text::text(rope, at..text::line_end(rope, at)).trim().is_empty();
+        return match before.char_indices().rev().find(|(_, c)| !c.is_whitespace()) {
+            Some((last, _)) if at_line_end => (line + last, None),
+            _ => (at, None),
+        };
+    }
+    let indent = text::indent_width(&before);
+    let mut end = line;
+    while end > 0 {
+        let start = text::line_start(rope, end - 1);
+        let above = text::text(rope, start..end);
+        if let Some((last, _)) = above.char_indices().rev().find(|(_, c)| !c.is_whitespace()) {
+            return (start + last, Some(indent));
+        }
+        end = start;
+    }
+    (at, None)
+}
+
+fn line_of(rope: &Rope, byte: usize) -> Range<usize> {
+    text::line_start(rope, byte)..text::line_end(rope, byte)
+}

@@ -1,0 +1,181 @@
+//! A syntax tree kept in step with a rope by incremental edits.
+//!
+//! Nothing here reads a whole file twice: an edit reparses what it touched, and a clone shares the tree.
+
+use std::cell::RefCell;
+use std::ops::{ControlFlow, Range};
+use std::time::{Duration, Instant};
+
+use ropey::Rope;
+use tree_sitter::{InputEdit, Node, ParseOptions, Parser, Point, Tree};
+
+use crate::{Language, TextEdit, text};
+
+/// How long the first parse of a file may take before the file is left without structure.
+const FIRST_PARSE_LIMIT: Duration = Duration::from_millis(1500);
+/// How long a reparse after an edit may take before the old tree is kept. Typing waits for this.
+const EDIT_PARSE_LIMIT: Duration = Duration::from_millis(60);
+
+thread_local! {
+    /// Parsers own buffers worth keeping, cannot be shared, and switch languages at no cost.
+    static PARSER: RefCell<Parser> = RefCell::new(Parser::new());
+}
+
+/// The syntax tree of one text.
+///
+/// Cheap to clone: a clone is a snapshot that later edits of the original do not change. There is always a
+/// tree, with error nodes where the text does not parse, except for [`Language::PlainText`].
+#[derive(Clone, Debug)]
+pub struct Syntax {
+    language: Language,
+    tree: Option<Tree>,
+    stale: bool,
+}
+
+impl Syntax {
+    /// Parses a whole text.
+    ///
+    /// Gives up after 1.5 s (about thirty megabytes of ordinary code, or a file made to hang parsers) and then
+    /// holds an empty tree marked [stale](Syntax::is_stale).
+    pub fn parse(language: Language, rope: &Rope) -> Syntax {
+        Syntax::parse_within(language, rope, FIRST_PARSE_LIMIT)
+    }
+
+    fn parse_within(language: Language, rope: &Rope, limit: Duration) -> Syntax {
+        let tree = run_parser(language, rope, None, limit);
+        let stale = tree.is_none() && language.grammar().is_some();
+        let tree = tree.or_else(|| unparsed(language, rope));
+        Syntax {
+            language,
+            tree,
+            stale,
+        }
+    }
+
+    /// Follows one edit: `rope` is the text just after it, and just before it was the text of this tree.
+    ///
+    /// Edits are given one at a time, each with the rope as it was right then. Only what the edit touched is
+    /// parsed again. If that takes more than 60 ms the old tree is kept, with its offsets moved along and
+    /// marked [stale](Syntax::is_stale), and the next edit tries again.
+    pub fn edit(&mut self, edit: &TextEdit, rope: &Rope) {
+        self.edit_within(edit, rope, EDIT_PARSE_LIMIT);
+    }
+
+    pub(crate) fn edit_within(&mut self, edit: &TextEdit, rope: &Rope, limit: Duration) {
+        let Some(tree) = &mut self.tree else { return };
+        tree.edit(&edit.as_input_edit());
+        let parsed = run_parser(self.language, rope, Some(tree), limit);
+        self.stale = parsed.is_none();
+        if let Some(parsed) = parsed {
+            *tree = parsed;
+        }
+    }
+
+    /// The language the text is parsed as.
+    pub fn language(&self) -> Language {
+        self.language
+    }
+
+    /// The tree; its offsets are bytes of the rope. `None` only for plain text.
+    pub fn tree(&self) -> Option<&Tree> {
+        self.tree.as_ref()
+    }
+
+    /// Whether the last parse ran out of time, so that node kinds may not fit the text any more. Offsets
+    /// always do.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// How many ERROR and MISSING nodes the tree has; visits only the broken parts of it.
+    pub fn error_count(&self) -> usize {
+        self.damage().nodes
+    }
+
+    /// How broken the tree is, in nodes and in bytes.
+    pub(crate) fn damage(&self) -> Damage {
+        self.tree
+            .as_ref()
+            .map_or_else(Damage::default, |tree| Damage::of(tree.root_node()))
+    }
+
+    /// The text and its tree as they would be with `range` replaced by `text`.
+    pub(crate) fn preview(&self, rope: &Rope, range: Range<usize>, text: &str) -> (Syntax, Rope, TextEdit) {
+        let (mut syntax, mut rope) = (self.clone(), rope.clone());
+        let edit = TextEdit::apply(&mut rope, range, text);
+        syntax.edit(&edit, &rope);
+        (syntax, rope, edit)
+    }
+}
+
+/// ERROR and MISSING nodes of a tree, and the bytes under ERROR nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) nodes: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Damage {
+    fn of(root: Node<'_>) -> Damage {
+        let mut damage = Damage::default();
+        let mut cursor = root.walk();
+        // Inside an ERROR node bytes are already counted; nested errors still count as nodes.
+        let mut counted_to = 0;
+        loop {
+            let node = cursor.node();
+            if node.is_error() {
+                damage.nodes += 1;
+                damage.bytes += node.end_byte().saturating_sub(node.start_byte().max(counted_to));
+                counted_to = counted_to.max(node.end_byte());
+            } else if node.is_missing() {
+                damage.nodes += 1;
+            }
+            if node.has_error() && cursor.goto_first_child() {
+                continue;
+            }
+            while !cursor.goto_next_sibling() {
+                if !cursor.goto_parent() {
+                    return damage;
+                }
+            }
+        }
+    }
+}
+
+/// Parses `rope`, reusing what `old` (already edited) still says about it. `None` when the time is up.
+fn run_parser(language: Language, rope: &Rope, old: Option<&Tree>, limit: Duration) -> Option<Tree> {
+    let grammar = language.grammar()?;
+    let deadline = Instant::now() + limit;
+    let mut out_of_time = |_: &_| {
+        if Instant::now() < deadline {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    };
+    let options = ParseOptions::new().progress_callback(&mut out_of_time);
+    PARSER.with_borrow_mut(|parser| {
+        // Fails only for a grammar of another ABI, which `language.rs` tests for.
+        parser.set_language(grammar).ok()?;
+        let tree = parser.parse_with_options(&mut |byte, _| text::chunk_from(rope, byte), old, Some(options));
+        if tree.is_none() {
+            // Without this the next parse, of another text, would go on where this one stopped.
+            parser.reset();
+        }
+        tree
+    })
+}
+
+/// The tree of an empty text, stretched over `rope`: what a file has that could not be parsed in time.
+fn unparsed(language: Language, rope: &Rope) -> Option<Tree> {
+    let mut tree = run_parser(language, &Rope::new(), None, Duration::from_secs(10))?;
+    tree.edit(&InputEdit {
+        start_byte: 0,
+        old_end_byte: 0,
+        new_end_byte: rope.len_bytes(),
+        start_position: Point::new(0, 0),
+        old_end_position: Point::new(0, 0),
+        new_end_position: text::point_at(rope, rope.len_bytes()),
+    });
+    Some(tree)
+}
