@@ -1,0 +1,106 @@
+// Opens the real VS Code workbench in a browser, types, looks at the ghost text and accepts it.
+//
+//     node workbench.mjs CODE_SERVER VSIX SURMISE [SCREENSHOT]
+//
+// CODE_SERVER is the folder of npm's code-server, VSIX the packaged extension, SURMISE the binary to test. Needs
+// npm's playwright-core, in the folder beside code-server, and a chromium; `tests/editors/run workbench` brings both.
+
+import { execFileSync, spawn } from 'node:child_process';
+import fs from 'node:fs';
+import { createRequire } from 'node:module';
+import os from 'node:os';
+import path from 'node:path';
+
+const [codeServer, vsix, surmise, screenshot] = process.argv.slice(2).map(file => path.resolve(file));
+const { chromium } = createRequire(path.join(codeServer, 'package.json'))('playwright-core');
+
+const SAMPLE = process.env.SAMPLE ?? `class Stack:
+    def __init__(self):
+        self.items = []
+
+    def push(self, item):
+        self.items.append(item)
+
+`;
+const TYPED = process.env.TYPED ?? '    def pop(self):\n';
+const PORT = 18000 + (process.pid % 1000);
+
+const root = fs.mkdtempSync(path.join(os.tmpdir(), 'surmise-workbench-'));
+const folder = name => (fs.mkdirSync(path.join(root, name), { recursive: true }), path.join(root, name));
+const file = path.join(folder('project'), process.env.FILE ?? 'stack.py');
+fs.writeFileSync(file, SAMPLE);
+const settings = JSON.stringify({
+  'surmise.path': surmise,
+  'surmise.trace.server': 'messages',
+  'security.workspace.trust.enabled': false,
+  'telemetry.telemetryLevel': 'off',
+  'editor.quickSuggestions': { other: 'off', comments: 'off', strings: 'off' },
+  'editor.wordBasedSuggestions': 'off',
+  'editor.autoIndent': 'none',
+  'editor.minimap.enabled': false,
+  'editor.fontSize': 15,
+  'workbench.colorTheme': process.env.THEME ?? 'Default Dark Modern',
+  'workbench.startupEditor': 'none',
+  'workbench.tips.enabled': false,
+  'chat.disableAIFeatures': true,
+  'window.commandCenter': false,
+});
+// The server reads the machine's settings, the browser asks it for the user's.
+for (const place of ['Machine', 'User']) fs.writeFileSync(path.join(folder(`user/${place}`), 'settings.json'), settings);
+
+const main = path.join(codeServer, 'lib/vscode/out/server-main.js');
+const dirs = ['--server-data-dir', folder('.'), '--user-data-dir', folder('user'), '--extensions-dir', folder('extensions'),
+  '--accept-server-license-terms', '--telemetry-level', 'off'];
+execFileSync(process.execPath, [main, ...dirs, '--install-extension', vsix], { stdio: 'ignore' });
+const server = spawn(process.execPath, [main, ...dirs, '--host', '127.0.0.1', '--port', `${PORT}`, '--without-connection-token'],
+  { stdio: ['ignore', 'pipe', fs.openSync(path.join(root, 'server.log'), 'w')] });
+await new Promise(listening => server.stdout.on('data', text => `${text}`.includes('Extension host agent listening') && listening()));
+
+const browser = await chromium.launchPersistentContext(folder('profile'), {
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true,
+  viewport: { width: Number(process.env.WIDTH ?? 1000), height: Number(process.env.HEIGHT ?? 560) }, deviceScaleFactor: Number(process.env.SCALE ?? 1),
+  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync', '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1'],
+});
+let failed = false;
+const page = browser.pages()[0] ?? (await browser.newPage());
+try {
+  const payload = JSON.stringify([['openFile', `vscode-remote://127.0.0.1:${PORT}${file}`]]);
+  await page.goto(`http://127.0.0.1:${PORT}/?folder=${path.dirname(file)}&payload=${encodeURIComponent(payload)}`);
+  await page.waitForSelector('.monaco-editor .view-lines', { timeout: 90_000 });
+  await page.waitForSelector('.statusbar-item[aria-label^="Surmise: Ready"]', { timeout: 90_000 });
+  console.log('status bar: ready');
+
+  await page.click('.monaco-editor .view-lines');
+  await page.keyboard.press('Control+End');
+  await page.keyboard.type(TYPED, { delay: 40 });
+  await page.waitForSelector('[class*="ghost-text"]', { timeout: 30_000 });
+  await page.waitForTimeout(500);
+  const ghost = (await page.$$eval('[class*="ghost-text"]', found => found.map(element => element.textContent))).join('');
+  if (ghost.trim() === '') throw new Error('the ghost text is empty');
+  console.log('ghost text:', JSON.stringify(ghost));
+  if (screenshot) await page.screenshot({ path: screenshot });
+
+  const lines = () => page.$$eval('.monaco-editor .view-line', found =>
+    found.map(element => [element.offsetTop, element.textContent]).sort((a, b) => a[0] - b[0]).map(([, text]) => text.replaceAll('\u00a0', ' ')));
+  const before = (await lines()).join('\n');
+  await page.keyboard.press('Tab');
+  await page.waitForTimeout(700);
+  const after = (await lines()).join('\n');
+  if (after === before) throw new Error('Tab did not accept the suggestion');
+  console.log(`accepted:\n${after}`);
+
+  await page.click('.statusbar-item[aria-label^="Surmise"]');
+  await page.waitForSelector('.statusbar-item[aria-label^="Surmise: Suggestions are off"]', { timeout: 10_000 });
+  console.log('status bar: off after a click');
+} catch (error) {
+  failed = true;
+  console.error(error.message);
+  await page.screenshot({ path: 'workbench-failed.png' });
+  for (const log of fs.globSync?.(path.join(root, 'data/logs/**/*Surmise*.log')) ?? []) console.error(fs.readFileSync(log, 'utf8').slice(-4000));
+}
+await browser.close();
+server.kill();
+await new Promise(ended => server.on('exit', ended));
+fs.rmSync(root, { recursive: true, force: true });
+process.exit(failed ? 1 : 0);
