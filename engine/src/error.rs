@@ -37,7 +37,9 @@ pub enum EngineError {
     #[error("bad request: {0}")]
     BadRequest(String),
     /// The prompt and the tokens to generate do not fit.
-    #[error("prompt of {prompt_tokens} tokens does not fit in the context of {context_length}; shorten it or choose a model with a longer context")]
+    #[error(
+        "prompt of {prompt_tokens} tokens does not fit in the context of {context_length}; shorten it or choose a model with a longer context"
+    )]
     PromptTooLong {
         /// Tokens in the prompt.
         prompt_tokens: usize,
@@ -45,12 +47,22 @@ pub enum EngineError {
         context_length: usize,
     },
     /// The KV cache has no free block, even after eviction.
-    #[error("KV cache is full: {needed_blocks} blocks needed, {free_blocks} free; run fewer requests at once or raise `engine.kv_cache_bytes`")]
+    #[error(
+        "KV cache is full: {needed_blocks} blocks needed, {free_blocks} free; run fewer requests at once or raise `engine.kv_cache_bytes`"
+    )]
     CacheFull {
         /// Blocks the sequence asked for.
         needed_blocks: usize,
         /// Blocks that could be given.
         free_blocks: usize,
+    },
+    /// The model computed something that is not a number.
+    #[error(
+        "the model's scores at position {position} are not numbers; its weights may be damaged, get them again"
+    )]
+    BadLogits {
+        /// Index in the sequence of the token that was to be picked.
+        position: usize,
     },
     /// The engine thread has ended.
     #[error("the engine has stopped: {0}")]

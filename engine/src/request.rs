@@ -99,9 +99,10 @@ impl Default for SamplingParams {
 /// When a generation ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopCondition {
-    /// Most tokens to generate.
+    /// Most tokens to generate. With 0 the prompt is run and stays in the prefix cache, and nothing is generated.
     pub max_tokens: usize,
-    /// Texts that end the generation; they are not part of the output, wherever the token borders fall.
+    /// Texts that end the generation; they are not part of the output, wherever the token borders fall. The first
+    /// to be complete counts, and among several the longest. Empty ones are ignored.
     pub strings: Vec<String>,
     /// Token ids that end the generation, beside the model's own end tokens.
     pub tokens: Vec<u32>,
@@ -111,7 +112,12 @@ pub struct StopCondition {
 
 impl Default for StopCondition {
     fn default() -> Self {
-        Self { max_tokens: 128, strings: Vec::new(), tokens: Vec::new(), ignore_end_tokens: false }
+        Self {
+            max_tokens: 128,
+            strings: Vec::new(),
+            tokens: Vec::new(),
+            ignore_end_tokens: false,
+        }
     }
 }
 
@@ -123,7 +129,8 @@ pub enum Speculation {
     Auto,
     /// One token per step.
     Off,
-    /// Always ask for this many draft tokens (experiments and tests).
+    /// Always ask for this many draft tokens, [`MAX_FIXED_DRAFT`](crate::speculative::MAX_FIXED_DRAFT) at most
+    /// (experiments and tests).
     Fixed(usize),
 }
 
@@ -137,7 +144,8 @@ pub enum Event {
         /// Tokens of it whose keys and values were already in the cache.
         reused_tokens: usize,
     },
-    /// Text that is final: whole characters, with no part of a stop string in it.
+    /// Text that is final: whole characters, with no part of a stop string in it. Bytes that are no UTF-8 become
+    /// U+FFFD; a character that `max_tokens` cut short is dropped.
     Text {
         /// The text; may be empty while a character or a possible stop string is incomplete.
         text: String,
@@ -214,7 +222,7 @@ pub struct Timings {
 /// What the drafters did for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SpeculationStats {
-    /// Forward passes of the target after prefill, its first token's pass not counted.
+    /// Forward passes of the target that gave tokens, the first one not counted.
     pub steps: usize,
     /// Tokens that those passes emitted.
     pub emitted: usize,
@@ -228,18 +236,26 @@ pub struct SpeculationStats {
     pub bonus: usize,
     /// Nanoseconds spent in drafting.
     pub draft_nanos: u64,
-    /// Nanoseconds spent in the target's passes.
+    /// Nanoseconds that those passes took, with all the sequences they ran.
     pub verify_nanos: u64,
 }
 
 impl SpeculationStats {
     /// Emitted tokens over forward passes; 1 without speculation.
     pub fn tokens_per_step(&self) -> f64 {
-        if self.steps == 0 { 1.0 } else { self.emitted as f64 / self.steps as f64 }
+        if self.steps == 0 {
+            1.0
+        } else {
+            self.emitted as f64 / self.steps as f64
+        }
     }
 
     /// Accepted over proposed draft tokens; 0 if none was proposed.
     pub fn acceptance_rate(&self) -> f64 {
-        if self.proposed == 0 { 0.0 } else { self.accepted as f64 / self.proposed as f64 }
+        if self.proposed == 0 {
+            0.0
+        } else {
+            self.accepted as f64 / self.proposed as f64
+        }
     }
 }

@@ -1,0 +1,383 @@
+//! The handle to the engine thread: hand in a [`Request`], read a [`Generation`].
+
+use std::{
+    borrow::Cow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::{
+    engine_loop::{Command, EngineLoop},
+    error::EngineError,
+    fim::FimTemplate,
+    kv_cache::{BLOCK_LEN, CacheType, KvCache},
+    model::Model,
+    request::{Event, Finish, GeneratedToken, Prompt, Request},
+    scheduler::StepLimits,
+    sequence::{Output, Sequence},
+    tokenizer::Tokenizer,
+};
+
+/// How an engine runs, whatever its model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Name of the model for people and APIs; empty for its architecture.
+    pub model_name: String,
+    /// Memory for keys and values, in bytes. It is taken from the system as it is used.
+    pub kv_cache_bytes: usize,
+    /// Number format of keys and values.
+    pub kv_cache_type: CacheType,
+    /// Most sequences that run at once; the others wait in order of arrival.
+    pub max_running: usize,
+    /// How wide a step may be.
+    pub step: StepLimits,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            model_name: String::new(),
+            kv_cache_bytes: 512 << 20,
+            kv_cache_type: CacheType::F16,
+            max_running: 8,
+            step: StepLimits::default(),
+        }
+    }
+}
+
+/// What a caller may want to know about the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// Name of the model.
+    pub model_name: String,
+    /// Architecture as the model's file names it.
+    pub architecture: String,
+    /// Number of tokens in the vocabulary.
+    pub vocab: usize,
+    /// Most positions of one sequence, prompt and answer together: what the model was trained for, or what the KV
+    /// cache holds if that is less.
+    pub context_length: usize,
+    /// Whether [`Prompt::Fim`] works.
+    pub can_fim: bool,
+}
+
+/// What the engine is doing, as of its last step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineStatus {
+    /// Sequences that are being run.
+    pub n_running: usize,
+    /// Sequences that wait for their turn.
+    pub n_waiting: usize,
+    /// Forward passes since the engine started.
+    pub n_steps: u64,
+    /// Blocks of the KV cache.
+    pub n_blocks: usize,
+    /// Blocks that running sequences hold. Others may keep prefixes for later requests.
+    pub n_held_blocks: usize,
+}
+
+/// A model that generates. Dropping it cancels what runs and waits for the end of the current step.
+pub struct Engine {
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+    tokenizer: Arc<Tokenizer>,
+    fim: Option<FimTemplate>,
+    info: EngineInfo,
+    status: Arc<Mutex<EngineStatus>>,
+    stopped: Arc<OnceLock<String>>,
+}
+
+impl Engine {
+    /// Starts a thread that runs `model`. The thread sleeps while there is nothing to do.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] if the system gives no thread.
+    pub fn start(
+        model: Box<dyn Model>,
+        tokenizer: Arc<Tokenizer>,
+        fim: Option<FimTemplate>,
+        options: EngineOptions,
+    ) -> Result<Self, EngineError> {
+        let config = model.config();
+        let block_bytes = KvCache::block_bytes(config, options.kv_cache_type).max(1);
+        let n_blocks = (options.kv_cache_bytes / block_bytes).max(1);
+        let info = EngineInfo {
+            model_name: Some(options.model_name)
+                .filter(|it| !it.is_empty())
+                .unwrap_or_else(|| config.architecture.clone()),
+            architecture: config.architecture.clone(),
+            vocab: config.vocab,
+            context_length: config.context_length.min(n_blocks * BLOCK_LEN),
+            can_fim: fim.is_some(),
+        };
+        let (commands, receiver) = channel();
+        let status = Arc::new(Mutex::new(EngineStatus::default()));
+        let stopped = Arc::new(OnceLock::new());
+        let thread = thread::Builder::new().name("engine".into()).spawn({
+            let (status, stopped) = (Arc::clone(&status), Arc::clone(&stopped));
+            move || {
+                let cache = KvCache::with_type(model.config(), n_blocks, options.kv_cache_type);
+                let max_running = options.max_running.max(1);
+                let mut engine_loop = EngineLoop::new(model, cache, options.step, max_running, status);
+                let outcome = catch_unwind(AssertUnwindSafe(|| engine_loop.run(&receiver)));
+                let reason = match &outcome {
+                    Ok(()) => Cow::Borrowed("it was shut down"),
+                    Err(panic) => Cow::Owned(format!("it panicked: {}", panic_message(&**panic))),
+                };
+                // Said before the senders go: a reader whose channel closes early looks here for the reason.
+                let _ = stopped.set(reason.into_owned());
+            }
+        });
+        let thread = thread.map_err(|error| EngineError::Stopped(format!("no thread for it: {error}")))?;
+        Ok(Self {
+            commands,
+            thread: Some(thread),
+            tokenizer,
+            fim,
+            info,
+            status,
+            stopped,
+        })
+    }
+
+    /// About the model.
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// What the engine is doing. Does not wait for the step in progress.
+    pub fn status(&self) -> EngineStatus {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Text to tokens and back, as the model has it.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// Tokens of a prompt, as the model will read them.
+    ///
+    /// # Errors
+    /// [`EngineError::BadRequest`] for a prompt that is empty, holds a token outside the vocabulary, or is a hole
+    /// to fill although the model knows no FIM; [`EngineError::PromptTooLong`] if no room is left for an answer.
+    pub fn prompt_tokens<'a>(&self, prompt: &'a Prompt) -> Result<Cow<'a, [u32]>, EngineError> {
+        let tokens = match prompt {
+            Prompt::Tokens(tokens) => Cow::Borrowed(tokens.as_slice()),
+            Prompt::Text { text, parse_special } => {
+                let mut tokens = self.tokenizer.encode(text, *parse_special)?;
+                // A chat template may have written it.
+                if let Some(bos) = self.tokenizer.bos().filter(|it| tokens.first() != Some(it)) {
+                    tokens.insert(0, bos);
+                }
+                Cow::Owned(tokens)
+            }
+            Prompt::Fim(hole) => match &self.fim {
+                Some(template) => Cow::Owned(template.layout(&self.tokenizer, hole)?),
+                None => {
+                    return Err(EngineError::BadRequest(format!(
+                        "`{}` has no tokens for filling in the middle; choose a code model",
+                        self.info.model_name
+                    )));
+                }
+            },
+        };
+        if tokens.is_empty() {
+            return Err(EngineError::BadRequest("the prompt is empty".into()));
+        }
+        if let Some(token) = tokens.iter().find(|&&it| it as usize >= self.info.vocab) {
+            return Err(EngineError::BadRequest(format!(
+                "token {token} in the prompt, but the vocabulary has {}",
+                self.info.vocab
+            )));
+        }
+        if tokens.len() >= self.info.context_length {
+            return Err(EngineError::PromptTooLong {
+                prompt_tokens: tokens.len(),
+                context_length: self.info.context_length,
+            });
+        }
+        Ok(tokens)
+    }
+
+    /// Queues a request. Tokenises the prompt on the caller's thread, and does not wait for the engine.
+    ///
+    /// What is wrong with the request arrives as the generation's only event, [`Event::Failed`].
+    pub fn generate(&self, request: Request) -> Generation {
+        let (events, receiver) = unbounded_channel();
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let output = Output {
+            events: events.clone(),
+            is_cancelled: Arc::clone(&is_cancelled),
+        };
+        match self.lay_out(&request, output) {
+            // A thread that has ended drops the sequence; the generation sees the channel close.
+            Ok(sequence) => drop(self.commands.send(Command::Generate(Box::new(sequence)))),
+            // The receiver is in our hands, so this arrives.
+            Err(error) => drop(events.send(Event::Failed(error))),
+        }
+        Generation {
+            receiver,
+            is_cancelled,
+            stopped: Arc::clone(&self.stopped),
+            is_over: false,
+        }
+    }
+
+    fn lay_out(&self, request: &Request, output: Output) -> Result<Sequence, EngineError> {
+        let prompt = self.prompt_tokens(&request.prompt)?.into_owned();
+        let mut stop_tokens = request.stop.tokens.clone();
+        if !request.stop.ignore_end_tokens {
+            stop_tokens.extend(self.tokenizer.end_tokens());
+            if let (Prompt::Fim(_), Some(template)) = (&request.prompt, &self.fim) {
+                stop_tokens.extend(template.stop_tokens());
+            }
+        }
+        Sequence::new(
+            request,
+            prompt,
+            stop_tokens,
+            self.info.context_length,
+            Arc::clone(&self.tokenizer),
+            output,
+        )
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Fails only if the thread has ended already.
+        let _ = self.commands.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            // Its panics are caught inside.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
+
+/// The events of one request. Dropping it stops the generation at the next step and frees its blocks.
+#[derive(Debug)]
+pub struct Generation {
+    receiver: UnboundedReceiver<Event>,
+    is_cancelled: Arc<AtomicBool>,
+    stopped: Arc<OnceLock<String>>,
+    is_over: bool,
+}
+
+impl Generation {
+    /// Waits for the next event; `None` after [`Event::Finished`] or [`Event::Failed`]. Cancel safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        if self.is_over {
+            return None;
+        }
+        let event = self.receiver.recv().await;
+        Some(self.settle(event))
+    }
+
+    /// [`next`](Self::next) for threads that may block.
+    ///
+    /// # Panics
+    /// Within an asynchronous runtime, as it would block it.
+    pub fn blocking_next(&mut self) -> Option<Event> {
+        if self.is_over {
+            return None;
+        }
+        let event = self.receiver.blocking_recv();
+        Some(self.settle(event))
+    }
+
+    /// Asks the generation to stop at the next step. Its last event is [`Event::Finished`], with the reason
+    /// [`Cancelled`](crate::request::FinishReason::Cancelled) unless it was over before.
+    pub fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the whole answer.
+    ///
+    /// # Errors
+    /// The error of [`Event::Failed`].
+    pub async fn collect(mut self) -> Result<Answer, EngineError> {
+        let mut text = String::new();
+        let mut tokens = Vec::new();
+        while let Some(event) = self.next().await {
+            if let Some(outcome) = gather(event, &mut text, &mut tokens) {
+                return outcome.map(|finish| Answer { text, tokens, finish });
+            }
+        }
+        Err(self.stop_error())
+    }
+
+    /// [`collect`](Self::collect) for threads that may block.
+    ///
+    /// # Errors
+    /// The error of [`Event::Failed`].
+    ///
+    /// # Panics
+    /// Within an asynchronous runtime, as it would block it.
+    pub fn blocking_collect(mut self) -> Result<Answer, EngineError> {
+        let mut text = String::new();
+        let mut tokens = Vec::new();
+        while let Some(event) = self.blocking_next() {
+            if let Some(outcome) = gather(event, &mut text, &mut tokens) {
+                return outcome.map(|finish| Answer { text, tokens, finish });
+            }
+        }
+        Err(self.stop_error())
+    }
+
+    /// An engine that ended without a last event still gives one.
+    fn settle(&mut self, event: Option<Event>) -> Event {
+        let event = event.unwrap_or_else(|| Event::Failed(self.stop_error()));
+        self.is_over = matches!(event, Event::Finished(_) | Event::Failed(_));
+        event
+    }
+
+    fn stop_error(&self) -> EngineError {
+        let reason = self.stopped.get().map_or("its thread has ended", String::as_str);
+        EngineError::Stopped(reason.to_owned())
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// Its tokens, those of a stop string included.
+    pub tokens: Vec<GeneratedToken>,
+    /// How it ended, and what it cost.
+    pub finish: Finish,
+}
+
+/// Adds an event to an answer; returns the outcome with the last one.
+fn gather(
+    event: Event,
+    text: &mut String,
+    tokens: &mut Vec<GeneratedToken>,
+) -> Option<Result<Finish, EngineError>> {
+    match event {
+        Event::Started { .. } => None,
+        Event::Text {
+            text: new_text,
+            tokens: new_tokens,
+        } => {
+            text.push_str(&new_text);
+            tokens.extend(new_tokens);
+            None
+        }
+        Event::Finished(finish) => Some(Ok(finish)),
+        Event::Failed(error) => Some(Err(error)),
+    }
+}

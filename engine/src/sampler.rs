@@ -1,0 +1,300 @@
+//! The sampler: one token from one row of logits, greedy or seeded, with the probability the target gave it.
+
+use crate::{
+    error::EngineError,
+    logits::{Candidate, History, LogitsProcessor, max_logit, processors, weight},
+    request::SamplingParams,
+};
+
+/// Picks the tokens of one sequence.
+///
+/// The random number behind the n-th generated token is a function of the seed and n alone. So rejected drafts
+/// use none up, and the same seed gives the same text with and without speculation, at any batch size.
+pub struct Sampler {
+    processors: Vec<Box<dyn LogitsProcessor>>,
+    is_greedy: bool,
+    seed: u64,
+    /// Kept between calls for its memory.
+    candidates: Vec<Candidate>,
+}
+
+/// A picked token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PickedToken {
+    /// Token id.
+    pub id: u32,
+    /// Log softmax of the raw logits at `id`, before any processor.
+    pub logprob: f32,
+}
+
+impl Sampler {
+    /// Makes a sampler.
+    ///
+    /// # Errors
+    /// [`EngineError::BadRequest`] names the parameter that is out of range.
+    pub fn new(params: &SamplingParams) -> Result<Self, EngineError> {
+        check("temperature", params.temperature, 0.0..=f32::MAX)?;
+        check("top_p", params.top_p, 0.0..=1.0)?;
+        check("min_p", params.min_p, 0.0..=1.0)?;
+        check(
+            "repetition_penalty",
+            params.repetition_penalty,
+            f32::MIN_POSITIVE..=f32::MAX,
+        )?;
+        check("presence_penalty", params.presence_penalty, f32::MIN..=f32::MAX)?;
+        Ok(Self {
+            processors: processors(params),
+            is_greedy: params.temperature == 0.0,
+            seed: params.seed,
+            candidates: Vec::new(),
+        })
+    }
+
+    /// Picks the token that follows `history` from its `logits`, `(vocab,)`. Among equals, greedy picking takes
+    /// the lowest id.
+    ///
+    /// # Errors
+    /// [`EngineError::BadLogits`] if they hold a NaN or positive infinity, or nothing else than negative infinity.
+    pub fn pick(&mut self, logits: &[f32], history: History<'_>) -> Result<PickedToken, EngineError> {
+        let best = max(logits);
+        let log_total = best + sum_exp(logits, best).ln();
+        if !log_total.is_finite() {
+            return Err(EngineError::BadLogits {
+                position: history.tokens.len(),
+            });
+        }
+        let id = if self.is_greedy && self.processors.is_empty() {
+            first_position(logits, best)
+        } else {
+            self.pick_processed(logits, history)
+        };
+        Ok(PickedToken {
+            id,
+            logprob: logits[id as usize] - log_total,
+        })
+    }
+
+    fn pick_processed(&mut self, logits: &[f32], history: History<'_>) -> u32 {
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        candidates.extend(logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit }));
+        for processor in &mut self.processors {
+            processor.process(history, candidates);
+        }
+        let best = max_logit(candidates);
+        let first_best = candidates
+            .iter()
+            .find(|it| it.logit == best)
+            .map_or(0, |it| it.id);
+        if self.is_greedy {
+            return first_best;
+        }
+        let total: f64 = candidates.iter().map(|it| weight(it.logit, best)).sum();
+        let n_generated = history.tokens.len() - history.prompt_len;
+        let mut left = uniform(self.seed, n_generated as u64) * total;
+        for candidate in candidates.iter() {
+            let weight = weight(candidate.logit, best);
+            if left < weight {
+                return candidate.id;
+            }
+            left -= weight;
+        }
+        // Rounding can leave a crumb after the last candidate.
+        first_best
+    }
+}
+
+fn check(name: &str, value: f32, range: std::ops::RangeInclusive<f32>) -> Result<(), EngineError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(EngineError::BadRequest(format!(
+        "`{name}` is {value}, expected {:e} to {:e}",
+        range.start(),
+        range.end()
+    )))
+}
+
+/// A number in `[0, 1)` for `(seed, index)`: SplitMix64 (Steele, Lea, Flood 2014, "Fast Splittable Pseudorandom
+/// Number Generators", §5) with its counter as the index; the top 53 bits become the fraction.
+pub(crate) fn uniform(seed: u64, index: u64) -> f64 {
+    // The seed is mixed first: neighbouring seeds must not give shifted copies of one stream.
+    let bits = split_mix(split_mix(seed).wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// SplitMix64's step and output function.
+pub(crate) fn split_mix(state: u64) -> u64 {
+    let mut bits = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+/// Numbers worked on side by side, so that the compiler uses vector instructions.
+const LANES: usize = 16;
+
+fn max(logits: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            *lane = if logit > *lane { logit } else { *lane };
+        }
+    }
+    lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |best, &logit| best.max(logit))
+}
+
+fn first_position(logits: &[f32], value: f32) -> u32 {
+    let chunk_idx = logits
+        .chunks(LANES)
+        .position(|chunk| chunk.iter().any(|&logit| logit == value))
+        .unwrap_or(0);
+    let start = chunk_idx * LANES;
+    let within = logits[start..].iter().position(|&logit| logit == value);
+    (start + within.unwrap_or(0)) as u32
+}
+
+/// Sum of `exp(logit - best)`; NaN if any of them is.
+fn sum_exp(logits: &[f32], best: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            *lane += exp(logit - best);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|&logit| exp(logit - best)).sum::<f32>()
+}
+
+/// `e^x` for `x` of at most 0, within 2e-7 of it (Cephes `expf`); inlined and without branches, so it vectorises.
+/// Below -87 it is about 1e-38 rather than 0.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Not `f32::max`, which would lose a NaN.
+    let x = if x < -87.0 { -87.0 } else { x };
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts, the first exact in few bits.
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut power = 1.987_569_2e-4f32;
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        power = power * r + coefficient;
+    }
+    let fraction = power * r * r + r + 1.0;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    fraction * f32::from_bits(exponent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_HISTORY: History<'_> = History {
+        tokens: &[],
+        prompt_len: 0,
+    };
+
+    fn pick(params: SamplingParams, logits: &[f32]) -> Result<PickedToken, EngineError> {
+        Sampler::new(&params)?.pick(logits, NO_HISTORY)
+    }
+
+    #[test]
+    fn greedy_takes_the_best_and_the_lowest_among_equals() {
+        for n in [1, 15, 16, 17, 40, 1000] {
+            for best in [0, n / 2, n - 1] {
+                let mut logits = vec![-1.0; n];
+                logits[best] = 2.0;
+                logits[n - 1] = 2.0;
+                assert_eq!(pick(SamplingParams::default(), &logits).unwrap().id, best as u32);
+            }
+        }
+    }
+
+    #[test]
+    fn logprobs_are_those_of_the_softmax() {
+        let logits: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.7).sin() * 20.0).collect();
+        let total: f64 = logits.iter().map(|&it| f64::from(it).exp()).sum();
+        let picked = pick(SamplingParams::default(), &logits).unwrap();
+        let expected = f64::from(logits[picked.id as usize]) - total.ln();
+        assert!(
+            (f64::from(picked.logprob) - expected).abs() < 1e-5,
+            "{picked:?} {expected}"
+        );
+    }
+
+    #[test]
+    fn exp_is_close_everywhere() {
+        for i in 0..=8600 {
+            let x = -(i as f32) / 100.0;
+            let relative = (f64::from(exp(x)) / f64::from(x).exp() - 1.0).abs();
+            assert!(relative < 2e-7, "exp({x}) is off by {relative}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_an_error() {
+        let sampled = SamplingParams {
+            temperature: 1.0,
+            ..Default::default()
+        };
+        for bad in [f32::NAN, f32::INFINITY] {
+            for at in [0, 20, 39] {
+                let mut logits = vec![0.0; 40];
+                logits[at] = bad;
+                for params in [SamplingParams::default(), sampled.clone()] {
+                    let outcome = pick(params, &logits);
+                    assert!(
+                        matches!(outcome, Err(EngineError::BadLogits { position: 0 })),
+                        "{outcome:?}"
+                    );
+                }
+            }
+        }
+        assert!(pick(sampled.clone(), &[f32::NEG_INFINITY; 3]).is_err());
+        assert_eq!(
+            pick(sampled, &[f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY])
+                .unwrap()
+                .id,
+            1
+        );
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_named() {
+        let outcome = Sampler::new(&SamplingParams {
+            top_p: 1.5,
+            ..Default::default()
+        });
+        assert!(matches!(outcome, Err(EngineError::BadRequest(text)) if text.contains("top_p")));
+        assert!(
+            Sampler::new(&SamplingParams {
+                temperature: f32::NAN,
+                ..Default::default()
+            })
+            .is_err()
+        );
+        assert!(
+            Sampler::new(&SamplingParams {
+                repetition_penalty: 0.0,
+                ..Default::default()
+            })
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn uniform_numbers_fill_the_interval() {
+        let n = 100_000;
+        for seed in [0, 1, 2, u64::MAX] {
+            let mean = (0..n).map(|i| uniform(seed, i)).sum::<f64>() / n as f64;
+            assert!((mean - 0.5).abs() < 0.005, "seed {seed}: mean {mean}");
+        }
+        assert_ne!(uniform(0, 1), uniform(1, 0));
+    }
+}

@@ -1,0 +1,260 @@
+//! How long a draft should be: measured acceptance against the measured price of a wider step.
+//!
+//! The choice changes how fast text appears, never the text: verification is lossless.
+
+use std::time::Duration;
+
+/// Longest draft that the policy proposes.
+pub(crate) const MAX_DRAFT: usize = 32;
+
+/// How often draft tokens of one sequence turn out right, apart for short and long matches.
+///
+/// Each class keeps decayed counts, so what happened some dozens of drafts ago fades, and starts from a prior
+/// worth a few observations.
+#[derive(Debug, Clone)]
+pub(crate) struct Acceptance {
+    classes: [AcceptanceClass; N_CLASSES],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct AcceptanceClass {
+    accepted: f64,
+    examined: f64,
+}
+
+const N_CLASSES: usize = 5;
+/// Share of a draft token that is right, for matches of 2, 3-4, 5-8, 9-16 and more tokens: a guess until measured.
+const PRIOR_RATES: [f64; N_CLASSES] = [0.3, 0.45, 0.6, 0.75, 0.85];
+/// Observations that the prior is worth.
+const PRIOR_WEIGHT: f64 = 2.0;
+/// What is left of the old counts after one more draft.
+const DECAY: f64 = 0.9;
+
+impl Default for Acceptance {
+    fn default() -> Self {
+        let classes = PRIOR_RATES.map(|rate| AcceptanceClass {
+            accepted: rate * PRIOR_WEIGHT,
+            examined: PRIOR_WEIGHT,
+        });
+        Self { classes }
+    }
+}
+
+impl Acceptance {
+    /// Records that of a draft with this match, `n_accepted` tokens were right, and whether another was wrong.
+    pub(crate) fn observe(&mut self, match_len: usize, n_accepted: usize, was_rejected: bool) {
+        let class = &mut self.classes[class_of(match_len)];
+        class.accepted = class.accepted * DECAY + n_accepted as f64;
+        class.examined = class.examined * DECAY + n_accepted as f64 + f64::from(u8::from(was_rejected));
+    }
+
+    /// Probability that the next token of a draft with this match is right. Below 1, however well it went.
+    pub(crate) fn rate(&self, match_len: usize) -> f64 {
+        let class = self.classes[class_of(match_len)];
+        ((class.accepted + 0.05) / (class.examined + 0.1)).min(0.99)
+    }
+}
+
+fn class_of(match_len: usize) -> usize {
+    match match_len {
+        0..=2 => 0,
+        3..=4 => 1,
+        5..=8 => 2,
+        9..=16 => 3,
+        _ => 4,
+    }
+}
+
+/// What one forward pass costs by its number of rows, as measured on this model and machine.
+///
+/// Widths fall into buckets; between measured buckets the cost is interpolated, beyond the last one it is
+/// extrapolated with an optimistic slope, so that wide steps are tried and then measured.
+#[derive(Debug, Default)]
+pub(crate) struct StepCosts {
+    /// Decayed mean of seconds, by bucket; `None` until measured.
+    seconds: [Option<f64>; WIDTHS.len()],
+}
+
+/// Rows in a step, one bucket each; a step counts for the nearest bucket at or above its width.
+const WIDTHS: [usize; 14] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256];
+/// Cost of a further row before anything is known, as a share of a step's cost.
+const PRIOR_SLOPE: f64 = 0.02;
+/// Weight of a new measurement.
+const RECENCY: f64 = 0.1;
+/// A wide step that was slow by accident must not stay unused for ever: with each step, the buckets that are not
+/// used move by this share towards what the narrower ones suggest.
+const FORGETTING: f64 = 0.002;
+
+impl StepCosts {
+    /// Records a forward pass over `n_rows` rows.
+    pub(crate) fn record(&mut self, n_rows: usize, duration: Duration) {
+        let bucket = bucket_of(n_rows);
+        let seconds = duration.as_secs_f64();
+        self.seconds[bucket] = Some(match self.seconds[bucket] {
+            None => seconds,
+            // One pause of the machine counts as one slow step, not as a hundred.
+            Some(mean) => mean + RECENCY * (seconds.min(4.0 * mean) - mean),
+        });
+        for wider in bucket + 1..WIDTHS.len() {
+            if let (Some(mean), Some(narrower)) =
+                (self.seconds[wider], self.extrapolate(bucket, WIDTHS[wider]))
+            {
+                self.seconds[wider] = Some(mean + FORGETTING * (narrower - mean));
+            }
+        }
+    }
+
+    /// Expected cost of a step of `n_rows` rows, in seconds, or in steps of one row if nothing is measured.
+    pub(crate) fn estimate(&self, n_rows: usize) -> f64 {
+        let measured = |buckets: std::ops::Range<usize>| {
+            buckets.filter_map(|it| Some((WIDTHS[it] as f64, self.seconds[it]?)))
+        };
+        let bucket = bucket_of(n_rows);
+        if let Some(seconds) = self.seconds[bucket] {
+            return seconds;
+        }
+        let below = measured(0..bucket).next_back();
+        let above = measured(bucket..WIDTHS.len()).next();
+        match (below, above) {
+            (Some((from, low)), Some((to, high))) => {
+                low + (high - low).max(0.0) * (n_rows as f64 - from) / (to - from)
+            }
+            (Some((from, low)), None) => low * (1.0 + PRIOR_SLOPE * (n_rows as f64 - from)),
+            (None, Some((_, high))) => high,
+            (None, None) => 1.0 + PRIOR_SLOPE * (n_rows as f64 - 1.0),
+        }
+    }
+
+    fn extrapolate(&self, bucket: usize, n_rows: usize) -> Option<f64> {
+        let rows = n_rows as f64 - WIDTHS[bucket] as f64;
+        Some(self.seconds[bucket]? * (1.0 + PRIOR_SLOPE * rows))
+    }
+}
+
+fn bucket_of(n_rows: usize) -> usize {
+    WIDTHS
+        .partition_point(|&width| width < n_rows)
+        .min(WIDTHS.len() - 1)
+}
+
+/// What a step holds before the draft in question is added.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct StepLoad {
+    /// Rows of all sequences, drafts already chosen included.
+    pub(crate) n_rows: usize,
+    /// Tokens that the step is expected to emit.
+    pub(crate) n_tokens: f64,
+}
+
+impl StepLoad {
+    /// The load with a draft of `len` tokens more, each right with probability `rate` if those before it are.
+    pub(crate) fn with_draft(self, len: usize, rate: f64) -> Self {
+        let gain = rate * (1.0 - rate.powi(len as i32)) / (1.0 - rate);
+        Self {
+            n_rows: self.n_rows + len,
+            n_tokens: self.n_tokens + gain,
+        }
+    }
+}
+
+/// The draft length, 0 to `longest`, that gives the most expected tokens per second (Leviathan et al. 2023, "Fast
+/// Inference from Transformers via Speculative Decoding", §3.5, with measured costs in place of a ratio).
+pub(crate) fn draft_length(load: StepLoad, rate: f64, longest: usize, costs: &StepCosts) -> usize {
+    let speed = |len| {
+        let load = load.with_draft(len, rate);
+        load.n_tokens / costs.estimate(load.n_rows)
+    };
+    let mut best = (0, speed(0));
+    for len in 1..=longest {
+        let speed = speed(len);
+        if speed > best.1 {
+            best = (len, speed);
+        }
+    }
+    best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE_SEQUENCE: StepLoad = StepLoad {
+        n_rows: 1,
+        n_tokens: 1.0,
+    };
+
+    /// Costs of steps of `n` rows, relative to one row, as measured.
+    fn costs(table: &[(usize, f64)]) -> StepCosts {
+        let mut costs = StepCosts::default();
+        for &(n_rows, relative) in table {
+            costs.record(n_rows, Duration::from_secs_f64(relative / 100.0));
+        }
+        costs
+    }
+
+    #[test]
+    fn drafts_are_long_where_they_are_right_and_cheap() {
+        let cheap = costs(&[(1, 1.0), (4, 1.02), (8, 1.26), (12, 1.25), (24, 1.84), (64, 5.0)]);
+        assert_eq!(draft_length(ONE_SEQUENCE, 0.05, 32, &cheap), 1);
+        assert!(draft_length(ONE_SEQUENCE, 0.95, 32, &cheap) >= 11);
+        assert_eq!(draft_length(ONE_SEQUENCE, 0.95, 5, &cheap), 5);
+    }
+
+    #[test]
+    fn no_draft_where_it_loses() {
+        let dear = costs(&[(1, 1.0), (2, 1.4), (4, 2.0), (8, 3.5), (16, 7.0), (32, 14.0)]);
+        assert_eq!(draft_length(ONE_SEQUENCE, 0.3, 32, &dear), 0);
+        assert!(draft_length(ONE_SEQUENCE, 0.95, 32, &dear) >= 1);
+    }
+
+    #[test]
+    fn other_sequences_make_drafts_dearer() {
+        let costs = costs(&[(1, 1.0), (8, 1.1), (12, 1.2), (16, 2.0), (32, 4.0)]);
+        let alone = draft_length(ONE_SEQUENCE, 0.6, 32, &costs);
+        let crowded = draft_length(
+            StepLoad {
+                n_rows: 12,
+                n_tokens: 12.0,
+            },
+            0.6,
+            32,
+            &costs,
+        );
+        assert!(alone > crowded, "{alone} {crowded}");
+    }
+
+    #[test]
+    fn costs_are_interpolated_and_extrapolated() {
+        let costs = costs(&[(1, 1.0), (8, 2.0)]);
+        assert!((costs.estimate(1) - 0.01).abs() < 1e-9);
+        assert!((costs.estimate(4) - 0.01 * (1.0 + 3.0 / 7.0)).abs() < 1e-9);
+        assert!(costs.estimate(32) > costs.estimate(8));
+        assert!(costs.estimate(1000) > costs.estimate(256));
+    }
+
+    #[test]
+    fn a_slow_accident_is_forgotten() {
+        let mut costs = costs(&[(1, 1.0), (16, 50.0)]);
+        assert_eq!(draft_length(ONE_SEQUENCE, 0.9, 15, &costs), 0);
+        for _ in 0..3000 {
+            costs.record(1, Duration::from_millis(10));
+        }
+        assert!(draft_length(ONE_SEQUENCE, 0.9, 15, &costs) > 0);
+    }
+
+    #[test]
+    fn acceptance_follows_what_happens() {
+        let mut acceptance = Acceptance::default();
+        for _ in 0..50 {
+            acceptance.observe(2, 0, true);
+            acceptance.observe(20, 8, false);
+        }
+        assert!(acceptance.rate(2) < 0.05);
+        assert!(acceptance.rate(20) > 0.95);
+        assert!((acceptance.rate(4) - 0.45).abs() < 0.1);
+        for _ in 0..50 {
+            acceptance.observe(2, 4, true);
+        }
+        assert!(acceptance.rate(2) > 0.7);
+    }
+}
