@@ -1,6 +1,5 @@
 //! The largest excerpt around a cursor that fits a budget, beginning and ending where the code does.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use ropey::Rope;
@@ -227,6 +226,6 @@ fn previous_border(rope: &Rope, at: usize, end: usize) -> usize {
     }
 }
 
-fn is_blank(text: &Cow<'_, str>) -> bool {
+fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
 }

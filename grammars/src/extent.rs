@@ -37,10 +37,10 @@ pub fn completion_end(syntax: &Syntax, rope: &Rope, at: usize, text: &str, exten
     let limit = site.closing_limit();
     let end = match extent {
         Extent::Line => text.find('\n').unwrap_or(text.len()),
-        Extent::Statement => site.statement_end(limit.end),
-        Extent::Block => site.block_end(limit.end),
+        Extent::Statement => site.statement_end(limit),
+        Extent::Block => site.block_end(limit),
     };
-    let end = end.min(limit.end);
+    let end = end.min(limit);
     if end == text.len() {
         end
     } else {
@@ -63,11 +63,6 @@ struct Pending {
     shape: char,
     /// Whether the text after the cursor closes it.
     closed_after: bool,
-}
-
-/// How far the text may go without closing what is not its to close.
-struct ClosingLimit {
-    end: usize,
 }
 
 /// The text at its place.
@@ -94,30 +89,27 @@ impl<'a> Site<'a> {
         let after = at..text::snap(rope, at + BRACKET_WINDOW);
         let (preview, preview_rope, edit) = syntax.preview(rope, at..at, text);
         let inserted = edit.start_byte..edit.new_end_byte;
-        let mut brackets = brackets(&preview, &preview_rope, inserted.clone());
-        brackets.iter_mut().for_each(|bracket| bracket.at -= at);
+        let mut inside = brackets(&preview, &preview_rope, inserted.clone());
+        inside.iter_mut().for_each(|bracket| bracket.at -= at);
         Site {
             language: syntax.language(),
             rope,
             at,
             text,
             head: text::text(rope, text::line_start(rope, at)..at).into_owned(),
-            pending: pending(
-                &brackets_of(syntax, rope, before),
-                &brackets_of(syntax, rope, after),
-            ),
-            brackets,
+            pending: pending(&brackets(syntax, rope, before), &brackets(syntax, rope, after)),
+            brackets: inside,
             opaque: opaque_ranges(&preview, inserted),
             quote: closing_quote(syntax, rope, at),
         }
     }
 
     /// Where the text first closes something it must not.
-    fn closing_limit(&self) -> ClosingLimit {
+    fn closing_limit(&self) -> usize {
         if let Some(quote) = self.quote
             && let Some(end) = find_unescaped(self.text, quote)
         {
-            return ClosingLimit { end };
+            return end;
         }
         let mut pending = self.pending.clone();
         let mut own = 0usize;
@@ -129,11 +121,11 @@ impl<'a> Site<'a> {
             } else {
                 match pending.pop() {
                     Some(open) if !open.closed_after && open.shape == bracket.shape => {}
-                    _ => return ClosingLimit { end: bracket.at },
+                    _ => return bracket.at,
                 }
             }
         }
-        ClosingLimit { end: self.text.len() }
+        self.text.len()
     }
 
     /// End of the block the cursor is in, at most `limit`.
@@ -427,10 +419,6 @@ fn pending(before: &[Bracket], after: &[Bracket]) -> Vec<Pending> {
 }
 
 /// The brackets of a range, by where they stand; those in strings and comments are left out if there is a tree.
-fn brackets_of(syntax: &Syntax, rope: &Rope, range: Range<usize>) -> Vec<Bracket> {
-    brackets(syntax, rope, range)
-}
-
 fn brackets(syntax: &Syntax, rope: &Rope, range: Range<usize>) -> Vec<Bracket> {
     let mut found = Vec::new();
     let mut add = |at: usize, token: &str| {
@@ -506,7 +494,7 @@ fn closing_quote(syntax: &Syntax, rope: &Rope, at: usize) -> Option<char> {
     let string = scope::enclosing(syntax, at)
         .into_iter()
         .filter(|node| node.kind().contains("string") && node.start_byte() < at)
-        .last()?;
+        .next_back()?;
     let row = text::point_at(rope, at).row;
     if string.end_position().row > row && string.start_position().row == row {
         return None;

@@ -38,7 +38,7 @@ pub fn imports(syntax: &Syntax, rope: &Rope) -> Imports {
     let mut items = Vec::new();
     let mut nodes: HashMap<usize, Node<'_>> = HashMap::new();
     let mut header_end = 0;
-    query::for_each_match(syntax, rope, Purpose::Imports, MAX_DEPTH, |captured| {
+    query::for_each_match(syntax, rope, Purpose::Imports, MAX_DEPTH, |_, captured| {
         if let Some(header) = query::first(captured, Capture::Header) {
             header_end = header_end.max(header.end_byte());
         }
@@ -51,8 +51,9 @@ pub fn imports(syntax: &Syntax, rope: &Rope) -> Imports {
             nodes.entry(import.start_byte()).or_insert(import);
         }
     });
-    items.sort_by_key(|import| import.range.start);
-    items.dedup();
+    items.sort_by_key(|import| (import.range.start, usize::MAX - import.range.end));
+    // `local x = require "y"` is an import, and so is the call in it.
+    items.dedup_by(|inner, outer| inner.module == outer.module && inner.range.end <= outer.range.end);
     let end = match nodes.values().min_by_key(|node| node.start_byte()) {
         Some(&first) => end_of_group(first, &nodes),
         None => header_end.max(end_of_opening_comment(syntax, rope)),
@@ -105,4 +106,166 @@ fn end_of_opening_comment(syntax: &Syntax, rope: &Rope) -> usize {
 /// Start of the line after the one that holds the byte before `end`.
 fn line_after(rope: &Rope, end: usize) -> usize {
     text::next_line(rope, end.saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::Language;
+
+    /// The modules, then the text with `ˇ` where a new import would go.
+    fn check(language: Language, code: &str, expected: Expect) {
+        let rope = Rope::from_str(code);
+        let imports = imports(&Syntax::parse(language, &rope), &rope);
+        let modules: Vec<_> = imports
+            .items
+            .iter()
+            .map(|import| import.module.as_str())
+            .collect();
+        let mut marked = code.to_owned();
+        marked.insert(imports.insert_at, 'ˇ');
+        expected.assert_eq(&format!("{modules:?}\n{marked}"));
+    }
+
+    #[test]
+    fn a_new_import_goes_after_the_first_group() {
+        check(
+            Language::Rust,
+            "//! Doc.\n\nuse std::fs;\n// Why.\nuse a::{b, c};\n\nfn f() {\n    use inner::X;\n}\n",
+            expect![[r#"
+                ["std::fs", "a::{b, c}", "inner::X"]
+                //! Doc.
+
+                use std::fs;
+                // Why.
+                use a::{b, c};
+                ˇ
+                fn f() {
+                    use inner::X;
+                }
+            "#]],
+        );
+        check(
+            Language::Python,
+            "\"\"\"Doc.\"\"\"\nimport os, sys\nfrom . import a\n\nx = 1\nimport late\n",
+            expect![[r#"
+                ["os", "sys", ".", "late"]
+                """Doc."""
+                import os, sys
+                from . import a
+                ˇ
+                x = 1
+                import late
+            "#]],
+        );
+        check(
+            Language::C,
+            "#ifndef A_H\n#define A_H\n#include <stdio.h>\n#include \"a.h\"\n\nint f(void);\n#endif\n",
+            expect![[r#"
+                ["<stdio.h>", "a.h"]
+                #ifndef A_H
+                #define A_H
+                #include <stdio.h>
+                #include "a.h"
+                ˇ
+                int f(void);
+                #endif
+            "#]],
+        );
+        check(
+            Language::Go,
+            "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n)\n\nfunc main() {}\n",
+            expect![[r#"
+                ["fmt", "os"]
+                package main
+
+                import (
+                	"fmt"
+                	"os"
+                )
+                ˇ
+                func main() {}
+            "#]],
+        );
+        check(
+            Language::Lua,
+            "local a = require(\"a\")\nlocal b = require 'b'\nprint(a)\n",
+            expect![[r#"
+                ["a", "b"]
+                local a = require("a")
+                local b = require 'b'
+                ˇprint(a)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn without_imports_it_goes_after_what_must_come_first() {
+        check(
+            Language::Go,
+            "package main\n\nfunc main() {}\n",
+            expect![[r#"
+                []
+                package main
+                ˇ
+                func main() {}
+            "#]],
+        );
+        check(
+            Language::Php,
+            "<?php\nnamespace A;\n\nclass B {}\n",
+            expect![[r#"
+                []
+                <?php
+                namespace A;
+                ˇ
+                class B {}
+            "#]],
+        );
+        check(
+            Language::Rust,
+            "// Licence.\n\n// About f.\nfn f() {}\n",
+            expect![[r#"
+                []
+                // Licence.
+                ˇ
+                // About f.
+                fn f() {}
+            "#]],
+        );
+        check(
+            Language::Rust,
+            "// About f.\nfn f() {}\n",
+            expect![[r#"
+                []
+                ˇ// About f.
+                fn f() {}
+            "#]],
+        );
+        check(
+            Language::Bash,
+            "#!/bin/sh\necho a\n",
+            expect![[r#"
+                []
+                #!/bin/sh
+                ˇecho a
+            "#]],
+        );
+        check(
+            Language::PlainText,
+            "hello",
+            expect![[r#"
+                []
+                ˇhello"#]],
+        );
+        check(
+            Language::Python,
+            "",
+            expect![[r#"
+                []
+                ˇ"#]],
+        );
+    }
 }

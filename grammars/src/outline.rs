@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use ropey::Rope;
+use tree_sitter::Node;
 
 use crate::query::{self, Capture, Parts, Purpose};
 use crate::{Syntax, text};
@@ -78,8 +79,8 @@ pub struct Definition {
 ///
 /// Visits the upper levels of the whole tree: for background work, not for every key.
 pub fn outline(syntax: &Syntax, rope: &Rope) -> Vec<Definition> {
-    let mut definitions = Vec::new();
-    query::for_each_match(syntax, rope, Purpose::Outline, MAX_DEPTH, |captured| {
+    let mut found: Vec<(usize, Definition)> = Vec::new();
+    query::for_each_match(syntax, rope, Purpose::Outline, MAX_DEPTH, |pattern, captured| {
         let whole = captured.iter().find_map(|&(capture, node)| match capture {
             Capture::Definition(kind) => Some((kind, node)),
             _ => None,
@@ -87,20 +88,23 @@ pub fn outline(syntax: &Syntax, rope: &Rope) -> Vec<Definition> {
         let Parts { name, body } = Parts::of(captured);
         if let (Some((kind, node)), Some(name)) = (whole, name) {
             let name_range = text::snap_range(rope, name.byte_range());
-            definitions.push(Definition {
+            let definition = Definition {
                 kind,
                 name: query::clean_name(&text::text(rope, name_range.clone())),
                 name_range,
                 range: text::snap_range(rope, node.byte_range()),
-                signature: query::signature(rope, node, body),
+                signature: signature(rope, node, body),
                 body: body.map(|body| text::snap_range(rope, body.byte_range())),
                 depth: 0,
-            });
+            };
+            found.push((pattern, definition));
         }
     });
-    // A stable sort keeps the order of patterns, so that the first pattern to name something wins.
+    // The first pattern that names something wins.
+    found.sort_by_key(|(pattern, definition)| (definition.name_range.start, *pattern));
+    found.dedup_by_key(|(_, definition)| definition.name_range.clone());
+    let mut definitions: Vec<_> = found.into_iter().map(|(_, definition)| definition).collect();
     definitions.sort_by_key(|d| (d.range.start, usize::MAX - d.range.end, d.name_range.start));
-    definitions.dedup_by(|later, earlier| later.name_range == earlier.name_range);
     set_depths(&mut definitions);
     definitions
 }
@@ -168,6 +172,16 @@ impl DefinitionKind {
     }
 }
 
+/// How a definition is introduced: up to its body; all of it if it has none and is short, else its first line.
+fn signature(rope: &Rope, node: Node<'_>, body: Option<Node<'_>>) -> Range<usize> {
+    const SHORT_BYTES: usize = 400;
+    let range = query::until_body(rope, node, body);
+    if body.is_some() || range.len() <= SHORT_BYTES {
+        return range;
+    }
+    query::trim_end(rope, range.start..text::line_end(rope, range.start))
+}
+
 /// Sets the depth of each definition, and turns functions directly inside a type into methods.
 fn set_depths(definitions: &mut [Definition]) {
     let mut enclosing: Vec<(Range<usize>, DefinitionKind)> = Vec::new();
@@ -186,5 +200,151 @@ fn set_depths(definitions: &mut [Definition]) {
             definition.kind = DefinitionKind::Method;
         }
         enclosing.push((definition.range.clone(), definition.kind));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::Language;
+
+    /// One line for each definition: depth as indentation, kind, name, signature, number of lines in the body.
+    fn check(language: Language, code: &str, expected: Expect) {
+        let rope = Rope::from_str(code);
+        let mut shown = String::new();
+        for definition in outline(&Syntax::parse(language, &rope), &rope) {
+            let signature = text::text(&rope, definition.signature.clone()).replace('\n', "\\n");
+            let indent = "  ".repeat(definition.depth);
+            write!(
+                shown,
+                "{indent}{} {}: {signature}",
+                definition.kind.name(),
+                definition.name
+            )
+            .unwrap();
+            if let Some(body) = definition.body {
+                write!(shown, " | {} lines", text::text(&rope, body).lines().count()).unwrap();
+            }
+            shown.push('\n');
+            assert_eq!(
+                text::text(&rope, definition.range)[..1],
+                text::text(&rope, definition.signature)[..1]
+            );
+        }
+        expected.assert_eq(&shown);
+    }
+
+    #[test]
+    fn signatures_stop_at_the_body_and_functions_of_types_are_methods() {
+        check(
+            Language::Rust,
+            "#[derive(Debug)]\npub struct A {\n    x: u32,\n}\nimpl A {\n    pub fn new(\n        x: u32,\n    ) -> A {\n        \
+             A { x }\n    }\n}\nfn free() {\n    fn inner() {}\n}\n",
+            expect![[r#"
+                struct A: pub struct A | 3 lines
+                  field x: x: u32
+                implementation A: impl A | 7 lines
+                  method new: pub fn new(\n        x: u32,\n    ) -> A | 3 lines
+                function free: fn free() | 3 lines
+                  function inner: fn inner() | 1 lines
+            "#]],
+        );
+        check(
+            Language::Python,
+            "class A(B):\n    @property\n    def x(self) -> int:\n        return 1\n\nasync def run(\n    a,\n):\n    pass\n",
+            expect![[r#"
+                class A: class A(B): | 3 lines
+                  method x: def x(self) -> int: | 1 lines
+                function run: async def run(\n    a,\n): | 1 lines
+            "#]],
+        );
+        check(
+            Language::Cpp,
+            "namespace n {\nclass A {\n  A() = default;\n  int f(int x) const { return x; }\n};\n}\nint n::A::g() { return 1; }\n",
+            expect![[r#"
+                module n: namespace n | 6 lines
+                  class A: class A | 4 lines
+                    method A: A() = default;
+                    method f: int f(int x) const | 1 lines
+                function n::A::g: int n::A::g() | 1 lines
+            "#]],
+        );
+    }
+
+    #[test]
+    fn the_first_pattern_to_name_something_wins() {
+        check(
+            Language::TypeScript,
+            "export const f = async (x: number) => {\n  return x;\n};\nconst a = 1, b = 2;\n",
+            expect![[r#"
+                function f: const f = async (x: number) => | 3 lines
+                constant a: const a = 1, b = 2;
+                constant b: const a = 1, b = 2;
+            "#]],
+        );
+        check(
+            Language::Json,
+            "{\"a\": {\"b\": 1}}",
+            expect![[r#"
+                key a: "a": | 1 lines
+                  key b: "b": 1
+            "#]],
+        );
+    }
+
+    #[test]
+    fn documents_have_outlines_too() {
+        check(
+            Language::Markdown,
+            "# One\n\ntext\n\n## Two\n\nmore\n\n# Three\n",
+            expect![[r#"
+                heading One: # One\n\ntext\n\n## Two\n\nmore
+                  heading Two: ## Two\n\nmore
+                heading Three: # Three
+            "#]],
+        );
+        check(
+            Language::Yaml,
+            "a:\n  b: 1\n  c:\n    - d: 2\n",
+            expect![[r#"
+                key a: a: | 3 lines
+                  key b: b: 1
+                  key c: c: | 1 lines
+            "#]],
+        );
+        check(
+            Language::Toml,
+            "[a]\nb = 1\n",
+            expect![[r#"
+                table a: [a]\nb = 1
+                  key b: b = 1
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_long_definition_without_body_is_introduced_by_its_first_line() {
+        let code = format!("const TABLE: [u8; 900] = [\n    {}\n];\n", "0, ".repeat(900));
+        check(
+            Language::Rust,
+            &code,
+            expect![[r#"
+                constant TABLE: const TABLE: [u8; 900] = [
+            "#]],
+        );
+    }
+
+    #[test]
+    fn broken_code_still_has_an_outline() {
+        check(
+            Language::Rust,
+            "fn a() {\n    let x = foo(\n}\n\nfn b(x: u32) {}\n",
+            expect![""],
+        );
+        check(Language::PlainText, "fn a() {}", expect![[r#""#]]);
     }
 }

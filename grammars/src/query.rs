@@ -153,13 +153,14 @@ impl LoadedQuery {
         Ok(LoadedQuery { query, captures })
     }
 
-    /// Calls `visit` with the captures of every match that begins at most `max_depth` levels below `node`.
+    /// Calls `visit` with every match whose whole is at most `max_depth` levels below `node`: which pattern it
+    /// is of, counted from 0 with inherited ones first, and what it captured.
     pub(crate) fn for_each_match<'tree>(
         &'static self,
         node: Node<'tree>,
         rope: &Rope,
         max_depth: u32,
-        mut visit: impl FnMut(&[(Capture, Node<'tree>)]),
+        mut visit: impl FnMut(usize, &[(Capture, Node<'tree>)]),
     ) {
         let mut cursor = QueryCursor::new();
         cursor.set_max_start_depth(Some(max_depth));
@@ -177,7 +178,7 @@ impl LoadedQuery {
                     .iter()
                     .map(|c| (self.captures[c.index as usize], c.node)),
             );
-            visit(&captured);
+            visit(found.pattern_index, &captured);
         }
     }
 }
@@ -211,25 +212,26 @@ pub(crate) fn for_each_match<'tree>(
     rope: &Rope,
     purpose: Purpose,
     max_depth: u32,
-    visit: impl FnMut(&[(Capture, Node<'tree>)]),
+    visit: impl FnMut(usize, &[(Capture, Node<'tree>)]),
 ) {
     if let (Some(tree), Some(query)) = (syntax.tree(), LoadedQuery::get(syntax.language(), purpose)) {
         query.for_each_match(tree.root_node(), rope, max_depth, visit);
     }
 }
 
-/// How a node is introduced: from its start to its body, or all of it if it has none and is short, or its
-/// first line. White space at the end is left out.
-pub(crate) fn signature(rope: &Rope, node: Node<'_>, body: Option<Node<'_>>) -> Range<usize> {
-    const SHORT_BYTES: usize = 400;
+/// From the start of a node to its body, or to the end of the node if it has none, without white space at
+/// the end.
+pub(crate) fn until_body(rope: &Rope, node: Node<'_>, body: Option<Node<'_>>) -> Range<usize> {
     let range = text::snap_range(rope, node.byte_range());
-    let end = match body {
-        Some(body) => text::snap(rope, body.start_byte()).clamp(range.start, range.end),
-        None if range.len() <= SHORT_BYTES => range.end,
-        None => text::line_end(rope, range.start).min(range.end),
-    };
-    let text = text::text(rope, range.start..end);
-    range.start..range.start + text.trim_end().len()
+    let end = body.map_or(range.end, |body| {
+        text::snap(rope, body.start_byte()).clamp(range.start, range.end)
+    });
+    trim_end(rope, range.start..end)
+}
+
+/// The range without the white space it ends with.
+pub(crate) fn trim_end(rope: &Rope, range: Range<usize>) -> Range<usize> {
+    range.start..range.start + text::text(rope, range.clone()).trim_end().len()
 }
 
 /// A name without the quotes around it and with white space collapsed: headings and selectors span words.
@@ -315,99 +317,4 @@ static SOURCES: &[(&str, &str, &str)] = sources! {
 };
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    #[test]
-    fn every_query_of_every_language_loads() {
-        let mut wrong = Vec::new();
-        for &language in Language::all() {
-            for purpose in Purpose::ALL {
-                if let Err(error) = LoadedQuery::load(language, purpose) {
-                    wrong.push(error.to_string());
-                }
-            }
-        }
-        assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-    }
-
-    #[test]
-    fn every_query_file_is_embedded() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("queries");
-        let mut on_disk = Vec::new();
-        for folder in std::fs::read_dir(root)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-        {
-            if folder.is_dir() {
-                for file in std::fs::read_dir(&folder)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path())
-                {
-                    let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
-                    on_disk.push((name(&folder), name(&file)));
-                }
-            }
-        }
-        on_disk.sort();
-        let mut embedded: Vec<_> = SOURCES
-            .iter()
-            .map(|(folder, file, _)| (folder.to_string(), file.to_string()))
-            .collect();
-        embedded.sort();
-        assert_eq!(on_disk, embedded);
-    }
-
-    #[test]
-    fn every_query_says_what_it_inherits_on_line_one_only() {
-        for (folder, file, source) in SOURCES {
-            for line in source.lines().skip(1) {
-                assert!(!line.contains("inherits:"), "queries/{folder}/{file}.scm: {line}");
-            }
-        }
-    }
-
-    #[test]
-    fn captures_outside_the_list_are_refused() {
-        let grammar = Language::Rust.grammar().unwrap();
-        let load = |source| LoadedQuery::compile("rust", grammar, Purpose::Imports, source);
-        assert!(load("(use_declaration) @import").is_ok());
-        assert!(load("(use_declaration) @_private").is_ok());
-        let refused = [
-            "(use_declaration) @imprt",
-            "(use_declaration) @definition.function",
-        ];
-        for source in refused {
-            let error = load(source).err().expect(source);
-            assert!(matches!(error, QueryError::UnknownCapture { .. }), "{error}");
-        }
-        let error = load("(use_declaratio) @import").err().unwrap();
-        assert!(matches!(error, QueryError::DoesNotCompile { .. }), "{error}");
-    }
-
-    #[test]
-    fn the_readme_lists_every_capture() {
-        let readme = include_str!("../queries/README.md");
-        let mut names = vec![
-            "name".to_owned(),
-            "body".into(),
-            "import".into(),
-            "module".into(),
-            "header".into(),
-        ];
-        names.extend(
-            DefinitionKind::ALL
-                .iter()
-                .map(|kind| format!("definition.{}", kind.name())),
-        );
-        names.extend(ScopeKind::ALL.iter().map(|kind| format!("scope.{}", kind.name())));
-        for name in names {
-            assert!(
-                readme.contains(&format!("`@{name}`")),
-                "queries/README.md does not mention @{name}"
-            );
-        }
-    }
-}
+mod tests;

@@ -30,7 +30,7 @@ pub struct Scope {
     pub name: Option<String>,
     /// All of it, signature and body.
     pub range: Range<usize>,
-    /// Its beginning up to the body, without white space at the end.
+    /// Its beginning up to the body, or its first line, without white space at the end.
     pub signature: Range<usize>,
 }
 
@@ -55,7 +55,7 @@ pub fn scopes_at(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
         if node.start_byte() == at {
             continue;
         }
-        query.for_each_match(node, rope, 0, |captured| {
+        query.for_each_match(node, rope, 0, |_, captured| {
             let whole = captured.iter().find_map(|&(capture, found)| match capture {
                 Capture::Scope(kind) if found == node => Some(kind),
                 _ => None,
@@ -71,7 +71,7 @@ pub fn scopes_at(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
                     kind,
                     name: name.map(|name| query::clean_name(&text::text(rope, name.byte_range()))),
                     range: text::snap_range(rope, node.byte_range()),
-                    signature: query::signature(rope, node, body),
+                    signature: signature(rope, node, body),
                 });
             }
         });
@@ -100,6 +100,18 @@ impl ScopeKind {
 
     pub(crate) fn from_name(name: &str) -> Option<ScopeKind> {
         ScopeKind::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+}
+
+/// How a scope is introduced: up to its body, or its first line if nothing in it is marked as the body.
+fn signature(rope: &Rope, node: Node<'_>, body: Option<Node<'_>>) -> Range<usize> {
+    let range = query::until_body(rope, node, body);
+    match body {
+        Some(_) => range,
+        None => query::trim_end(
+            rope,
+            range.start..text::line_end(rope, range.start).min(range.end),
+        ),
     }
 }
 
@@ -161,4 +173,128 @@ fn probe(language: Language, rope: &Rope, at: usize) -> (usize, Option<usize>) {
 
 fn line_of(rope: &Rope, byte: usize) -> Range<usize> {
     text::line_start(rope, byte)..text::line_end(rope, byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    /// One line for each scope around `ˇ`, innermost first: kind, name, signature.
+    fn check(language: Language, fixture: &str, expected: Expect) {
+        let at = fixture.find('ˇ').unwrap();
+        let rope = Rope::from_str(&fixture.replace('ˇ', ""));
+        let scopes = scopes_at(&Syntax::parse(language, &rope), &rope, at);
+        let shown = scopes.iter().map(|scope| {
+            let signature = text::text(&rope, scope.signature.clone());
+            format!(
+                "{} {} | {signature}\n",
+                scope.kind.name(),
+                scope.name.as_deref().unwrap_or("-")
+            )
+        });
+        expected.assert_eq(&shown.collect::<String>());
+    }
+
+    #[test]
+    fn scopes_enclose_the_cursor_innermost_first() {
+        check(
+            Language::Rust,
+            "mod m {\n    impl<T> A for B<T> {\n        fn f(&self) {\n            if x {\n                ˇ\n            }\n        }\n    }\n}\n",
+            expect![[r#"
+                block - | if x
+                function f | fn f(&self)
+                class B<T> | impl<T> A for B<T>
+                module m | mod m
+            "#]],
+        );
+        check(
+            Language::Tsx,
+            "class A {\n  run = () => {\n    items.map((x) => <p>{xˇ}</p>);\n  };\n}\n",
+            expect![[r#"
+                function - | (x) =>
+                function - | () =>
+                class A | class A
+            "#]],
+        );
+        check(
+            Language::Go,
+            "func (s *Server) Run() {\n\tswitch x {\n\tcase 1:\n\t\tˇfoo()\n\t}\n}\n",
+            expect![[r#"
+                block 1 | case 1:
+                block - | switch x {
+                function Run | func (s *Server) Run()
+            "#]],
+        );
+        check(
+            Language::Json,
+            "{\"a\": {\"b\": [1, ˇ2]}}",
+            expect![[r#"
+                block b | "b":
+                block a | "a":
+            "#]],
+        );
+        check(
+            Language::Markdown,
+            "# One\n\n## Two\n\nteˇxt\n",
+            expect![[r#"
+                module Two | ## Two
+                module One | # One
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_position_beside_a_scope_is_outside() {
+        check(Language::Rust, "ˇfn f() {}\n", expect![[r#""#]]);
+        check(Language::Rust, "fn f() {}ˇ\n", expect![[r#""#]]);
+        check(
+            Language::Rust,
+            "fn f() {ˇ}\n",
+            expect![[r#"
+                function f | fn f()
+            "#]],
+        );
+        check(Language::PlainText, "fn f() {ˇ}\n", expect![[r#""#]]);
+    }
+
+    #[test]
+    fn blank_lines_belong_to_what_their_indentation_says() {
+        let inside = "class A:\n    def f(self):\n        return 1\n        ˇ\n";
+        check(
+            Language::Python,
+            inside,
+            expect![[r#"
+                function f | def f(self):
+                class A | class A:
+            "#]],
+        );
+        let in_class = "class A:\n    def f(self):\n        return 1\n\n    ˇ\n";
+        check(
+            Language::Python,
+            in_class,
+            expect![[r#"
+                class A | class A:
+            "#]],
+        );
+        let outside = "class A:\n    def f(self):\n        return 1\nˇ\n";
+        check(Language::Python, outside, expect![[r#""#]]);
+        let at_line_end = "def f():\n    return xˇ\n\nclass B:\n    pass\n";
+        check(
+            Language::Python,
+            at_line_end,
+            expect![[r#"
+                function f | def f():
+            "#]],
+        );
+    }
+
+    #[test]
+    fn offsets_beyond_the_text_are_at_its_end() {
+        let rope = Rope::from_str("fn f() { 'é' }");
+        let syntax = Syntax::parse(Language::Rust, &rope);
+        assert_eq!(scopes_at(&syntax, &rope, 1000), []);
+        assert_eq!(scopes_at(&syntax, &rope, 11).len(), 1);
+    }
 }

@@ -9,3 +9,5 @@
 (field_declaration declarator: (reference_declarator (function_declarator declarator: (_) @name))) @definition.method
 (alias_declaration name: (type_identifier) @name) @definition.type
 (concept_definition name: (identifier) @name) @definition.type
+(function_definition declarator: (function_declarator declarator: (_) @name)
+  [(default_method_clause) (delete_method_clause)]) @definition.function

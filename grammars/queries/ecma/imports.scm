@@ -1,5 +1,5 @@
 ; `"use strict"` and its like stand before the imports.
-(program . (comment)* . (expression_statement (string)) @header)
+(program . (hash_bang_line)? . (comment)* . (expression_statement (string)) @header)
 (hash_bang_line) @header
 (import_statement source: (string) @module) @import
 (export_statement source: (string) @module) @import
