@@ -92,11 +92,11 @@ def test_a_missing_program_is_an_error_with_a_remedy(zed):
     assert tag == "err" and "no program `surmise` on the PATH" in message and '{"lsp": {"surmise": {"binary": {"path":' in message, message
 
 
-def test_settings_reach_the_server_twice(zed):
-    settings = {"completion": {"extent": "line"}}
-    zed.settings["lsp"] = {"surmise": {"settings": settings}}
+def test_settings_reach_the_server(zed):
+    settings, options = {"completion": {"extent": "line"}}, {"completion": {"max_tokens": 8}}
+    zed.settings["lsp"] = {"surmise": {"settings": settings, "initialization_options": options}}
     tag, text = zed.ask("language-server-initialization-options")
-    assert (tag, json.loads(text)) == ("ok", settings), text
+    assert (tag, json.loads(text)) == ("ok", options), text
     tag, text = zed.ask("language-server-workspace-configuration")
     assert (tag, json.loads(text)) == ("ok", {"surmise": settings}), text
 

@@ -1,9 +1,17 @@
 // Starts `surmise lsp` and lets the language client turn its answers into ghost text.
 
 import * as vscode from 'vscode';
-import { LanguageClient, State as ClientState, type LanguageClientOptions, type Middleware } from 'vscode-languageclient/node';
+import { LanguageClient, State as ClientState, type LanguageClientOptions, type Middleware, type StaticFeature } from 'vscode-languageclient/node';
 import { findServer } from './find_server';
 import { Status, type State } from './status';
+
+/** Parameters of the server's notification `surmise/status`. */
+interface ServerStatus {
+  state: 'loading' | 'ready' | 'failed';
+  message: string;
+}
+
+const LOADING: State = { kind: 'loading', message: '' };
 
 let surmise: Surmise | undefined;
 
@@ -21,9 +29,8 @@ class Surmise {
   private readonly log = vscode.window.createOutputChannel('Surmise', { log: true });
   private readonly status = new Status();
   private client: LanguageClient | undefined;
-  /** The progress tokens of work under way, with their newest message: the model is loading while there are any. */
-  private readonly work = new Map<string | number, string>();
-  private failure: string | undefined;
+  /** What the server said last of itself. */
+  private state: State = LOADING;
 
   constructor(private readonly context: vscode.ExtensionContext) {
     const command = (name: string, action: () => unknown) => vscode.commands.registerCommand(`surmise.${name}`, action);
@@ -39,26 +46,30 @@ class Surmise {
 
   /** Finds and starts the server; says what to do if that fails. */
   async start(): Promise<void> {
-    this.failure = undefined;
+    this.show(LOADING);
     try {
       const program = findServer({ configured: settings().get('path', ''), extensionFolder: this.context.extensionPath });
       this.log.info(`Starting ${program}`);
       const run = { command: program, args: ['lsp', '--stdio'] };
-      this.client = new LanguageClient('surmise', 'Surmise', run, this.clientOptions());
-      this.client.onDidChangeState(({ newState }) => this.serverChanged(newState));
-      this.showState();
-      await this.client.start();
+      const client = new LanguageClient('surmise', 'Surmise', run, this.clientOptions());
+      this.client = client;
+      client.registerFeature(WANTS_STATUS);
+      client.onNotification('surmise/status', ({ state, message }: ServerStatus) => this.show({ kind: state, message }));
+      client.onDidChangeState(({ newState }) => {
+        if (newState === ClientState.Stopped && this.client === client) {
+          this.show({ kind: 'failed', message: 'it stopped; the log says why' });
+        }
+      });
+      await client.start();
     } catch (error) {
-      await this.failed(error instanceof Error ? error.message : String(error));
+      this.failed(error instanceof Error ? error.message : String(error));
     }
-    this.showState();
   }
 
   /** Stops the server, if it runs. */
   async stop(): Promise<void> {
     const client = this.client;
     this.client = undefined;
-    this.work.clear();
     if (client?.needsStop()) {
       await client.stop();
     }
@@ -82,15 +93,8 @@ class Surmise {
       // Off means off: the server is not even asked.
       provideInlineCompletionItems: (document, position, context, token, next) =>
         isEnabled() ? next(document, position, context, token) : undefined,
-      // Shown in our own status item instead of a second one beside it.
-      handleWorkDoneProgress: (token, params) => {
-        if (params.kind === 'end') {
-          this.work.delete(token);
-        } else {
-          this.work.set(token, params.message ?? ('title' in params ? params.title : (this.work.get(token) ?? '')));
-        }
-        this.showState();
-      },
+      // The status item shows the same: no second one beside it.
+      handleWorkDoneProgress: () => {},
       workspace: {
         // `path` and `trace` are this extension's own settings; the server would warn that it does not know them.
         configuration: async (params, token, next) => {
@@ -103,7 +107,6 @@ class Surmise {
     };
     return {
       documentSelector: ['file', 'untitled', 'vscode-notebook-cell'].map(scheme => ({ scheme })),
-      initializationOptions: forServer(settings()),
       outputChannel: this.log,
       middleware,
     };
@@ -115,27 +118,16 @@ class Surmise {
     } else if (event.affectsConfiguration('surmise')) {
       // The server asks for the settings themselves when it hears that some changed.
       await this.client?.sendNotification('workspace/didChangeConfiguration', { settings: null });
-      this.showState();
+      this.show(this.state);
     }
   }
 
-  private serverChanged(state: ClientState): void {
-    if (state === ClientState.Stopped) {
-      this.work.clear();
-      this.failure ??= 'it stopped; the log says why';
-    } else if (state === ClientState.Running) {
-      this.failure = undefined;
-    }
-    this.showState();
-  }
-
-  private async failed(message: string): Promise<void> {
-    this.failure = message;
-    this.showState();
+  private failed(message: string): void {
+    this.show({ kind: 'failed', message });
     this.log.error(message);
     const openSettings = 'Open Settings';
     const showLog = 'Show the Log';
-    // Not awaited by `start`: the message stays until somebody answers it.
+    // Not awaited: the message stays until somebody answers it.
     void vscode.window.showErrorMessage(`Surmise: ${message}`, openSettings, showLog).then(answer => {
       if (answer === openSettings) {
         void vscode.commands.executeCommand('workbench.action.openSettings', 'surmise.path');
@@ -145,22 +137,21 @@ class Surmise {
     });
   }
 
-  private showState(): void {
-    this.status.show(this.state());
-  }
-
-  private state(): State {
-    if (this.failure !== undefined) {
-      return { kind: 'failed', message: this.failure };
-    }
-    if (!isEnabled()) {
-      return { kind: 'off' };
-    }
-    const [message] = this.work.values();
-    const running = this.client?.state === ClientState.Running;
-    return running && message === undefined ? { kind: 'ready' } : { kind: 'loading', message: message ?? '' };
+  private show(state: State): void {
+    this.state = state;
+    this.status.show(state.kind !== 'failed' && !isEnabled() ? { kind: 'off' } : state);
   }
 }
+
+/** Asks the server for `surmise/status`. */
+const WANTS_STATUS: StaticFeature = {
+  fillClientCapabilities: capabilities => {
+    capabilities.experimental = { ...capabilities.experimental, surmiseStatus: true };
+  },
+  initialize: () => {},
+  getState: () => ({ kind: 'static' }),
+  clear: () => {},
+};
 
 function settings(): vscode.WorkspaceConfiguration {
   return vscode.workspace.getConfiguration('surmise');

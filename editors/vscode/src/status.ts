@@ -5,7 +5,7 @@ import * as vscode from 'vscode';
 /** What the server is doing, as far as the user cares. */
 export type State =
   | { kind: 'loading'; message: string }
-  | { kind: 'ready' }
+  | { kind: 'ready'; message: string }
   | { kind: 'off' }
   | { kind: 'failed'; message: string };
 
@@ -13,7 +13,7 @@ const LOOKS: Record<State['kind'], { icon: string; text: string; command: string
   loading: { icon: '$(loading~spin)', text: 'Loading the model', command: 'surmise.showLog' },
   ready: { icon: '$(sparkle)', text: 'Ready: suggestions appear as you type', command: 'surmise.toggle' },
   off: { icon: '$(circle-slash)', text: 'Suggestions are off', command: 'surmise.toggle' },
-  failed: { icon: '$(error)', text: 'The server is not running', command: 'surmise.showLog' },
+  failed: { icon: '$(error)', text: 'No suggestions', command: 'surmise.showLog' },
 };
 
 /** Shows the server's state at the right end of the status bar; a click does what is likely wanted next. */
@@ -33,7 +33,7 @@ export class Status implements vscode.Disposable {
       state.kind === 'failed' ? new vscode.ThemeColor('statusBarItem.errorBackground') : undefined;
     const tooltip = new vscode.MarkdownString(undefined, true);
     tooltip.isTrusted = { enabledCommands: ['surmise.toggle', 'surmise.restart', 'surmise.showLog'] };
-    tooltip.appendText('message' in state && state.message !== '' ? `${text}: ${state.message}` : text);
+    tooltip.appendText('message' in state && state.message !== '' ? `${text}\n\n${state.message}` : text);
     tooltip.appendMarkdown('\n\n[On or off](command:surmise.toggle) · [Restart](command:surmise.restart) · [Log](command:surmise.showLog)');
     this.item.tooltip = tooltip;
     this.item.accessibilityInformation = { label: `Surmise: ${text}` };

@@ -18,8 +18,9 @@ impl zed::Extension for Surmise {
     /// The program named in the settings, else the first on the path of the folder's shell.
     fn language_server_command(&mut self, id: &LanguageServerId, worktree: &Worktree) -> Result<Command> {
         let binary = LspSettings::for_worktree(id.as_ref(), worktree)?.binary;
-        let (path, arguments, env) =
-            binary.map_or((None, None, None), |binary| (binary.path, binary.arguments, binary.env));
+        let (path, arguments, env) = binary.map_or((None, None, None), |binary| {
+            (binary.path, binary.arguments, binary.env)
+        });
         let command = path.or_else(|| worktree.which(PROGRAM)).ok_or_else(|| {
             format!(
                 "there is no program `{PROGRAM}` on the PATH; install it, or give its place in Zed's settings: \
@@ -29,20 +30,23 @@ impl zed::Extension for Surmise {
         let args = arguments.unwrap_or_else(|| vec!["lsp".to_owned(), "--stdio".to_owned()]);
         let mut environment = worktree.shell_env();
         environment.extend(env.unwrap_or_default());
-        Ok(Command { command, args, env: environment })
+        Ok(Command {
+            command,
+            args,
+            env: environment,
+        })
     }
 
-    /// The settings, known to the server before its first answer. `initialization_options` win if there are any.
+    /// Options of the first message, for those who want them; settings are better, they can change.
     fn language_server_initialization_options(
         &mut self,
         id: &LanguageServerId,
         worktree: &Worktree,
     ) -> Result<Option<Value>> {
-        let settings = LspSettings::for_worktree(id.as_ref(), worktree)?;
-        Ok(settings.initialization_options.or(settings.settings))
+        Ok(LspSettings::for_worktree(id.as_ref(), worktree)?.initialization_options)
     }
 
-    /// The same settings again, as the server asks for them when they change: Zed looks up the section by its name.
+    /// The settings, as the server asks for them: Zed looks up the section by its name.
     fn language_server_workspace_configuration(
         &mut self,
         id: &LanguageServerId,
