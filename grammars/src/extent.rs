@@ -6,12 +6,9 @@
 use std::ops::Range;
 
 use ropey::Rope;
-use tree_sitter::Node;
 
+use crate::brackets::{self, Bracket, Pending, for_each_leaf};
 use crate::{Language, Syntax, scope, text};
-
-/// How far on each side of the cursor brackets are matched, in bytes.
-const BRACKET_WINDOW: usize = 16 * 1024;
 
 /// How much a completion may complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,23 +45,6 @@ pub fn completion_end(syntax: &Syntax, rope: &Rope, at: usize, text: &str, exten
     }
 }
 
-/// A bracket in code: where, which one, and whether it opens.
-#[derive(Clone, Copy, Debug)]
-struct Bracket {
-    at: usize,
-    shape: char,
-    opens: bool,
-}
-
-/// An opening bracket before the cursor that is still open there.
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    at: usize,
-    shape: char,
-    /// Whether the text after the cursor closes it.
-    closed_after: bool,
-}
-
 /// The text at its place.
 struct Site<'a> {
     language: Language,
@@ -85,11 +65,9 @@ struct Site<'a> {
 
 impl<'a> Site<'a> {
     fn new(syntax: &Syntax, rope: &'a Rope, at: usize, text: &'a str) -> Site<'a> {
-        let before = text::snap(rope, at.saturating_sub(BRACKET_WINDOW))..at;
-        let after = at..text::snap(rope, at + BRACKET_WINDOW);
         let (preview, preview_rope, edit) = syntax.preview(rope, at..at, text);
         let inserted = edit.start_byte..edit.new_end_byte;
-        let mut inside = brackets(&preview, &preview_rope, inserted.clone());
+        let mut inside = brackets::brackets_in(&preview, &preview_rope, inserted.clone());
         inside.iter_mut().for_each(|bracket| bracket.at -= at);
         Site {
             language: syntax.language(),
@@ -97,7 +75,7 @@ impl<'a> Site<'a> {
             at,
             text,
             head: text::text(rope, text::line_start(rope, at)..at).into_owned(),
-            pending: pending(&brackets(syntax, rope, before), &brackets(syntax, rope, after)),
+            pending: brackets::pending_at(syntax, rope, at),
             brackets: inside,
             opaque: opaque_ranges(&preview, inserted),
             quote: closing_quote(syntax, rope, at),
@@ -383,73 +361,6 @@ fn is_preamble(language: Language, line: &str) -> bool {
         || line.starts_with('@')
 }
 
-/// Matches what is open before the cursor with what is closed after it, from the outside in: when something
-/// is missing, it is what was typed last.
-fn pending(before: &[Bracket], after: &[Bracket]) -> Vec<Pending> {
-    let mut open: Vec<Pending> = Vec::new();
-    for bracket in before {
-        if bracket.opens {
-            open.push(Pending {
-                at: bracket.at,
-                shape: bracket.shape,
-                closed_after: false,
-            });
-        } else if let Some(partner) = open.iter().rposition(|open| open.shape == bracket.shape) {
-            open.truncate(partner);
-        }
-    }
-    let mut own: Vec<char> = Vec::new();
-    let mut closers = Vec::new();
-    for bracket in after {
-        if bracket.opens {
-            own.push(bracket.shape);
-        } else if let Some(partner) = own.iter().rposition(|&shape| shape == bracket.shape) {
-            own.truncate(partner);
-        } else if own.is_empty() {
-            closers.push(bracket.shape);
-        }
-    }
-    let mut from_outside = open.iter_mut();
-    for &shape in closers.iter().rev() {
-        if let Some(open) = from_outside.find(|open| open.shape == shape) {
-            open.closed_after = true;
-        }
-    }
-    open
-}
-
-/// The brackets of a range, by where they stand; those in strings and comments are left out if there is a tree.
-fn brackets(syntax: &Syntax, rope: &Rope, range: Range<usize>) -> Vec<Bracket> {
-    let mut found = Vec::new();
-    let mut add = |at: usize, token: &str| {
-        for (idx, c) in token.char_indices() {
-            let (shape, opens) = match c {
-                '(' | '[' | '{' => (c, true),
-                ')' => ('(', false),
-                ']' => ('[', false),
-                '}' => ('{', false),
-                _ => continue,
-            };
-            found.push(Bracket {
-                at: at + idx,
-                shape,
-                opens,
-            });
-        }
-    };
-    if syntax.tree().is_none() {
-        add(range.start, &text::text(rope, range));
-        return found;
-    }
-    for_each_leaf(syntax, range.clone(), |leaf| {
-        let inside = range.start <= leaf.start_byte() && leaf.start_byte() < range.end;
-        if inside && !leaf.is_named() && !leaf.is_missing() {
-            add(leaf.start_byte(), leaf.kind());
-        }
-    });
-    found
-}
-
 /// Strings and comments that touch `range` and span lines, at offsets from its start.
 fn opaque_ranges(syntax: &Syntax, range: Range<usize>) -> Vec<Range<usize>> {
     let mut found = Vec::new();
@@ -460,30 +371,6 @@ fn opaque_ranges(syntax: &Syntax, range: Range<usize>) -> Vec<Range<usize>> {
         }
     });
     found
-}
-
-/// Visits the leaves that touch `range`, in order.
-fn for_each_leaf<'tree>(syntax: &'tree Syntax, range: Range<usize>, mut visit: impl FnMut(Node<'tree>)) {
-    let Some(tree) = syntax.tree() else { return };
-    let mut cursor = tree.walk();
-    while cursor.goto_first_child_for_byte(range.start).is_some() {}
-    loop {
-        let node = cursor.node();
-        if node.start_byte() >= range.end {
-            return;
-        }
-        if node.end_byte() >= range.start && cursor.goto_first_child() {
-            continue;
-        }
-        if node.child_count() == 0 {
-            visit(node);
-        }
-        while !cursor.goto_next_sibling() {
-            if !cursor.goto_parent() {
-                return;
-            }
-        }
-    }
 }
 
 /// The quote that ends the string around the cursor, if the cursor is inside of one.

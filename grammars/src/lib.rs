@@ -20,6 +20,7 @@
 //! assert_eq!(scopes_at(&syntax, &rope, 20)[0].name.as_deref(), Some("main"));
 //! ```
 
+mod brackets;
 mod edit;
 mod excerpt;
 mod extent;

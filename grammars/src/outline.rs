@@ -93,7 +93,7 @@ pub fn outline(syntax: &Syntax, rope: &Rope) -> Vec<Definition> {
                 name: query::clean_name(&text::text(rope, name_range.clone())),
                 name_range,
                 range: text::snap_range(rope, node.byte_range()),
-                signature: signature(rope, node, body),
+                signature: signature(rope, kind, node, body),
                 body: body.map(|body| text::snap_range(rope, body.byte_range())),
                 depth: 0,
             };
@@ -172,14 +172,22 @@ impl DefinitionKind {
     }
 }
 
-/// How a definition is introduced: up to its body; all of it if it has none and is short, else its first line.
-fn signature(rope: &Rope, node: Node<'_>, body: Option<Node<'_>>) -> Range<usize> {
+/// How a definition is introduced: up to its body; all of it if it has none and is short; else its first line.
+fn signature(rope: &Rope, kind: DefinitionKind, node: Node<'_>, body: Option<Node<'_>>) -> Range<usize> {
     const SHORT_BYTES: usize = 400;
     let range = query::until_body(rope, node, body);
-    if body.is_some() || range.len() <= SHORT_BYTES {
+    // A section, table or element of a document goes on over all it contains.
+    let contains = matches!(
+        kind,
+        DefinitionKind::Heading | DefinitionKind::Table | DefinitionKind::Element
+    );
+    if body.is_some() || (range.len() <= SHORT_BYTES && !contains) {
         return range;
     }
-    query::trim_end(rope, range.start..text::line_end(rope, range.start))
+    query::trim_end(
+        rope,
+        range.start..text::line_end(rope, range.start).min(range.end),
+    )
 }
 
 /// Sets the depth of each definition, and turns functions directly inside a type into methods.
@@ -302,8 +310,8 @@ mod tests {
             Language::Markdown,
             "# One\n\ntext\n\n## Two\n\nmore\n\n# Three\n",
             expect![[r#"
-                heading One: # One\n\ntext\n\n## Two\n\nmore
-                  heading Two: ## Two\n\nmore
+                heading One: # One
+                  heading Two: ## Two
                 heading Three: # Three
             "#]],
         );
@@ -320,7 +328,7 @@ mod tests {
             Language::Toml,
             "[a]\nb = 1\n",
             expect![[r#"
-                table a: [a]\nb = 1
+                table a: [a]
                   key b: b = 1
             "#]],
         );

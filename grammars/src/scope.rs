@@ -6,7 +6,7 @@ use ropey::Rope;
 use tree_sitter::Node;
 
 use crate::query::{self, Capture, LoadedQuery, Parts, Purpose};
-use crate::{Language, Syntax, text};
+use crate::{Language, Syntax, brackets, text};
 
 /// What kind of construct a scope is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,12 +37,69 @@ pub struct Scope {
 /// The scopes that enclose the byte offset `at`, innermost first; none at the top of a file or in plain text.
 ///
 /// A position just after a scope is outside of it, except that in a language with significant indentation
-/// a blank line belongs to whatever its own indentation says. `at` is snapped to a character.
+/// a blank line belongs to whatever its own indentation says. Brackets that are not closed yet are taken to
+/// be closed at `at`. `at` is snapped to a character.
 pub fn scopes_at(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
+    let at = text::snap(rope, at);
+    let closers = missing_closers(syntax, rope, at);
+    if closers.is_empty() {
+        return scopes_in(syntax, rope, at);
+    }
+    // An unclosed bracket can cost the tree everything around it. We look at the text as it will be.
+    let (repaired, repaired_rope, edit) = syntax.preview(rope, at..at, &closers);
+    let mut scopes = scopes_in(&repaired, &repaired_rope, at);
+    for scope in &mut scopes {
+        for offset in [&mut scope.range.end, &mut scope.signature.end] {
+            if *offset > at {
+                *offset = (*offset - (edit.new_end_byte - at)).max(at);
+            }
+        }
+    }
+    scopes
+}
+
+impl ScopeKind {
+    /// Every kind.
+    pub const ALL: &[ScopeKind] = &[
+        ScopeKind::Module,
+        ScopeKind::Class,
+        ScopeKind::Function,
+        ScopeKind::Block,
+    ];
+
+    /// Lower-case name, as in the capture `@scope.name`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ScopeKind::Module => "module",
+            ScopeKind::Class => "class",
+            ScopeKind::Function => "function",
+            ScopeKind::Block => "block",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<ScopeKind> {
+        ScopeKind::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+}
+
+/// What closes the brackets that are open at `at` and not closed after it; empty where the tree is whole.
+fn missing_closers(syntax: &Syntax, rope: &Rope, at: usize) -> String {
+    if !syntax.tree().is_some_and(|tree| tree.root_node().has_error()) {
+        return String::new();
+    }
+    let pending = brackets::pending_at(syntax, rope, at);
+    pending
+        .iter()
+        .rev()
+        .filter(|open| !open.closed_after)
+        .map(|open| brackets::closer(open.shape))
+        .collect()
+}
+
+fn scopes_in(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
     let Some(query) = LoadedQuery::get(syntax.language(), Purpose::Scopes) else {
         return Vec::new();
     };
-    let at = text::snap(rope, at);
     let (probe, indent) = probe(syntax.language(), rope, at);
     let mut scopes = Vec::new();
     for node in enclosing(syntax, probe) {
@@ -77,30 +134,6 @@ pub fn scopes_at(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
         });
     }
     scopes
-}
-
-impl ScopeKind {
-    /// Every kind.
-    pub const ALL: &[ScopeKind] = &[
-        ScopeKind::Module,
-        ScopeKind::Class,
-        ScopeKind::Function,
-        ScopeKind::Block,
-    ];
-
-    /// Lower-case name, as in the capture `@scope.name`.
-    pub fn name(self) -> &'static str {
-        match self {
-            ScopeKind::Module => "module",
-            ScopeKind::Class => "class",
-            ScopeKind::Function => "function",
-            ScopeKind::Block => "block",
-        }
-    }
-
-    pub(crate) fn from_name(name: &str) -> Option<ScopeKind> {
-        ScopeKind::ALL.iter().copied().find(|kind| kind.name() == name)
-    }
 }
 
 /// How a scope is introduced: up to its body, or its first line if nothing in it is marked as the body.
@@ -288,6 +321,30 @@ mod tests {
                 function f | def f():
             "#]],
         );
+    }
+
+    #[test]
+    fn an_unclosed_bracket_hides_nothing() {
+        check(
+            Language::Rust,
+            "impl A {\n    fn f(&self) {\n        let x = foo(ˇ\n    }\n}\n\nfn g() {}\n",
+            expect![[r#"
+                function f | fn f(&self)
+                class A | impl A
+            "#]],
+        );
+        check(
+            Language::JavaScript,
+            "class A {\n  f() {\n    if (x) {\n      ˇ\n  }\n}\n",
+            expect![[r#"
+                block - | if (x)
+                function f | f()
+                class A | class A
+            "#]],
+        );
+        check(Language::Go, "func f() {\n\tfoo(a[ˇ", expect![[r#"
+            function f | func f()
+        "#]]);
     }
 
     #[test]
