@@ -1,0 +1,122 @@
+"""Writes a checkpoint and its tokenizer as one GGUF file of architecture `qwen3`, which llama.cpp loads as it is."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+
+import tokenizer as names
+from model import Shape
+
+LAYER_TENSORS = {
+    "attention_norm.weight": "attn_norm.weight",
+    "attention.q.weight": "attn_q.weight",
+    "attention.k.weight": "attn_k.weight",
+    "attention.v.weight": "attn_v.weight",
+    "attention.output.weight": "attn_output.weight",
+    "attention.q_norm.weight": "attn_q_norm.weight",
+    "attention.k_norm.weight": "attn_k_norm.weight",
+    "mlp_norm.weight": "ffn_norm.weight",
+    "mlp.gate.weight": "ffn_gate.weight",
+    "mlp.up.weight": "ffn_up.weight",
+    "mlp.down.weight": "ffn_down.weight",
+}
+FILE_TYPES = {
+    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+}
+
+
+def gguf_name(name: str) -> str:
+    if name == "embedding.weight":
+        return "token_embd.weight"
+    if name == "norm.weight":
+        return "output_norm.weight"
+    _, layer_idx, rest = name.split(".", 2)
+    return f"blk.{layer_idx}.{LAYER_TENSORS[rest]}"
+
+
+def add_shape(writer: gguf.GGUFWriter, shape: Shape, context_length: int) -> None:
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_block_count(shape.n_layers)
+    writer.add_feed_forward_length(shape.intermediate)
+    writer.add_head_count(shape.n_heads)
+    writer.add_head_count_kv(shape.n_kv_heads)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+    writer.add_layer_norm_rms_eps(shape.rms_eps)
+    writer.add_rope_freq_base(shape.rope_theta)
+    writer.add_vocab_size(shape.vocab_size)
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
+    data = json.loads(path.read_text())
+    vocabulary = data["model"]["vocab"] | {token["content"]: token["id"] for token in data["added_tokens"]}
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    special = {token["content"] for token in data["added_tokens"]}
+    kinds = [gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]])
+    end = vocabulary[names.END]
+    writer.add_bos_token_id(end)
+    writer.add_eos_token_id(end)
+    writer.add_eot_token_id(end)
+    writer.add_pad_token_id(vocabulary[names.FIM_PAD])
+    writer.add_add_bos_token(False)
+    for key, name in (("pre", names.FIM_PREFIX), ("suf", names.FIM_SUFFIX), ("mid", names.FIM_MIDDLE),
+                      ("pad", names.FIM_PAD), ("rep", names.REPO_NAME), ("sep", names.FILE_SEP)):
+        writer.add_uint32(f"tokenizer.ggml.fim_{key}_token_id", vocabulary[name])
+
+
+def export(checkpoint: Path, tokenizer: Path, out: Path, file_type: str, context_length: int, name: str) -> None:
+    state = torch.load(checkpoint, map_location="cpu")
+    shape = Shape(**state["shape"])
+    matrix_type, general_type = FILE_TYPES[file_type]
+    temporary = out.with_suffix(".partial")
+    writer = gguf.GGUFWriter(temporary, "qwen3")
+    writer.add_name(name)
+    writer.add_license("Apache-2.0")
+    writer.add_file_type(general_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    # Which order of the pieces to serve: suffix first, so that typing keeps the KV cache valid.
+    writer.add_string("surmise.fim.order", "spm")
+    writer.add_uint64("surmise.tokens_seen", state["tokens_seen"])
+    add_shape(writer, shape, context_length)
+    add_tokenizer(writer, tokenizer)
+    for name, tensor in state["weights"].items():
+        values = tensor.float().numpy()
+        if values.ndim == 1:
+            writer.add_tensor(gguf_name(name), values)
+        else:
+            writer.add_tensor(gguf_name(name), gguf.quants.quantize(np.ascontiguousarray(values), matrix_type), raw_dtype=matrix_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    os.replace(temporary, out)
+    print(f"{out.name}: {out.stat().st_size / 1e6:.1f} MB, {state['tokens_seen'] / 1e6:.1f} M tokens seen")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--type", choices=FILE_TYPES, default="q8_0")
+    parser.add_argument("--context-length", type=int, default=1024)
+    parser.add_argument("--name", default="Surmise FIM")
+    args = parser.parse_args(arguments)
+    export(args.checkpoint, args.tokenizer, args.out, args.type, args.context_length, args.name)
+
+
+if __name__ == "__main__":
+    main()

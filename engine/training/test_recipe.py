@@ -1,0 +1,114 @@
+"""The whole recipe at toy size: filters, tokenizer, windows, a few training steps, evaluation, export.
+
+Run in this folder with `python -m unittest`. Without PyTorch, `tokenizers` and `gguf` only the filters are tested.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import random
+import tempfile
+import unittest
+from pathlib import Path
+
+import corpus
+import licences
+
+HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "tokenizers", "gguf", "numpy"))
+
+
+def python_file(idx: int) -> str:
+    """A file that looks written by a person and repeats nothing of another."""
+    rng = random.Random(idx)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(40)]
+    functions = [f"def {a}({b}, {c}):\n    {c} = {b}.{a}({c})\n    return {c} + {b}\n" for a, b, c in zip(words, words[1:], words[2:])]
+    return "\n\n".join(functions)
+
+
+def write_package(raw: Path, name: str, licence: str, files: list[str]) -> None:
+    root = raw / "pip" / name
+    info = root / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Name: {name}\nLicense-Expression: {licence}\n\nText")
+    for idx, text in enumerate(files):
+        (root / f"module_{idx}.py").write_text(text)
+
+
+class Filters(unittest.TestCase):
+    def test_licences(self) -> None:
+        for expression in ("MIT", "MIT OR Apache-2.0", "MIT/Apache-2.0", "(MIT OR GPL-3.0) AND BSD-3-Clause", "Apache-2.0 WITH LLVM-exception"):
+            self.assertTrue(licences.is_permissive(expression), expression)
+        for expression in ("", "GPL-3.0", "MPL-2.0", "MIT AND LGPL-2.1", "Proprietary", "(MIT OR Zlib) AND GPL-2.0"):
+            self.assertFalse(licences.is_permissive(expression), expression)
+
+    def test_text_problems(self) -> None:
+        text = python_file(0)
+        self.assertIsNone(corpus.text_problem(text))
+        self.assertEqual(corpus.text_problem("// @generated\n" + text), "generated")
+        self.assertEqual(corpus.text_problem("# GNU General Public License\n" + text), "licence in text")
+        self.assertEqual(corpus.text_problem(text + "x" * 500), "long lines")
+        self.assertEqual(corpus.text_problem("1234567890\n" * 40), "digits")
+
+    def test_repeats(self) -> None:
+        seen = corpus.SeenText()
+        text = python_file(1)
+        self.assertFalse(seen.is_repeat(text))
+        self.assertTrue(seen.is_repeat(text))
+        self.assertTrue(seen.is_repeat("import os\n" + text))
+        self.assertFalse(seen.is_repeat(python_file(2)))
+
+
+@unittest.skipUnless(HAS_TORCH, "needs torch, tokenizers, gguf and numpy")
+class Recipe(unittest.TestCase):
+    def test_every_step(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self.check(Path(folder))
+
+    def check(self, folder: Path) -> None:
+        def run(script: str, *arguments: object) -> str:
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                importlib.import_module(script).main([str(argument) for argument in arguments])
+            return output.getvalue()
+
+        raw, built = folder / "raw", folder / "corpus"
+        write_package(raw, "trained", "MIT", [python_file(idx) for idx in range(24)])
+        write_package(raw, "kept_out", "BSD-3-Clause", [python_file(idx) for idx in range(100, 104)])
+        write_package(raw, "copyleft", "GPL-3.0-only", [python_file(200)])
+        with contextlib.redirect_stdout(io.StringIO()):
+            corpus.build(raw, built, {"pip": {"packages": [], "held_out": ["kept_out"]}}, seed=0)
+        manifest = json.loads((built / "manifest.json").read_text())
+        self.assertEqual(manifest["files"], {"train": {"python": 24}, "held_out": {"python": 4}})
+        self.assertNotIn("copyleft", (built / "NOTICE").read_text())
+
+        vocabulary = folder / "tokenizer.json"
+        run("tokenizer", built / "train.jsonl", vocabulary, "--vocab-size", 512)
+        for split in ("train", "held_out"):
+            run("pack", built / f"{split}.jsonl", vocabulary, folder / f"{split}.npy", "--length", 128)
+        pad = {token["content"]: token["id"] for token in json.loads(vocabulary.read_text())["added_tokens"]}["<|fim_pad|>"]
+        train = ("train", folder / "train.npy", folder / "run", "--preset", "toy", "--pad", pad, "--no-compile",
+                 "--warmup-steps", 5, "--held-out", folder / "held_out.npy", "--eval-batches", 2)
+        first = json.loads(run(*train, "--max-steps", 20).splitlines()[-1])
+        second = json.loads(run(*train, "--max-steps", 5).splitlines()[-1])
+        self.assertLess(first["loss"], 5.5)
+        self.assertGreater(second["tokens"], first["tokens"], "the second run resumed")
+
+        table = run("evaluate", folder / "run" / "final.pt", vocabulary, built / "held_out.jsonl", "--length", 256,
+                    "--languages", "python", "--places", 5, "--windows", 2, "--edits", 2)
+        self.assertIn("| python |", table)
+        model = folder / "model.gguf"
+        run("export", folder / "run" / "final.pt", vocabulary, model, "--type", "q8_0")
+
+        import gguf
+
+        reader = gguf.GGUFReader(model)
+        self.assertEqual(reader.get_field("general.architecture").contents(), "qwen3")
+        self.assertEqual(reader.get_field("surmise.fim.order").contents(), "spm")
+        self.assertEqual(len(reader.get_field("tokenizer.ggml.tokens").contents()), 512)
+        self.assertEqual(len(reader.tensors), 2 + 11 * 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
