@@ -3,10 +3,24 @@
 //! [`Engine`] is the only public door to generation: load a model, hand in a [`Request`], read a stream
 //! of [`Event`]s. It knows no editor and no files but weights.
 
+pub mod engine;
+mod engine_loop;
 pub mod error;
+pub mod fim;
+pub mod kernels;
 pub mod kv_cache;
+pub mod logits;
 pub mod model;
+pub mod quant;
 pub mod request;
+pub mod sampler;
+pub mod scheduler;
+mod sequence;
+pub mod speculative;
+pub mod stop;
+pub mod tokenizer;
 pub mod weights;
 
+pub use engine::{Answer, Engine, EngineInfo, EngineOptions, EngineStatus, Generation};
 pub use error::EngineError;
+pub use weights::WeightSource;

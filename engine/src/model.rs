@@ -1,6 +1,21 @@
 //! What a model is to the engine: a configuration, and one forward pass over a batch of rows.
 
-use crate::{error::EngineError, kv_cache::KvCache};
+mod config;
+pub mod reference;
+pub mod scripted;
+pub mod transformer;
+
+use crate::{
+    error::EngineError, kernels::Isa, kv_cache::KvCache, model::transformer::Transformer, weights::Gguf,
+};
+
+/// Makes the model that `gguf` describes, on `n_threads` threads of the CPU.
+///
+/// # Errors
+/// As [`ModelConfig::from_gguf`] and [`Transformer::load`].
+pub fn load_model(gguf: &Gguf, n_threads: usize) -> Result<Transformer, EngineError> {
+    Transformer::load(gguf, ModelConfig::from_gguf(gguf)?, n_threads, Isa::detect())
+}
 
 /// Shape and constants of a transformer, read from the file's metadata.
 ///
@@ -29,6 +44,8 @@ pub struct ModelConfig {
     pub rms_norm_eps: f32,
     /// Base of the rotary embedding's frequencies.
     pub rope_theta: f32,
+    /// What positions are divided by before the rotation; 1 without linear scaling.
+    pub rope_scale: f32,
     /// Which pairs of a head are rotated together.
     pub rope_pairing: RopePairing,
 }
@@ -79,5 +96,10 @@ pub trait Model: Send {
     ///
     /// # Errors
     /// [`EngineError::BadRequest`] for a token outside the vocabulary.
-    fn forward(&mut self, batch: Batch<'_>, cache: &mut KvCache, logits: &mut Vec<f32>) -> Result<(), EngineError>;
+    fn forward(
+        &mut self,
+        batch: Batch<'_>,
+        cache: &mut KvCache,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), EngineError>;
 }

@@ -16,6 +16,7 @@ fn config() -> ModelConfig {
         context_length: 4096,
         rms_norm_eps: 1e-6,
         rope_theta: 1e4,
+        rope_scale: 1.0,
         rope_pairing: RopePairing::Halves,
     }
 }

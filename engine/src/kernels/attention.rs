@@ -1,0 +1,241 @@
+//! Attention over the KV cache, one pass with an online softmax.
+//!
+//! Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; the blocks of the cache are the
+//! tiles of Dao et al. 2022, "FlashAttention". Grouped heads share each key that was read. The slow reference
+//! is `model/reference.rs`.
+
+use std::cell::RefCell;
+
+use half::slice::HalfFloatSliceExt;
+
+use super::{
+    Isa, SharedOut,
+    float::{add_scaled, dot, exp},
+    pool::ThreadPool,
+};
+use crate::{
+    kv_cache::{BLOCK_LEN, CacheSlice, KvCache},
+    model::Batch,
+};
+
+/// Rows of one sequence that share each key and value read from the cache.
+const TILE_ROWS: usize = 8;
+
+/// The shape of one attention layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttentionShape {
+    pub(crate) n_heads: usize,
+    pub(crate) n_kv_heads: usize,
+    pub(crate) head_dim: usize,
+    /// Multiplies every score; 1 / sqrt(head_dim) in most families.
+    pub(crate) scale: f32,
+}
+
+/// Some rows of one sequence, at consecutive positions.
+#[derive(Debug, Clone, Copy)]
+struct Tile {
+    first_row: usize,
+    n_rows: usize,
+    first_position: usize,
+    sequence_idx: usize,
+}
+
+/// What a thread needs for a tile, kept between calls.
+#[derive(Default)]
+struct Scratch {
+    /// Keys, then values of one block, `(BLOCK_LEN, head_dim)`.
+    block: Vec<f32>,
+    /// For each (row, head of the group): weighted sum of values, `head_dim`.
+    sums: Vec<f32>,
+    /// For each (row, head of the group): largest score so far, sum of exponentials.
+    softmax: Vec<(f32, f32)>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Attends every row of `batch` to the positions of its sequence up to its own.
+///
+/// `queries` and `out` are `(rows, n_heads, head_dim)`, f32; keys and values of the rows are in `cache` already.
+pub(crate) fn attend(
+    isa: Isa,
+    pool: &mut ThreadPool,
+    shape: AttentionShape,
+    batch: Batch<'_>,
+    (cache, layer): (&KvCache, usize),
+    queries: &[f32],
+    out: &mut [f32],
+) {
+    let tiles: Vec<Tile> = tiles(batch).collect();
+    let out = SharedOut::new(out);
+    pool.run(tiles.len() * shape.n_kv_heads, &|task_idx| {
+        // The last tiles of a prompt see the most positions: first come the expensive ones.
+        let tile = tiles[tiles.len() - 1 - task_idx / shape.n_kv_heads];
+        let kv_head = task_idx % shape.n_kv_heads;
+        let blocks = batch.blocks[tile.sequence_idx];
+        SCRATCH.with_borrow_mut(|scratch| match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` is only made where the instructions were detected.
+            Isa::Avx2 => unsafe {
+                attend_tile_avx2(
+                    shape,
+                    tile,
+                    kv_head,
+                    blocks,
+                    (cache, layer),
+                    queries,
+                    out,
+                    scratch,
+                )
+            },
+            Isa::Portable => {
+                attend_tile::<false>(
+                    shape,
+                    tile,
+                    kv_head,
+                    blocks,
+                    (cache, layer),
+                    queries,
+                    out,
+                    scratch,
+                );
+            }
+        });
+    });
+}
+
+fn tiles(batch: Batch<'_>) -> impl Iterator<Item = Tile> {
+    let rows = batch.rows;
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let first = rows.get(at)?;
+        let n_rows = rows[at..]
+            .iter()
+            .take(TILE_ROWS)
+            .take_while(|row| row.sequence_idx == first.sequence_idx)
+            .count();
+        let tile = Tile {
+            first_row: at,
+            n_rows,
+            first_position: first.position as usize,
+            sequence_idx: first.sequence_idx as usize,
+        };
+        at += n_rows;
+        Some(tile)
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the same list as the generic body, which says what each is"
+)]
+fn attend_tile_avx2(
+    shape: AttentionShape,
+    tile: Tile,
+    kv_head: usize,
+    blocks: &[u32],
+    cache: (&KvCache, usize),
+    queries: &[f32],
+    out: SharedOut<'_, f32>,
+    scratch: &mut Scratch,
+) {
+    attend_tile::<true>(shape, tile, kv_head, blocks, cache, queries, out, scratch);
+}
+
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call site; a struct would only rename the list"
+)]
+fn attend_tile<const FMA: bool>(
+    shape: AttentionShape,
+    tile: Tile,
+    kv_head: usize,
+    blocks: &[u32],
+    (cache, layer): (&KvCache, usize),
+    queries: &[f32],
+    out: SharedOut<'_, f32>,
+    scratch: &mut Scratch,
+) {
+    let AttentionShape {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        scale,
+    } = shape;
+    let group = n_heads / n_kv_heads;
+    let n_streams = tile.n_rows * group;
+    scratch.block.resize(2 * BLOCK_LEN * head_dim, 0.0);
+    scratch.sums.clear();
+    scratch.sums.resize(n_streams * head_dim, 0.0);
+    scratch.softmax.clear();
+    scratch.softmax.resize(n_streams, (f32::NEG_INFINITY, 0.0));
+    let (keys, values) = scratch.block.split_at_mut(BLOCK_LEN * head_dim);
+    let n_positions = tile.first_position + tile.n_rows;
+
+    for (block_idx, &block) in blocks[..n_positions.div_ceil(BLOCK_LEN)].iter().enumerate() {
+        let first_slot_position = block_idx * BLOCK_LEN;
+        let n_slots = (n_positions - first_slot_position).min(BLOCK_LEN);
+        load(cache.keys(layer, block, kv_head), &mut keys[..n_slots * head_dim]);
+        load(
+            cache.values(layer, block, kv_head),
+            &mut values[..n_slots * head_dim],
+        );
+        for row in 0..tile.n_rows {
+            let position = tile.first_position + row;
+            if position < first_slot_position {
+                continue;
+            }
+            let n_visible = (position - first_slot_position + 1).min(BLOCK_LEN);
+            for head_in_group in 0..group {
+                let head = kv_head * group + head_in_group;
+                let query = &queries[((tile.first_row + row) * n_heads + head) * head_dim..][..head_dim];
+                let stream = row * group + head_in_group;
+                let sum = &mut scratch.sums[stream * head_dim..][..head_dim];
+                let mut scores = [f32::NEG_INFINITY; BLOCK_LEN];
+                for (score, key) in scores[..n_visible].iter_mut().zip(keys.chunks_exact(head_dim)) {
+                    *score = dot::<FMA>(query, key) * scale;
+                }
+                let (old_max, old_total) = scratch.softmax[stream];
+                let max = scores
+                    .iter()
+                    .fold(old_max, |max, &score| if score > max { score } else { max });
+                for score in &mut scores {
+                    *score = exp::<FMA>(*score - max);
+                }
+                let rescale = exp::<FMA>(old_max - max);
+                if rescale != 1.0 {
+                    sum.iter_mut().for_each(|value| *value *= rescale);
+                }
+                for (weight, value) in scores[..n_visible].iter().zip(values.chunks_exact(head_dim)) {
+                    add_scaled::<FMA>(sum, *weight, value);
+                }
+                let total: f32 = scores[..n_visible].iter().sum();
+                scratch.softmax[stream] = (max, old_total * rescale + total);
+            }
+        }
+    }
+
+    for row in 0..tile.n_rows {
+        let start = ((tile.first_row + row) * n_heads + kv_head * group) * head_dim;
+        // SAFETY: the tiles and key heads of the tasks cover disjoint parts of `out`.
+        let out = unsafe { out.slice(start..start + group * head_dim) };
+        for (head_in_group, out) in out.chunks_exact_mut(head_dim).enumerate() {
+            let stream = row * group + head_in_group;
+            let inverse = 1.0 / scratch.softmax[stream].1;
+            for (out, sum) in out.iter_mut().zip(&scratch.sums[stream * head_dim..]) {
+                *out = sum * inverse;
+            }
+        }
+    }
+}
+
+fn load(cached: CacheSlice<'_>, out: &mut [f32]) {
+    match cached {
+        CacheSlice::F16(rows) => rows[..out.len()].convert_to_f32_slice(out),
+        CacheSlice::F32(rows) => out.copy_from_slice(&rows[..out.len()]),
+    }
+}

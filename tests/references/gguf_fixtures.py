@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Turns small Hugging Face checkpoints into the GGUF fixtures of engine/tests/forward.rs.
+
+Reads SOURCE/<model>/{config.json, model.safetensors, expected.safetensors}, as make_fixtures.py writes them, and
+writes OUT/<model>/: the file that llama.cpp's own converter makes of it (bf16), or its quantised siblings, and
+expected.safetensors: the ids, the logits that transformers gave, and for quantised files those of llama.cpp
+(single-precision cache, no flash attention).
+
+Needs torch, safetensors, gguf, and llama.cpp as vendored by the source distribution of PyPI's llama-cpp-python:
+LLAMA_CPP (the folder of convert_hf_to_gguf.py), LLAMA_CPP_LIB_PATH (the built libraries), and the package's
+Python half on PYTHONPATH.
+
+usage: gguf_fixtures.py SOURCE OUT
+"""
+
+import ctypes
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+LLAMA_CPP = os.environ["LLAMA_CPP"]
+sys.path[:0] = [LLAMA_CPP, LLAMA_CPP + "/gguf-py"]
+
+import gguf
+import llama_cpp
+import numpy as np
+import torch
+from conversion import ModelBase, get_model_class
+from safetensors.numpy import load_file, save_file
+
+UNQUANTISED = ["llama3", "qwen2", "r1-distill-qwen", "qwen3"]
+QUANTISED = {"llama3-k": ["q8_0", "q4_0"], "qwen2-k": ["q4_k_m", "q5_k_m"]}
+FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17}
+
+
+def byte_vocabulary(model) -> None:
+    """Stands in for the tokenizer, which random weights do not have."""
+    size = model.hparams["vocab_size"]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = 256 - len(printable)
+    tokens = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(others)]
+    tokens = (tokens + [f"x{index}" for index in range(size)])[:size]
+    model.gguf_writer.add_tokenizer_model("gpt2")
+    model.gguf_writer.add_tokenizer_pre("qwen2")
+    model.gguf_writer.add_token_list(tokens)
+    model.gguf_writer.add_token_types([1] * size)
+    model.gguf_writer.add_token_merges(["a b"])
+
+
+def convert(source: Path, target: Path, file_type: gguf.LlamaFileType) -> None:
+    hparams = ModelBase.load_hparams(source, False)
+    model_class = get_model_class(hparams["architectures"][0])
+    model_class.set_vocab = byte_vocabulary
+    model_class(source, file_type, target).write()
+
+
+def quantise(source: Path, target: Path, file_type: int) -> None:
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = file_type
+    params.nthread = 1
+    if llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params)) != 0:
+        raise RuntimeError(f"llama.cpp could not quantise {source}")
+
+
+def llama_cpp_logits(path: Path, ids: np.ndarray) -> np.ndarray:
+    """Logits after every id, (ids, vocabulary)."""
+    model_params = llama_cpp.llama_model_default_params()
+    model_params.n_gpu_layers = 0
+    model = llama_cpp.llama_model_load_from_file(bytes(path), model_params)
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx, params.n_batch, params.n_threads, params.n_threads_batch = 256, 512, 1, 1
+    params.type_k = params.type_v = 0
+    params.flash_attn_type = 0
+    context = llama_cpp.llama_init_from_model(model, params)
+    batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
+    batch.n_tokens = len(ids)
+    for index, token in enumerate(ids):
+        batch.token[index], batch.pos[index], batch.n_seq_id[index] = int(token), index, 1
+        batch.seq_id[index][0], batch.logits[index] = 0, 1
+    if llama_cpp.llama_decode(context, batch) != 0:
+        raise RuntimeError(f"llama.cpp could not run {path}")
+    size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    rows = [np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, i), (size,)).copy() for i in range(len(ids))]
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+    return np.stack(rows).astype(np.float32)
+
+
+def main() -> None:
+    source, out = Path(sys.argv[1]), Path(sys.argv[2])
+    logging.basicConfig(level=logging.ERROR)
+    torch.cuda.is_current_stream_capturing = lambda: False
+    llama_cpp.llama_backend_init()
+    for name in [*UNQUANTISED, *QUANTISED]:
+        (out / name).mkdir(parents=True, exist_ok=True)
+        known = load_file(source / name / "expected.safetensors")
+        expected = {"input_ids": known["input_ids"].astype(np.uint32), "logits": known["logits"].astype(np.float32)}
+        if name in UNQUANTISED:
+            convert(source / name, out / name / "bf16.gguf", gguf.LlamaFileType.MOSTLY_BF16)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                whole = Path(folder) / "f32.gguf"
+                convert(source / name, whole, gguf.LlamaFileType.ALL_F32)
+                for kind in QUANTISED[name]:
+                    target = out / name / f"{kind}.gguf"
+                    quantise(whole, target, FILE_TYPES[kind])
+                    expected[f"llama_cpp.{kind}"] = llama_cpp_logits(target, expected["input_ids"].ravel())
+        save_file(expected, out / name / "expected.safetensors")
+        print(name, *(f"{path.name} {path.stat().st_size // 1024} KiB" for path in sorted((out / name).iterdir())))
+
+
+if __name__ == "__main__":
+    main()
