@@ -3,6 +3,7 @@
 //! [`Engine`] is the only public door to generation: load a model, hand in a [`Request`], read a stream
 //! of [`Event`]s. It knows no editor and no files but weights.
 
+mod embedded;
 pub mod engine;
 mod engine_loop;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod stop;
 pub mod tokenizer;
 pub mod weights;
 
+pub use embedded::embedded_model;
 pub use engine::{Answer, Engine, EngineInfo, EngineOptions, EngineStatus, Generation};
 pub use error::EngineError;
 pub use weights::WeightSource;
