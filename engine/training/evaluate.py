@@ -27,7 +27,7 @@ def load(checkpoint: Path) -> tuple[Network, dict]:
     state = torch.load(checkpoint, map_location="cpu")
     network = Network(Shape(**state["shape"]))
     network.load_state_dict(state["weights"])
-    return network.eval(), state
+    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval(), state
 
 
 def read_by_language(corpus: Path, seed: int) -> dict[str, list[dict]]:
@@ -48,7 +48,7 @@ def text_loss(network: Network, encode: Encoder, records: list[dict], length: in
     for record in records[:n_windows]:
         head = encode(names.FILE_SEP, record["path"] + "\n")
         body = encode(record["text"][: 6 * length])[: length - len(head)]
-        tokens = torch.tensor([head + body])
+        tokens = torch.tensor([head + body], device=network.embedding.weight.device)
         loss = torch.nn.functional.cross_entropy(network(tokens)[0, len(head) - 1 : -1], tokens[0, len(head) :], reduction="sum")
         nats += loss.item()
         n_tokens += len(body)
@@ -67,7 +67,7 @@ def rest_of_line(record: dict, length: int, rng: random.Random) -> tuple[str, st
 @torch.no_grad()
 def follows(network: Network, prompt: list[int], answer: list[int]) -> tuple[bool, Tensor]:
     """Whether greedy decoding after the prompt gives the answer, and the logits of what comes after it."""
-    logits = network(torch.tensor([prompt + answer]))[0, len(prompt) - 1 :]
+    logits = network(torch.tensor([prompt + answer], device=network.embedding.weight.device))[0, len(prompt) - 1 :]
     return logits[:-1].argmax(-1).tolist() == answer, logits[-1]
 
 

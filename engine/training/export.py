@@ -55,9 +55,14 @@ def add_shape(writer: gguf.GGUFWriter, shape: Shape, context_length: int) -> Non
     writer.add_vocab_size(shape.vocab_size)
 
 
+def vocabulary_of(tokenizer: Path) -> dict[str, int]:
+    data = json.loads(tokenizer.read_text())
+    return data["model"]["vocab"] | {token["content"]: token["id"] for token in data["added_tokens"]}
+
+
 def add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
     data = json.loads(path.read_text())
-    vocabulary = data["model"]["vocab"] | {token["content"]: token["id"] for token in data["added_tokens"]}
+    vocabulary = vocabulary_of(path)
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     special = {token["content"] for token in data["added_tokens"]}
     kinds = [gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens]

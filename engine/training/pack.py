@@ -14,6 +14,8 @@ In SPM typing only lengthens the end of the prefix, so all before it can stay in
 """
 
 import argparse
+import concurrent.futures
+import functools
 import json
 import random
 import re
@@ -191,12 +193,15 @@ def fill_windows(stream: Iterator[list[int]], length: int, pad: int, n_open: int
     yield from map(padded, windows)
 
 
-def read_groups(corpus: Path, rng: random.Random, group_size: int = 4) -> Iterator[dict]:
-    """Records in random order, but a few files of one package stay together so that one can be the other's context."""
+def read_groups(corpus: Path, rng: random.Random, share: tuple[int, int], group_size: int = 4) -> Iterator[dict]:
+    """Records in random order, but a few files of one package stay together so that one can be the other's context.
+
+    `share` (index, number of shares) says which part of the groups to read.
+    """
     with corpus.open() as file:
         offsets = [0]
         offsets += [file.tell() for _ in iter(file.readline, "")][:-1]
-        groups = [offsets[i : i + group_size] for i in range(0, len(offsets), group_size)]
+        groups = [offsets[i : i + group_size] for i in range(0, len(offsets), group_size)][share[0] :: share[1]]
         rng.shuffle(groups)
         for group in groups:
             for offset in group:
@@ -204,21 +209,17 @@ def read_groups(corpus: Path, rng: random.Random, group_size: int = 4) -> Iterat
                 yield json.loads(file.readline())
 
 
-def pack(corpus: Path, tokenizer: Path, out: Path, length: int, max_tokens: float, mix: Mix, seed: int) -> None:
-    rng = random.Random(seed)
+def pack(corpus: Path, tokenizer: Path, length: int, max_tokens: float, mix: Mix, seed: int, share: tuple[int, int]) -> np.ndarray:
+    """One share of the corpus as windows, in no particular order."""
+    rng = random.Random(f"{seed} {share[0]}")
     encode = Encoder(Tokenizer.from_file(str(tokenizer)))
-    pad = encode.special[names.FIM_PAD]
-    started, rows = time.time(), []
-    for window in fill_windows(examples(read_groups(corpus, rng), encode, length, mix, rng), length, pad):
+    stream = examples(read_groups(corpus, rng, share), encode, length, mix, rng)
+    rows: list[np.ndarray] = []
+    for window in fill_windows(stream, length, encode.special[names.FIM_PAD]):
         rows.append(np.array(window, dtype=np.uint16))
-        if len(rows) * length >= max_tokens:
+        if len(rows) * length >= max_tokens / share[1]:
             break
-    windows = np.stack(rows)
-    np.random.default_rng(seed).shuffle(windows)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.save(out, windows)
-    padding = (windows == pad).mean()
-    print(f"{len(windows)} windows, {windows.size / 1e6:.1f} M tokens, {padding:.1%} padding, {time.time() - started:.0f} s")
+    return np.stack(rows) if rows else np.empty((0, length + 1), dtype=np.uint16)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -231,8 +232,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--fim", type=float, default=Mix.fim)
     parser.add_argument("--edit", type=float, default=Mix.edit, help="share of edit examples; about half of the tries find one")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes; their number is part of what decides the cuts")
     args = parser.parse_args(arguments)
-    pack(args.corpus, args.tokenizer, args.out, args.length, args.max_tokens, Mix(fim=args.fim, edit=args.edit), args.seed)
+    mix, started = Mix(fim=args.fim, edit=args.edit), time.time()
+    shares = [(idx, args.workers) for idx in range(args.workers)]
+    do = functools.partial(pack, args.corpus, args.tokenizer, args.length, args.max_tokens, mix, args.seed)
+    if args.workers == 1:
+        windows = do(shares[0])
+    else:
+        with concurrent.futures.ProcessPoolExecutor(args.workers) as pool:
+            windows = np.concatenate(list(pool.map(do, shares)))
+    np.random.default_rng(args.seed).shuffle(windows)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    np.save(args.out, windows)
+    print(f"{len(windows)} windows, {windows.size / 1e6:.1f} M tokens, {time.time() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import importlib
 import importlib.util
 import io
 import json
+import math
 import random
 import tempfile
 import unittest
 from pathlib import Path
 
+import bundle
 import corpus
 import licences
 
@@ -83,24 +85,25 @@ class Recipe(unittest.TestCase):
         self.assertEqual(manifest["files"], {"train": {"python": 24}, "held_out": {"python": 4}})
         self.assertNotIn("copyleft", (built / "NOTICE").read_text())
 
-        vocabulary = folder / "tokenizer.json"
-        run("tokenizer", built / "train.jsonl", vocabulary, "--vocab-size", 512)
-        for split in ("train", "held_out"):
-            run("pack", built / f"{split}.jsonl", vocabulary, folder / f"{split}.npy", "--length", 128)
-        pad = {token["content"]: token["id"] for token in json.loads(vocabulary.read_text())["added_tokens"]}["<|fim_pad|>"]
-        train = ("train", folder / "train.npy", folder / "run", "--preset", "toy", "--pad", pad, "--no-compile",
-                 "--warmup-steps", 5, "--held-out", folder / "held_out.npy", "--eval-batches", 2)
-        first = json.loads(run(*train, "--max-steps", 20).splitlines()[-1])
-        second = json.loads(run(*train, "--max-steps", 5).splitlines()[-1])
-        self.assertLess(first["loss"], 5.5)
-        self.assertGreater(second["tokens"], first["tokens"], "the second run resumed")
+        run("bundle", built, folder / "bundle", "--part-mb", 0.01)
+        out = folder / "out"
+        command = ["gpu_run", folder / "bundle", out, "--preset", "toy", "--length", 128, "--no-compile",
+                   "--minutes", 0.12, "--early-minutes", 0.03]
+        report = run(*command)
+        self.assertIn("| python |", report)
+        self.assertTrue((out / "run" / "early.pt").exists())
+        self.assertIn("training: already there", run(*command))
+        log = [json.loads(line) for line in (out / "run" / "log.jsonl").read_text().splitlines()]
+        self.assertLess(log[-1]["loss"], math.log(512))
 
-        table = run("evaluate", folder / "run" / "final.pt", vocabulary, built / "held_out.jsonl", "--length", 256,
-                    "--languages", "python", "--places", 5, "--windows", 2, "--edits", 2)
-        self.assertIn("| python |", table)
+        (out / "run" / "final.pt").unlink()
+        (out / "schedule.json").unlink()
+        run(*command)
+        resumed = json.loads((out / "run" / "log.jsonl").read_text().splitlines()[-1])
+        self.assertGreater(resumed["tokens"], log[-1]["tokens"])
+
         model = folder / "model.gguf"
-        run("export", folder / "run" / "final.pt", vocabulary, model, "--type", "q8_0")
-
+        bundle.join(out.glob("surmise.gguf.*"), model)
         import gguf
 
         reader = gguf.GGUFReader(model)

@@ -9,6 +9,7 @@ than one process with a thread per core.
 """
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -56,12 +57,14 @@ class Windows:
     def __init__(self, path: Path, pad: int, device: str) -> None:
         self.rows = np.load(path, mmap_mode="r")
         self.pad, self.device = pad, device
+        self.rounds, self.order = -1, np.empty(0)
 
     def batch(self, first: int, size: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets, each (size, length); a target is -1 where there is padding."""
         rounds, at = divmod(first, len(self.rows))
-        order = np.random.default_rng(rounds).permutation(len(self.rows))
-        picked = order[np.arange(at, at + size) % len(order)]
+        if rounds != self.rounds:
+            self.rounds, self.order = rounds, np.random.default_rng(rounds).permutation(len(self.rows))
+        picked = self.order[np.arange(at, at + size) % len(self.order)]
         tokens = torch.from_numpy(self.rows[np.sort(picked)].astype(np.int64))
         inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
         targets[targets == self.pad] = -1
@@ -142,6 +145,16 @@ class Training:
         torch.save(state, temporary)
         os.replace(temporary, path)
 
+    def save_decayed(self, path: Path, windows: Windows, seconds: float) -> None:
+        """Lets the learning rate fall to zero on a branch, saves that, and comes back: a model in case the run is cut."""
+        state = copy.deepcopy((self.network.state_dict(), self.muon.state_dict(), self.adam.state_dict()))
+        begun, progress = time.time(), 0.0
+        while progress < 1.0:
+            _, progress = self.step(windows, (time.time() - begun) / seconds, warm=1.0, decay_from=0.0)
+        self.save(path)
+        for part, saved in zip((self.network, self.muon, self.adam), state):
+            part.load_state_dict(saved)
+
     def resume(self, path: Path) -> None:
         """Weights and position in the data; the optimisers start afresh and warm up again."""
         state = torch.load(path, map_location=self.device)
@@ -160,6 +173,9 @@ def run(training: Training, windows: Windows, held_out: Windows | None, out: Pat
 
     record(event="start", parameters=sum(p.numel() for p in training.network.parameters()))
     step, progress, smooth = 0, 0.0, math.nan
+    early = 60 * args.early_minutes / (args.deadline - args.started) if args.early_minutes else None
+    if (out / "early.pt").exists():
+        early = None
     last_save = last_eval = time.time()
     while progress < 1.0:
         clock = (time.time() - args.started) / (args.deadline - args.started)
@@ -170,6 +186,10 @@ def run(training: Training, windows: Windows, held_out: Windows | None, out: Pat
         step += 1
         if step % args.log_every == 0:
             record(step=step, progress=round(progress, 4), loss=round(smooth, 4))
+        if early and progress > early:
+            early = None
+            training.save_decayed(out / "early.pt", windows, 60 * args.early_decay_minutes)
+            record(event="early checkpoint")
         if time.time() - last_save > args.save_seconds:
             training.save(out / "checkpoint.pt")
             last_save = time.time()
@@ -193,15 +213,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--started", type=float, help="Unix time at which the schedule began (default: now)")
     parser.add_argument("--deadline", type=float, help="Unix time at which the learning rate reaches zero")
     parser.add_argument("--max-steps", type=int, default=10**9, help="end sooner, the schedule with it")
-    parser.add_argument("--warmup-steps", type=int, default=100)
+    parser.add_argument("--warmup-steps", type=int, default=1.0)
     parser.add_argument("--decay-from", type=float, default=0.6, help="progress at which the learning rates start to fall")
+    parser.add_argument("--early-minutes", type=float, help="when to branch off a decayed checkpoint, early.pt")
+    parser.add_argument("--early-decay-minutes", type=float, default=1.0)
     parser.add_argument("--lr-scale", type=float, default=1.0, help="factor on the preset's learning rates")
     parser.add_argument("--batch", type=int, help="windows in one step, instead of the preset's")
     parser.add_argument("--micro-batch", type=int, help="windows in one forward pass, instead of the preset's")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--log-every", type=int, default=20)
-    parser.add_argument("--save-seconds", type=float, default=120)
+    parser.add_argument("--save-seconds", type=float, default=1.0)
     parser.add_argument("--eval-seconds", type=float, default=900)
     parser.add_argument("--eval-batches", type=int, default=16)
     args = parser.parse_args(arguments)
