@@ -29,7 +29,7 @@ class Editor:
             f"vim.opt.runtimepath:prepend({json.dumps(str(CLIENT))})\n"
             f"require('surmise').setup({{ cmd = {{ {', '.join(json.dumps(word) for word in cmd)} }} }})\n")
         # A home of its own: no one's settings, and the language server's log can be read afterwards.
-        os.environ.update({"XDG_STATE_HOME": str(self.dir), "XDG_DATA_HOME": str(self.dir), **(env or {})})
+        os.environ.update({f"XDG_{kind}_HOME": str(self.dir) for kind in ("CONFIG", "DATA", "STATE")} | (env or {}))
         self.nvim = pynvim.attach("child", argv=[NVIM, "--embed", "--headless", "--clean", "-u", str(self.dir / "init.lua")])
         self.nvim.command("set columns=100 lines=30 shiftwidth=4 expandtab")
         self.nvim.command(f"edit {self.dir / file_name}")
@@ -84,6 +84,11 @@ def scripted(answers, text=""):
     return editor
 
 
+def model_arguments():
+    """The model under test: SURMISE_TEST_MODEL, or the embedded one."""
+    return ["--model", os.environ["SURMISE_TEST_MODEL"]] if "SURMISE_TEST_MODEL" in os.environ else []
+
+
 def item(text, start, end, line=0, **more):
     return {"items": [{"insertText": text, "range": {"start": {"line": line, "character": start},
                                                      "end": {"line": line, "character": end}}, **more}]}
@@ -91,7 +96,7 @@ def item(text, start, end, line=0, **more):
 
 def test_real_suggestion_is_shown_and_accepted():
     editor = Editor("shapes.py", "def add(a, b):\n    return a + b\n\n\ndef subtract(a, b):\n",
-                    [SURMISE, "lsp", "--stdio", *os.environ.get("SURMISE_ARGS", "").split()])
+                    [SURMISE, "lsp", "--stdio", *model_arguments()])
     editor.nvim.command("normal! G")
     editor.type("A")
     editor.type("<CR>")

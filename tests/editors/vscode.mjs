@@ -43,6 +43,13 @@ function namesInZip(archive) {
   return names;
 }
 
+/** A source file of the extension that needs no VS Code, as a module. */
+function source(name) {
+  const bundle = path.join(scratch, `${name}.cjs`);
+  run('npx', ['--no-install', 'esbuild', `src/${name}.ts`, '--bundle', '--platform=node', '--format=cjs', '--log-level=error', `--outfile=${bundle}`]);
+  return require(bundle);
+}
+
 /** Stands for anything in VS Code: may be called, constructed, extended, and has every member. */
 function anything() {
   return new Proxy(class {}, {
@@ -76,9 +83,7 @@ test('the lock file names no download hosts', () => {
 });
 
 test('the program: setting, then package, then path', () => {
-  const bundle = path.join(scratch, 'find_server.cjs');
-  run('npx', ['--no-install', 'esbuild', 'src/find_server.ts', '--bundle', '--platform=node', '--format=cjs', '--log-level=error', `--outfile=${bundle}`]);
-  const { findServer } = require(bundle);
+  const { findServer } = source('find_server');
   const [onPath, packaged, empty] = [folderWith('surmise'), folderWith('bin/surmise'), fs.mkdtempSync(path.join(scratch, 'empty-'))];
   const find = (configured, extensionFolder, PATH) => findServer({ configured, extensionFolder, env: { PATH }, platform: 'linux' });
   assert.equal(find('', empty, [empty, onPath].join(':')), path.join(onPath, 'surmise'));
@@ -87,6 +92,19 @@ test('the program: setting, then package, then path', () => {
   assert.throws(() => find('', empty, empty), /not on the PATH\. Install it, or give its place in the setting surmise\.path/);
   assert.throws(() => find('/nowhere/surmise', packaged, onPath), /surmise\.path is "\/nowhere\/surmise", but there is no program there/);
   assert.throws(() => find(onPath, packaged, onPath), /no program there/, 'a folder is not a program');
+});
+
+test('the server hears of what the user has set, and of nothing else', () => {
+  const { chosenSettings } = source('settings');
+  const values = {
+    'surmise.path': { globalValue: '/opt/surmise' },
+    'surmise.completion.enabled': { globalValue: true, workspaceValue: false },
+    'surmise.completion.max_tokens': { defaultValue: 64 },
+    'surmise.engine.threads': { globalValue: 0 },
+    'surmise.model': { globalValue: 'a.gguf' },
+  };
+  assert.deepEqual(chosenSettings([...Object.keys(values), 'surmise.trace.server'], key => values[key]),
+    { completion: { enabled: false }, engine: { threads: 0 }, model: 'a.gguf' });
 });
 
 test('without the program the extension says what to do', async () => {
@@ -112,7 +130,7 @@ test('without the program the extension says what to do', async () => {
   Module._load = (name, ...rest) => (name === 'vscode' ? vscode : load(name, ...rest));
   const { activate, deactivate } = require(path.join(extension, 'dist/extension.js'));
   Module._load = load;
-  await activate({ subscriptions: [], extensionPath: scratch });
+  await activate({ subscriptions: [], extensionPath: scratch, extension: { packageJSON: manifest } });
   assert.match(said[0][0], /^Surmise: The setting surmise\.path is "\/nowhere\/surmise"/);
   assert.deepEqual(said[0].slice(1), ['Open Settings', 'Show the Log']);
   assert.equal(item.text, '$(error) Surmise');

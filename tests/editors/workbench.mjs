@@ -31,6 +31,7 @@ const file = path.join(folder('project'), process.env.FILE ?? 'stack.py');
 fs.writeFileSync(file, SAMPLE);
 const settings = JSON.stringify({
   'surmise.path': surmise,
+  ...(process.env.SURMISE_TEST_MODEL && { 'surmise.model': process.env.SURMISE_TEST_MODEL }),
   'surmise.trace.server': 'messages',
   'security.workspace.trust.enabled': false,
   'telemetry.telemetryLevel': 'off',
@@ -53,7 +54,7 @@ const dirs = ['--server-data-dir', folder('.'), '--user-data-dir', folder('user'
   '--accept-server-license-terms', '--telemetry-level', 'off'];
 execFileSync(process.execPath, [main, ...dirs, '--install-extension', vsix], { stdio: 'ignore' });
 const server = spawn(process.execPath, [main, ...dirs, '--host', '127.0.0.1', '--port', `${PORT}`, '--without-connection-token'],
-  { stdio: ['ignore', 'pipe', fs.openSync(path.join(root, 'server.log'), 'w')] });
+  { env: { ...process.env, XDG_CONFIG_HOME: root }, stdio: ['ignore', 'pipe', fs.openSync(path.join(root, 'server.log'), 'w')] });
 await new Promise(listening => server.stdout.on('data', text => `${text}`.includes('Extension host agent listening') && listening()));
 
 const browser = await chromium.launchPersistentContext(folder('profile'), {

@@ -3,6 +3,7 @@
 import * as vscode from 'vscode';
 import { LanguageClient, State as ClientState, type LanguageClientOptions, type Middleware, type StaticFeature } from 'vscode-languageclient/node';
 import { findServer } from './find_server';
+import { chosenSettings } from './settings';
 import { Status, type State } from './status';
 
 /** Parameters of the server's notification `surmise/status`. */
@@ -28,11 +29,13 @@ export async function deactivate(): Promise<void> {
 class Surmise {
   private readonly log = vscode.window.createOutputChannel('Surmise', { log: true });
   private readonly status = new Status();
+  private readonly keys: string[];
   private client: LanguageClient | undefined;
   /** What the server said last of itself. */
   private state: State = LOADING;
 
   constructor(private readonly context: vscode.ExtensionContext) {
+    this.keys = Object.keys(context.extension.packageJSON.contributes.configuration.properties);
     const command = (name: string, action: () => unknown) => vscode.commands.registerCommand(`surmise.${name}`, action);
     context.subscriptions.push(
       this.log,
@@ -96,11 +99,11 @@ class Surmise {
       // The status item shows the same: no second one beside it.
       handleWorkDoneProgress: () => {},
       workspace: {
-        // `path` and `trace` are this extension's own settings; the server would warn that it does not know them.
         configuration: async (params, token, next) => {
           const answers = await next(params, token);
+          const chosen = () => chosenSettings(this.keys, key => vscode.workspace.getConfiguration().inspect(key));
           return Array.isArray(answers)
-            ? answers.map((answer, i) => (params.items[i]?.section === 'surmise' ? forServer(answer) : answer))
+            ? answers.map((answer, i) => (params.items[i]?.section === 'surmise' ? chosen() : answer))
             : answers;
         },
       },
@@ -159,10 +162,4 @@ function settings(): vscode.WorkspaceConfiguration {
 
 function isEnabled(): boolean {
   return settings().get('completion.enabled', true);
-}
-
-/** The settings without those that only concern this extension. */
-function forServer(all: object | null): object {
-  const { path: _path, trace: _trace, ...rest } = JSON.parse(JSON.stringify(all ?? {}));
-  return rest;
 }
