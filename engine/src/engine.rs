@@ -18,11 +18,12 @@ use crate::{
     error::EngineError,
     fim::FimTemplate,
     kv_cache::{BLOCK_LEN, CacheType, KvCache},
-    model::Model,
+    model::{Model, load_model},
     request::{Event, Finish, GeneratedToken, Prompt, Request},
     scheduler::StepLimits,
     sequence::{Output, Sequence},
     tokenizer::Tokenizer,
+    weights::{Gguf, WeightSource},
 };
 
 /// How an engine runs, whatever its model.
@@ -30,6 +31,10 @@ use crate::{
 pub struct EngineOptions {
     /// Name of the model for people and APIs; empty for its architecture.
     pub model_name: String,
+    /// Threads that run the model; `None` for as many as the machine runs at once. Only for [`Engine::load`].
+    pub threads: Option<usize>,
+    /// Most positions of one sequence, prompt and answer together; `None` for what the model was trained for.
+    pub context_length: Option<usize>,
     /// Memory for keys and values, in bytes. It is taken from the system as it is used.
     pub kv_cache_bytes: usize,
     /// Number format of keys and values.
@@ -44,6 +49,8 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             model_name: String::new(),
+            threads: None,
+            context_length: None,
             kv_cache_bytes: 512 << 20,
             kv_cache_type: CacheType::F16,
             max_running: 8,
@@ -61,8 +68,8 @@ pub struct EngineInfo {
     pub architecture: String,
     /// Number of tokens in the vocabulary.
     pub vocab: usize,
-    /// Most positions of one sequence, prompt and answer together: what the model was trained for, or what the KV
-    /// cache holds if that is less.
+    /// Most positions of one sequence, prompt and answer together: what the model was trained for, what the options
+    /// allow or what the KV cache holds, whichever is least.
     pub context_length: usize,
     /// Whether [`Prompt::Fim`] works.
     pub can_fim: bool,
@@ -95,6 +102,30 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// Loads the model of a GGUF file, its tokenizer and its FIM template, and starts a thread that runs it. The file is
+    /// mapped; weights are read as they are used.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`], [`EngineError::BadFile`] and [`EngineError::Unsupported`] for a file that cannot be used,
+    /// with what was found and what would do.
+    pub fn load(source: WeightSource, mut options: EngineOptions) -> Result<Self, EngineError> {
+        let gguf = Gguf::open(source)?;
+        if options.model_name.is_empty() {
+            options.model_name = gguf
+                .metadata()
+                .get_str("general.name")?
+                .unwrap_or_default()
+                .to_owned();
+        }
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let fim = FimTemplate::from_gguf(&gguf, &tokenizer);
+        let n_threads = options
+            .threads
+            .or_else(|| Some(thread::available_parallelism().ok()?.get()));
+        let model = load_model(&gguf, n_threads.unwrap_or(1).max(1))?;
+        Self::start(Box::new(model), Arc::new(tokenizer), fim, options)
+    }
+
     /// Starts a thread that runs `model`. The thread sleeps while there is nothing to do.
     ///
     /// # Errors
@@ -108,13 +139,14 @@ impl Engine {
         let config = model.config();
         let block_bytes = KvCache::block_bytes(config, options.kv_cache_type).max(1);
         let n_blocks = (options.kv_cache_bytes / block_bytes).max(1);
+        let asked_for = options.context_length.unwrap_or(usize::MAX);
         let info = EngineInfo {
             model_name: Some(options.model_name)
                 .filter(|it| !it.is_empty())
                 .unwrap_or_else(|| config.architecture.clone()),
             architecture: config.architecture.clone(),
             vocab: config.vocab,
-            context_length: config.context_length.min(n_blocks * BLOCK_LEN),
+            context_length: config.context_length.min(asked_for).min(n_blocks * BLOCK_LEN),
             can_fim: fim.is_some(),
         };
         let (commands, receiver) = channel();

@@ -34,9 +34,9 @@ pub(crate) struct EngineLoop {
     limits: StepLimits,
     max_running: usize,
     /// In order of arrival.
-    waiting: VecDeque<Box<Sequence>>,
+    waiting: VecDeque<Sequence>,
     /// In order of admission.
-    running: Vec<Box<Sequence>>,
+    running: Vec<Sequence>,
     /// The first one waiting did not fit into the KV cache; it is tried again when blocks are given back.
     is_full: bool,
     costs: StepCosts,
@@ -86,7 +86,7 @@ impl EngineLoop {
                 commands.try_recv()
             };
             match command {
-                Ok(Command::Generate(sequence)) => self.submit(sequence),
+                Ok(Command::Generate(sequence)) => self.submit(*sequence),
                 Err(TryRecvError::Empty) => self.step(),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return self.cancel_all(),
             }
@@ -94,7 +94,7 @@ impl EngineLoop {
     }
 
     /// Queues a sequence.
-    pub(crate) fn submit(&mut self, sequence: Box<Sequence>) {
+    pub(crate) fn submit(&mut self, sequence: Sequence) {
         self.waiting.push_back(sequence);
     }
 
@@ -266,3 +266,6 @@ impl EngineLoop {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

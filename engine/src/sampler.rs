@@ -151,7 +151,7 @@ fn max(logits: &[f32]) -> f32 {
 fn first_position(logits: &[f32], value: f32) -> u32 {
     let chunk_idx = logits
         .chunks(LANES)
-        .position(|chunk| chunk.iter().any(|&logit| logit == value))
+        .position(|chunk| chunk.contains(&value))
         .unwrap_or(0);
     let start = chunk_idx * LANES;
     let within = logits[start..].iter().position(|&logit| logit == value);

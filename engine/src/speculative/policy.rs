@@ -80,7 +80,7 @@ const WIDTHS: [usize; 14] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256]
 /// Cost of a further row before anything is known, as a share of a step's cost.
 const PRIOR_SLOPE: f64 = 0.02;
 /// Weight of a new measurement.
-const RECENCY: f64 = 0.1;
+const RECENCY: f64 = 0.25;
 /// A wide step that was slow by accident must not stay unused for ever: with each step, the buckets that are not
 /// used move by this share towards what the narrower ones suggest.
 const FORGETTING: f64 = 0.002;
@@ -95,20 +95,18 @@ impl StepCosts {
             // One pause of the machine counts as one slow step, not as a hundred.
             Some(mean) => mean + RECENCY * (seconds.min(4.0 * mean) - mean),
         });
-        for wider in bucket + 1..WIDTHS.len() {
-            if let (Some(mean), Some(narrower)) =
-                (self.seconds[wider], self.extrapolate(bucket, WIDTHS[wider]))
-            {
-                self.seconds[wider] = Some(mean + FORGETTING * (narrower - mean));
+        let narrow = self.seconds[bucket].unwrap_or(seconds);
+        for (cost, width) in self.seconds.iter_mut().zip(WIDTHS).skip(bucket + 1) {
+            if let Some(mean) = cost {
+                *mean += FORGETTING * (extrapolate(narrow, WIDTHS[bucket], width) - *mean);
             }
         }
     }
 
     /// Expected cost of a step of `n_rows` rows, in seconds, or in steps of one row if nothing is measured.
     pub(crate) fn estimate(&self, n_rows: usize) -> f64 {
-        let measured = |buckets: std::ops::Range<usize>| {
-            buckets.filter_map(|it| Some((WIDTHS[it] as f64, self.seconds[it]?)))
-        };
+        let measured =
+            |buckets: std::ops::Range<usize>| buckets.filter_map(|it| Some((WIDTHS[it], self.seconds[it]?)));
         let bucket = bucket_of(n_rows);
         if let Some(seconds) = self.seconds[bucket] {
             return seconds;
@@ -117,18 +115,18 @@ impl StepCosts {
         let above = measured(bucket..WIDTHS.len()).next();
         match (below, above) {
             (Some((from, low)), Some((to, high))) => {
-                low + (high - low).max(0.0) * (n_rows as f64 - from) / (to - from)
+                low + (high - low).max(0.0) * (n_rows - from) as f64 / (to - from) as f64
             }
-            (Some((from, low)), None) => low * (1.0 + PRIOR_SLOPE * (n_rows as f64 - from)),
+            (Some((from, low)), None) => extrapolate(low, from, n_rows),
             (None, Some((_, high))) => high,
-            (None, None) => 1.0 + PRIOR_SLOPE * (n_rows as f64 - 1.0),
+            (None, None) => extrapolate(1.0, 1, n_rows),
         }
     }
+}
 
-    fn extrapolate(&self, bucket: usize, n_rows: usize) -> Option<f64> {
-        let rows = n_rows as f64 - WIDTHS[bucket] as f64;
-        Some(self.seconds[bucket]? * (1.0 + PRIOR_SLOPE * rows))
-    }
+/// Cost of a step of `n_rows` rows if one of `from` rows costs `seconds` and nothing else is known.
+fn extrapolate(seconds: f64, from: usize, n_rows: usize) -> f64 {
+    seconds * (1.0 + PRIOR_SLOPE * n_rows.saturating_sub(from) as f64)
 }
 
 fn bucket_of(n_rows: usize) -> usize {

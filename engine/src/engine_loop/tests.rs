@@ -1,0 +1,223 @@
+//! Steps counted one by one: fairness, cancellation, and what happens when the KV cache is too small.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::*;
+use crate::{
+    kv_cache::BLOCK_LEN,
+    model::scripted::{HashedScript, ScriptedModel},
+    request::{Event, FinishReason, GeneratedToken, Request, StopCondition},
+    sampler::split_mix,
+    sequence::Output,
+    tokenizer::Tokenizer,
+};
+
+const SCRIPT: HashedScript = HashedScript {
+    vocab: 40,
+    order: 2,
+    surprise: 9,
+    spread: 8,
+    seed: 1,
+};
+
+fn engine_loop(n_blocks: usize, max_running: usize) -> EngineLoop {
+    let model = ScriptedModel::hashed(SCRIPT);
+    let cache = KvCache::new(model.config(), n_blocks);
+    EngineLoop::new(
+        Box::new(model),
+        cache,
+        StepLimits::default(),
+        max_running,
+        Arc::default(),
+    )
+}
+
+/// A sequence as its reader sees it.
+struct Reader {
+    events: UnboundedReceiver<Event>,
+    is_cancelled: Arc<AtomicBool>,
+}
+
+impl Reader {
+    fn tokens(&mut self) -> Vec<GeneratedToken> {
+        let mut tokens = Vec::new();
+        while let Ok(event) = self.events.try_recv() {
+            if let Event::Text {
+                tokens: new_tokens, ..
+            } = event
+            {
+                tokens.extend(new_tokens);
+            }
+        }
+        tokens
+    }
+
+    fn last_event(&mut self) -> Option<Event> {
+        std::iter::from_fn(|| self.events.try_recv().ok()).last()
+    }
+}
+
+fn sequence(prompt_len: usize, seed: u64, max_tokens: usize) -> (Sequence, Reader) {
+    let request = Request {
+        stop: StopCondition {
+            max_tokens,
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let prompt = (0..prompt_len as u64)
+        .map(|i| (split_mix(seed << 32 | i) % 40) as u32)
+        .collect();
+    let (sender, events) = unbounded_channel();
+    let is_cancelled = Arc::new(AtomicBool::new(false));
+    let output = Output {
+        events: sender,
+        is_cancelled: Arc::clone(&is_cancelled),
+    };
+    let tokenizer = Arc::new(Tokenizer::bytes());
+    let sequence = Sequence::new(&request, prompt, Vec::new(), 1 << 16, tokenizer, output).unwrap();
+    (sequence, Reader { events, is_cancelled })
+}
+
+fn run_until_idle(engine_loop: &mut EngineLoop) {
+    for _ in 0..100_000 {
+        if engine_loop.is_idle() {
+            return;
+        }
+        engine_loop.step();
+    }
+    panic!("still busy");
+}
+
+fn ids(tokens: &[GeneratedToken]) -> Vec<u32> {
+    tokens.iter().map(|it| it.id).collect()
+}
+
+#[test]
+fn a_completion_beside_a_running_answer_gets_its_first_token_in_one_step() {
+    let mut engine_loop = engine_loop(1000, 8);
+    let (chat, mut chat_reader) = sequence(200, 1, 10_000);
+    engine_loop.submit(chat);
+    for _ in 0..50 {
+        engine_loop.step();
+    }
+    let n_before = chat_reader.tokens().len();
+    assert!(n_before >= 49);
+    let (completion, mut completion_reader) = sequence(100, 2, 20);
+    engine_loop.submit(completion);
+    engine_loop.step();
+    assert_eq!(completion_reader.tokens().len(), 1);
+    assert!(
+        !chat_reader.tokens().is_empty(),
+        "the answer goes on in the same step"
+    );
+}
+
+#[test]
+fn a_completion_beside_a_long_prompt_gets_its_first_token_in_one_step() {
+    let mut engine_loop = engine_loop(1000, 8);
+    let (chat, mut chat_reader) = sequence(5_000, 1, 10);
+    engine_loop.submit(chat);
+    engine_loop.step();
+    let (completion, mut completion_reader) = sequence(100, 2, 20);
+    engine_loop.submit(completion);
+    engine_loop.step();
+    assert_eq!(completion_reader.tokens().len(), 1);
+    // The long prompt moves on meanwhile: 5,000 rows at 128 or more in a step.
+    for _ in 0..40 {
+        engine_loop.step();
+    }
+    assert!(!chat_reader.tokens().is_empty());
+}
+
+#[test]
+fn cancelled_sequences_give_their_blocks_back() {
+    let mut engine_loop = engine_loop(500, 8);
+    for i in 0..1000u64 {
+        let (sequence, reader) = sequence(10 + (split_mix(i) % 300) as usize, i % 50, 500);
+        engine_loop.submit(sequence);
+        for _ in 0..split_mix(!i) % 4 {
+            engine_loop.step();
+        }
+        // One half is called off and still gets its last event; the other half hangs up.
+        if i % 2 == 0 {
+            reader.is_cancelled.store(true, Ordering::Relaxed);
+            engine_loop.step();
+            let mut reader = reader;
+            let Some(Event::Finished(finish)) = reader.last_event() else {
+                panic!("no last event")
+            };
+            assert_eq!(finish.reason, FinishReason::Cancelled);
+        }
+    }
+    engine_loop.step();
+    assert!(engine_loop.is_idle());
+    assert_eq!(engine_loop.status.lock().unwrap().n_held_blocks, 0);
+    // All blocks can be had again, remembered prefixes included.
+    let mut all = engine_loop.cache.open(&[0]);
+    engine_loop.cache.reserve(&mut all, 500 * BLOCK_LEN).unwrap();
+}
+
+#[test]
+fn a_full_cache_delays_sequences_and_changes_no_text() {
+    let alone = |seed: u64| {
+        let mut engine_loop = engine_loop(1000, 1);
+        let (sequence, mut reader) = sequence(40 + seed as usize * 7, seed, 300);
+        engine_loop.submit(sequence);
+        run_until_idle(&mut engine_loop);
+        ids(&reader.tokens())
+    };
+    // Room for two and a half of the eight.
+    let mut engine_loop = engine_loop(30, 8);
+    let mut readers: Vec<_> = (0..8)
+        .map(|seed| {
+            let (sequence, reader) = sequence(40 + seed as usize * 7, seed, 300);
+            engine_loop.submit(sequence);
+            reader
+        })
+        .collect();
+    run_until_idle(&mut engine_loop);
+    for (reader, seed) in readers.iter_mut().zip(0..) {
+        let tokens = ids(&reader.tokens());
+        assert_eq!(tokens.len(), 300);
+        assert_eq!(tokens, alone(seed), "sequence {seed}");
+    }
+    assert_eq!(engine_loop.cache.n_held_blocks(), 0);
+}
+
+#[test]
+fn a_sequence_that_can_never_fit_fails() {
+    let mut engine_loop = engine_loop(4, 8);
+    for (prompt_len, max_tokens) in [(1000, 1), (100, 100)] {
+        let (sequence, mut reader) = sequence(prompt_len, 1, max_tokens);
+        engine_loop.submit(sequence);
+        run_until_idle(&mut engine_loop);
+        let last = reader.last_event();
+        assert!(
+            matches!(last, Some(Event::Failed(EngineError::CacheFull { .. }))),
+            "{last:?}"
+        );
+    }
+    assert_eq!(engine_loop.cache.n_held_blocks(), 0);
+}
+
+#[test]
+fn no_more_than_the_limit_run_at_once() {
+    let mut engine_loop = engine_loop(1000, 2);
+    let mut readers: Vec<_> = (0..5)
+        .map(|seed| {
+            let (sequence, reader) = sequence(20, seed, 10);
+            engine_loop.submit(sequence);
+            reader
+        })
+        .collect();
+    engine_loop.step();
+    let status = *engine_loop.status.lock().unwrap();
+    assert_eq!((status.n_running, status.n_waiting), (2, 3));
+    run_until_idle(&mut engine_loop);
+    for reader in &mut readers {
+        assert_eq!(reader.tokens().len(), 10);
+    }
+}
