@@ -12,6 +12,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use surmise_engine::request::Speculation;
 
 /// Every setting of Surmise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,7 +73,7 @@ pub struct EngineConfig {
     pub threads: usize,
     /// Tokens that prompt and suggestion may have together; 0 takes what the model was trained for.
     pub context_length: usize,
-    /// Memory for keys and values of past tokens, in bytes; 0 takes what one full context needs.
+    /// Memory for keys and values of past tokens, in bytes, taken as it is used; 0 takes 512 MiB.
     pub kv_cache_bytes: usize,
     /// Whether tokens are drafted and then verified several at a time. The text is the same either way.
     pub speculation: bool,
@@ -109,6 +110,17 @@ impl Default for EngineConfig {
             context_length: 0,
             kv_cache_bytes: 0,
             speculation: true,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// How drafts are made under these settings.
+    pub fn speculation(&self) -> Speculation {
+        if self.speculation {
+            Speculation::Auto
+        } else {
+            Speculation::Off
         }
     }
 }

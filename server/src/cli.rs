@@ -1,0 +1,285 @@
+//! The command line: what can be asked for, and the settings that it lays over the others.
+//!
+//! Exit codes: 0 done, 1 could not, 2 usage (which clap reports before anything here runs).
+
+mod complete;
+mod render;
+
+use std::{io, path::PathBuf, str::FromStr, sync::Arc};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use surmise_engine::EngineError;
+
+use crate::{
+    config::{self, Config, Layer, Problem},
+    lsp, model,
+};
+
+/// A coding assistant that runs wholly on your own machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "surmise",
+    version,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true
+)]
+pub struct Cli {
+    /// What to log to standard error: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as
+    /// `surmise=debug`.
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
+    pub log: String,
+    /// The same as `surmise lsp`.
+    #[arg(long)]
+    stdio: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Speaks the Language Server Protocol on standard input and output; what editors start.
+    Lsp {
+        /// Standard input and output, which is the only way for now; some editors insist on saying so.
+        #[arg(long)]
+        stdio: bool,
+        #[command(flatten)]
+        model: ModelArgs,
+    },
+    /// Prints the suggestion at a place in a file.
+    Complete(CompleteArgs),
+    /// What can be set, and how.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Prints the JSON schema of all settings.
+    Schema,
+}
+
+/// Which model to run, and how.
+#[derive(Debug, Clone, Default, Args)]
+struct ModelArgs {
+    /// The model: `embedded`, or the path of a .gguf file.
+    #[arg(long, value_name = "FILE")]
+    model: Option<String>,
+    /// Produce one token per step; the text is the same, the speed is not.
+    #[arg(long)]
+    no_speculation: bool,
+}
+
+#[derive(Debug, Args)]
+struct CompleteArgs {
+    /// The place, as editors print it: line and column count from 1.
+    #[arg(value_name = "FILE:LINE:COL")]
+    place: Place,
+    /// Print everything there is to know about it as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Most tokens in the suggestion.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// How far the suggestion reaches.
+    #[arg(long, value_name = "EXTENT")]
+    extent: Option<ExtentArg>,
+    /// Pick tokens at random, the more so the higher; 0 always takes the most probable one.
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = parse_temperature)]
+    temperature: f32,
+    /// Seed of the random numbers; the same seed gives the same text.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ExtentArg {
+    Auto,
+    Line,
+    Statement,
+    Block,
+}
+
+/// A place in a file, as editors and compilers print it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    file: PathBuf,
+    /// From 1.
+    line: usize,
+    /// From 1, in characters.
+    column: usize,
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // From the right: a path may have colons in it.
+        let mut parts = text.rsplitn(3, ':');
+        let (column, line, file) = (parts.next(), parts.next(), parts.next());
+        let (Some(column), Some(line), Some(file)) = (column, line, file.filter(|file| !file.is_empty()))
+        else {
+            return Err("expected a file, a line and a column, such as src/main.rs:12:5".to_owned());
+        };
+        let count = |what: &str, number: &str| match number.parse() {
+            Ok(0) => Err(format!("{what}s count from 1, found 0")),
+            Ok(number) => Ok(number),
+            Err(_) => Err(format!("expected a number for the {what}, found `{number}`")),
+        };
+        Ok(Self {
+            file: file.into(),
+            line: count("line", line)?,
+            column: count("column", column)?,
+        })
+    }
+}
+
+/// Why a command could not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// A file that the user named cannot be read.
+    #[error("cannot read {path}: {source}")]
+    ReadFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file has fewer lines.
+    #[error("{path} has {n_lines} lines, so there is no line {line}")]
+    NoSuchLine {
+        /// The file.
+        path: PathBuf,
+        /// Lines in it.
+        n_lines: usize,
+        /// The line asked for.
+        line: usize,
+    },
+    /// A setting cannot be followed.
+    #[error("{0}")]
+    Setting(Problem),
+    /// The model cannot be loaded or run.
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    /// The engine failed while it made the suggestion.
+    #[error("{0}")]
+    Completion(String),
+    /// The terminal or the pipe is gone.
+    #[error("cannot write: {0}")]
+    Write(#[from] io::Error),
+}
+
+impl Cli {
+    /// Runs the command; returns the exit code.
+    pub fn run(self) -> Result<i32, CliError> {
+        match self.command {
+            None => serve(ModelArgs::default()),
+            Some(Command::Lsp { model, .. }) => serve(model),
+            Some(Command::Complete(args)) => complete::run(&args),
+            Some(Command::Config(ConfigCommand::Schema)) => {
+                println!("{:#}", Config::schema());
+                Ok(0)
+            }
+        }
+    }
+}
+
+fn serve(args: ModelArgs) -> Result<i32, CliError> {
+    let (user_file, problem) = match read_user_file() {
+        Ok(layer) => (layer, None),
+        Err(problem) => (None, Some(problem)),
+    };
+    if let Some(problem) = problem {
+        tracing::warn!("{problem}");
+    }
+    let options = lsp::Options {
+        below_editor: user_file.into_iter().collect(),
+        above_editor: vec![args.layer()],
+        load: Arc::new(model::load),
+    };
+    // The engine has its own threads; these run handlers.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let ending = runtime.block_on(lsp::serve(options, tokio::io::stdin(), tokio::io::stdout()))?;
+    // The thread that reads standard input may be waiting for more of it; nobody waits for that thread.
+    runtime.shutdown_background();
+    Ok(ending.exit_code())
+}
+
+/// The settings of a command that runs a model: the user's file, and `layer` over it.
+fn settings(layer: Layer) -> Result<Config, CliError> {
+    let user_file = read_user_file().map_err(CliError::Setting)?;
+    let layers: Vec<Layer> = user_file.into_iter().chain([layer]).collect();
+    let (config, problems) = Config::from_layers(&layers);
+    for problem in problems {
+        if problem.is_error() {
+            return Err(CliError::Setting(problem));
+        }
+        tracing::warn!("{problem}");
+    }
+    Ok(config)
+}
+
+fn read_user_file() -> Result<Option<Layer>, Problem> {
+    config::user_file()
+        .map(|path| config::read_file(&path))
+        .transpose()
+}
+
+impl ModelArgs {
+    fn layer(&self) -> Layer {
+        let speculation = if self.no_speculation {
+            json!(false)
+        } else {
+            Value::Null
+        };
+        Layer {
+            source: "command line".to_owned(),
+            settings: json!({ "model": self.model, "engine": { "speculation": speculation } }),
+        }
+    }
+}
+
+fn parse_temperature(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(temperature) if (0.0..=10.0).contains(&temperature) => Ok(temperature),
+        _ => Err("expected a number from 0 to 10".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn places() {
+        let place = |text: &str| text.parse::<Place>();
+        let expected = Place {
+            file: "C:/a b.rs".into(),
+            line: 12,
+            column: 5,
+        };
+        assert_eq!(place("C:/a b.rs:12:5"), Ok(expected));
+        assert_eq!(place("a.rs:0:1").unwrap_err(), "lines count from 1, found 0");
+        assert_eq!(
+            place("a.rs:1:x").unwrap_err(),
+            "expected a number for the column, found `x`"
+        );
+        for text in ["", "a.rs", "a.rs:1", ":1:1"] {
+            assert!(
+                place(text).unwrap_err().contains("such as src/main.rs:12:5"),
+                "{text}"
+            );
+        }
+    }
+}

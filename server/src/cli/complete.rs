@@ -1,0 +1,112 @@
+//! `surmise complete FILE:LINE:COL`: the pipeline once, from the command line.
+
+use std::{
+    io::{IsTerminal, Write},
+    path::Path,
+    time::Instant,
+};
+
+use serde_json::json;
+use surmise_engine::request::SamplingParams;
+
+use crate::{
+    cli::{CliError, CompleteArgs, ExtentArg, Place, render, settings},
+    completion::{Completion, Query, complete, trigger::Trigger, withheld::Withheld},
+    config::{Config, Layer},
+    document::Document,
+    model,
+    position::{Encoding, Position, offset_at},
+};
+
+pub(super) fn run(args: &CompleteArgs) -> Result<i32, CliError> {
+    let config = settings(layer(args))?;
+    let document = read(&args.place)?;
+    let query = query(args, &config, document);
+    let started = Instant::now();
+    let engine = model::load(&config)?;
+    let load_time = started.elapsed();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let completion = runtime.block_on(complete(&engine, &query));
+
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let mut report = completion.report(&query.document);
+        report["file"] = args.place.file.to_string_lossy().into();
+        report["position"] = json!({ "line": args.place.line, "column": args.place.column });
+        report["model"] =
+            json!({ "name": engine.info().model_name, "load_ms": load_time.as_millis() as u64 });
+        writeln!(out, "{report:#}")?;
+    } else {
+        let style = render::Style::new(out.is_terminal());
+        write!(out, "{}", render::completion(&query, &completion, style))?;
+    }
+    match completion {
+        Completion {
+            outcome: Err(Withheld::EngineFailed { message }),
+            ..
+        } => Err(CliError::Completion(message)),
+        _ => Ok(0),
+    }
+}
+
+/// The settings that the command line has an option for.
+fn layer(args: &CompleteArgs) -> Layer {
+    let mut layer = args.model.layer();
+    let extent = args.extent.map(|extent| match extent {
+        ExtentArg::Auto => "auto",
+        ExtentArg::Line => "line",
+        ExtentArg::Statement => "statement",
+        ExtentArg::Block => "block",
+    });
+    layer.settings["completion"] = json!({ "max_tokens": args.max_tokens, "extent": extent });
+    layer
+}
+
+fn read(place: &Place) -> Result<Document, CliError> {
+    let Place { file, line, .. } = place;
+    let bytes = std::fs::read(file).map_err(|source| CliError::ReadFile {
+        path: file.clone(),
+        source,
+    })?;
+    let document = Document::new(Some(file), None, None, &String::from_utf8_lossy(&bytes));
+    let n_lines = document.text.len_lines();
+    if *line > n_lines {
+        return Err(CliError::NoSuchLine {
+            path: file.clone(),
+            n_lines,
+            line: *line,
+        });
+    }
+    Ok(document)
+}
+
+fn query(args: &CompleteArgs, config: &Config, document: Document) -> Query {
+    let position = Position {
+        line: args.place.line - 1,
+        column: args.place.column - 1,
+    };
+    Query {
+        at: offset_at(&document.text, position, Encoding::Utf32),
+        document,
+        trigger: Trigger::Invoked,
+        root: root(&args.place.file),
+        config: config.completion.clone(),
+        sampling: SamplingParams {
+            temperature: args.temperature,
+            seed: args.seed,
+            ..Default::default()
+        },
+        speculation: config.engine.speculation(),
+    }
+}
+
+/// What the prompt shows a path relative to: for a relative path, where it starts.
+fn root(file: &Path) -> Option<std::path::PathBuf> {
+    if file.is_relative() {
+        Some(std::path::PathBuf::new())
+    } else {
+        std::env::current_dir().ok()
+    }
+}

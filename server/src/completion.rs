@@ -1,0 +1,187 @@
+//! From a place in a document to a suggestion: the whole pipeline, in the order in which it runs.
+
+pub mod context;
+pub mod postprocess;
+pub mod prompt;
+pub mod report;
+pub mod reuse;
+pub mod trigger;
+pub mod withheld;
+
+use std::{
+    ops::Range,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use surmise_engine::{
+    Engine,
+    request::{Event, Finish, GeneratedToken, Prompt, Request, SamplingParams, Speculation, StopCondition},
+};
+use surmise_grammars::Extent;
+
+use crate::{config::CompletionConfig, document::Document};
+use postprocess::{Candidate, StepTrace, postprocess};
+use trigger::Trigger;
+use withheld::Withheld;
+
+/// A suggestion wanted at a place.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The document as it is now.
+    pub document: Document,
+    /// Byte at which text would be inserted.
+    pub at: usize,
+    /// Why it is wanted.
+    pub trigger: Trigger,
+    /// Folder that paths in the prompt are relative to.
+    pub root: Option<PathBuf>,
+    /// The settings.
+    pub config: CompletionConfig,
+    /// How tokens are picked.
+    pub sampling: SamplingParams,
+    /// How drafts are made.
+    pub speculation: Speculation,
+}
+
+/// Text to insert.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Suggestion {
+    /// Bytes that it replaces.
+    pub range: Range<usize>,
+    /// The text, with `\n` for a line break whatever the document has.
+    pub text: String,
+}
+
+/// What came of a query.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The suggestion, or why there is none.
+    pub outcome: Result<Suggestion, Withheld>,
+    /// How it came about.
+    pub trace: Trace,
+}
+
+/// How a completion came about.
+#[derive(Debug, Clone, Default)]
+pub struct Trace {
+    /// How far the suggestion was to reach; none if it was decided before that.
+    pub extent: Option<Extent>,
+    /// What the model wrote.
+    pub generated: String,
+    /// What was done to that.
+    pub steps: Vec<StepTrace>,
+    /// Geometric mean of the probabilities of the tokens shown, from 0 to 1.
+    pub confidence: Option<f64>,
+    /// Tokens accepted from drafts.
+    pub drafted_tokens: usize,
+    /// Whether it was the rest of an earlier suggestion, which took no model.
+    pub reused: bool,
+    /// What the engine says about its part; none if it did not run to an end.
+    pub finish: Option<Finish>,
+    /// All of it.
+    pub elapsed: Duration,
+}
+
+/// Runs a query from start to end. Dropping the future stops the generation.
+pub async fn complete(engine: &Engine, query: &Query) -> Completion {
+    let started = Instant::now();
+    let mut trace = Trace::default();
+    let outcome = run(engine, query, &mut trace).await;
+    trace.elapsed = started.elapsed();
+    if let Err(withheld) = &outcome {
+        tracing::debug!("no suggestion: {withheld}");
+    }
+    Completion { outcome, trace }
+}
+
+async fn run(engine: &Engine, query: &Query, trace: &mut Trace) -> Result<Suggestion, Withheld> {
+    let Query {
+        document,
+        at,
+        trigger,
+        config,
+        ..
+    } = query;
+    let extent = trigger::decide(document, *at, *trigger, config)?;
+    trace.extent = Some(extent);
+    let context = context::gather(query, prompt::budget(engine, config), &|text| {
+        prompt::cost(engine, text)
+    });
+    let request = Request {
+        prompt: Prompt::Fim(prompt::build(context)),
+        sampling: query.sampling.clone(),
+        stop: stop_condition(extent, config),
+        speculation: query.speculation,
+    };
+    let mut candidate = Candidate {
+        document,
+        at: *at,
+        extent,
+        config,
+        logprobs: &[],
+        invoked: *trigger == Trigger::Invoked,
+    };
+    let logprobs = generate(engine, request, &candidate, trace).await?;
+    candidate.logprobs = &logprobs;
+    let text = postprocess(&candidate, &trace.generated, &mut trace.steps)?.to_owned();
+    trace.confidence = postprocess::check_confidence::confidence(&logprobs, text.len());
+    Ok(Suggestion {
+        range: *at..*at,
+        text,
+    })
+}
+
+/// A line ends at its end; nothing that we suggest goes past a blank line.
+fn stop_condition(extent: Extent, config: &CompletionConfig) -> StopCondition {
+    let end = match extent {
+        Extent::Line => "\n",
+        Extent::Statement | Extent::Block => "\n\n",
+    };
+    StopCondition {
+        max_tokens: config.max_tokens,
+        strings: vec![end.to_owned()],
+        ..StopCondition::default()
+    }
+}
+
+/// Reads the model's text into `trace` until it ends or reaches far enough. Returns the tokens' logarithmic
+/// probabilities, each with the byte at which the token's text ends.
+async fn generate(
+    engine: &Engine,
+    request: Request,
+    candidate: &Candidate<'_>,
+    trace: &mut Trace,
+) -> Result<Vec<(usize, f32)>, Withheld> {
+    let mut generation = engine.generate(request);
+    let mut logprobs = Vec::new();
+    let mut enough = false;
+    while let Some(event) = generation.next().await {
+        match event {
+            Event::Started { .. } => {}
+            Event::Text { text, tokens } if !enough => {
+                trace.generated.push_str(&text);
+                for GeneratedToken { logprob, drafted, .. } in tokens {
+                    logprobs.push((trace.generated.len(), logprob));
+                    trace.drafted_tokens += usize::from(drafted);
+                }
+                if text.contains('\n') && postprocess::is_complete(candidate, &trace.generated) {
+                    enough = true;
+                    generation.cancel();
+                }
+            }
+            Event::Text { .. } => {}
+            Event::Finished(finish) => {
+                trace.finish = Some(finish);
+                break;
+            }
+            Event::Failed(error) => {
+                return Err(Withheld::EngineFailed {
+                    message: error.to_string(),
+                });
+            }
+        }
+    }
+    Ok(logprobs)
+}

@@ -1,0 +1,165 @@
+//! What the model should know about a place: an excerpt around it, and what the excerpt would be lost
+//! without.
+
+use surmise_grammars::{Budget, excerpt, imports, scopes_at};
+
+use crate::{completion::Query, document::Document};
+
+/// What the model gets to read, in parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Context {
+    /// Path of the file as the model should see it.
+    pub path: Option<String>,
+    /// Imports that stand above the excerpt.
+    pub imports: Vec<String>,
+    /// First lines of the scopes that begin above the excerpt, outermost first.
+    pub scopes: Vec<String>,
+    /// The excerpt up to the cursor.
+    pub prefix: String,
+    /// The excerpt from the cursor on.
+    pub suffix: String,
+}
+
+/// Gathers the context of a query; `cost` measures text in the unit of `budget`.
+pub fn gather(query: &Query, budget: Budget, cost: &dyn Fn(&str) -> usize) -> Context {
+    let document = &query.document;
+    let around = |budget| excerpt(&document.syntax, &document.text, query.at, budget, cost);
+    let mut excerpt = around(budget);
+    let (mut imports, mut scopes) = (Vec::new(), Vec::new());
+    if excerpt.prefix.start > 0 {
+        // What was cut off costs part of the prefix; what is not needed then is cut off with the shorter one.
+        let mut left = budget.prefix / 4;
+        scopes = affordable(
+            scopes_above(document, query.at, excerpt.prefix.start),
+            &mut left,
+            cost,
+        );
+        imports = affordable(imports_above(document, excerpt.prefix.start), &mut left, cost);
+        let spent = budget.prefix / 4 - left;
+        excerpt = around(Budget {
+            prefix: budget.prefix - spent,
+            ..budget
+        });
+    }
+    Context {
+        path: path_for_prompt(query),
+        imports,
+        scopes,
+        prefix: document.excerpt(excerpt.prefix),
+        suffix: document.excerpt(excerpt.suffix),
+    }
+}
+
+/// Imports that end before byte `start`, each statement once.
+fn imports_above(document: &Document, start: usize) -> Vec<String> {
+    let mut ranges: Vec<_> = imports(&document.syntax, &document.text)
+        .items
+        .into_iter()
+        .map(|import| import.range)
+        .collect();
+    ranges.retain(|range| range.end <= start);
+    ranges.dedup();
+    ranges
+        .into_iter()
+        .map(|range| document.excerpt(range).trim_end().to_owned())
+        .collect()
+}
+
+/// Signatures, indented as they are, of the scopes around byte `at` that begin before byte `start`.
+fn scopes_above(document: &Document, at: usize, start: usize) -> Vec<String> {
+    let text = &document.text;
+    let mut scopes = scopes_at(&document.syntax, text, at);
+    scopes.retain(|scope| scope.signature.end <= start);
+    scopes.reverse();
+    let with_indent = |signature: std::ops::Range<usize>| {
+        let line = text.line_to_byte(text.byte_to_line(signature.start));
+        let is_indent = document.excerpt(line..signature.start).trim().is_empty();
+        document.excerpt(if is_indent { line } else { signature.start }..signature.end)
+    };
+    scopes
+        .into_iter()
+        .map(|scope| with_indent(scope.signature))
+        .collect()
+}
+
+/// The last of `parts` that cost no more than `left` together; takes their cost from it.
+fn affordable(parts: Vec<String>, left: &mut usize, cost: &dyn Fn(&str) -> usize) -> Vec<String> {
+    let mut kept: Vec<String> = parts
+        .into_iter()
+        .rev()
+        .take_while(|part| {
+            let rest = left.checked_sub(cost(part) + 1);
+            *left = rest.unwrap_or(*left);
+            rest.is_some()
+        })
+        .collect();
+    kept.reverse();
+    kept
+}
+
+/// The path relative to the root, or the file's name alone; always with `/`.
+fn path_for_prompt(query: &Query) -> Option<String> {
+    let path = query.document.path.as_ref()?;
+    let inside = query.root.as_ref().and_then(|root| path.strip_prefix(root).ok());
+    let shown = match inside {
+        Some(inside) => inside.to_string_lossy(),
+        None => path.file_name()?.to_string_lossy(),
+    };
+    Some(shown.replace('\\', "/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::completion::trigger::Trigger;
+
+    #[test]
+    fn an_excerpt_keeps_the_imports_and_scopes_that_it_cuts_off() {
+        let filler = "        self.count += 1;\n".repeat(40);
+        let text = format!(
+            "use std::fmt;\nuse std::io;\n\nimpl Counter {{\n    fn count(&mut self) {{\n{filler}        ˇ\n    }}\n}}\n"
+        );
+        let at = text.find('ˇ').expect("a cursor");
+        let document = Document::new(
+            Some("/repo/src/counter.rs".as_ref()),
+            None,
+            None,
+            &text.replace('ˇ', ""),
+        );
+        let query = Query {
+            document,
+            at,
+            trigger: Trigger::Invoked,
+            root: Some("/repo".into()),
+            config: Default::default(),
+            sampling: Default::default(),
+            speculation: Default::default(),
+        };
+        let words = |text: &str| text.split_whitespace().count();
+        let context = gather(
+            &query,
+            Budget {
+                prefix: 40,
+                suffix: 10,
+            },
+            &words,
+        );
+        expect![[r#"
+            Some("src/counter.rs")
+            ["use std::io;"]
+            ["impl Counter", "    fn count(&mut self)"]"#]]
+        .assert_eq(&format!(
+            "{:?}\n{:?}\n{:?}",
+            context.path, context.imports, context.scopes
+        ));
+        assert!(
+            context.prefix.ends_with("self.count += 1;\n        "),
+            "{:?}",
+            context.prefix
+        );
+        assert!(words(&context.prefix) <= 40);
+        assert_eq!(context.suffix, "\n    }\n}\n");
+    }
+}

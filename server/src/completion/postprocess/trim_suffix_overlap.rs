@@ -1,0 +1,81 @@
+//! Takes away from the end what follows the cursor already: punctuation, words, and whole lines.
+
+use super::{Candidate, suffix_lines};
+use crate::completion::withheld::Withheld;
+
+pub(super) fn run(candidate: &Candidate<'_>, text: &str) -> Result<usize, Withheld> {
+    if text.trim().is_empty() {
+        return Ok(text.len());
+    }
+    let (rest_of_line, lines_below) = suffix_lines(candidate);
+    let kept = without_tail(text, rest_of_line.trim_start());
+    let kept = without_lines(&text[..kept], &rest_of_line, &lines_below);
+    if text[..kept].trim().is_empty() {
+        Err(Withheld::RepeatsSuffix)
+    } else {
+        Ok(kept)
+    }
+}
+
+/// Cuts before a tail that `rest_of_line` begins with.
+fn without_tail(text: &str, rest_of_line: &str) -> usize {
+    let rest_of_line = rest_of_line.trim_end();
+    let overlap = (1..=rest_of_line.len().min(text.len()))
+        .rev()
+        .filter(|n| rest_of_line.is_char_boundary(*n))
+        .find(|n| text.ends_with(&rest_of_line[..*n]));
+    // A closer that the text opens itself belongs to it: `[b]` before `]` is not an overlap.
+    match overlap {
+        Some(n) if !closes_own_bracket(text, text.len() - n) => text.len() - n,
+        _ => text.len(),
+    }
+}
+
+/// Whether a bracket that `text[..at]` opens is closed in `text[at..]`.
+fn closes_own_bracket(text: &str, at: usize) -> bool {
+    let balance = |text: &str| {
+        text.chars().fold(0i64, |balance, c| match c {
+            '(' | '[' | '{' => balance + 1,
+            ')' | ']' | '}' => balance - 1,
+            _ => balance,
+        })
+    };
+    balance(&text[..at]) > 0 && balance(&text[at..]) < 0
+}
+
+/// Cuts before the last lines of `text` if they are the next lines below, unless they close what the text
+/// opened. Indentation counts: a `}` further in is another `}`.
+fn without_lines(text: &str, rest_of_line: &str, lines_below: &[String]) -> usize {
+    if !rest_of_line.trim().is_empty() {
+        return text.len();
+    }
+    let below: Vec<&str> = lines_below
+        .iter()
+        .map(|line| line.trim_end())
+        .filter(|line| !line.is_empty())
+        .collect();
+    // Line starts; the first line of the text continues the cursor's line, so it is compared without indent.
+    let starts: Vec<usize> = std::iter::once(0)
+        .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+        .collect();
+    for (line_idx, start) in starts.iter().copied().enumerate() {
+        let tail: Vec<&str> = text[start..]
+            .lines()
+            .map(str::trim_end)
+            .filter(|line| !line.is_empty())
+            .collect();
+        let is_same = |(tail_idx, (ours, theirs)): (usize, (&&str, &&str))| {
+            if line_idx == 0 && tail_idx == 0 {
+                ours.trim() == theirs.trim()
+            } else {
+                ours == theirs
+            }
+        };
+        let repeats =
+            !tail.is_empty() && tail.len() <= below.len() && tail.iter().zip(&below).enumerate().all(is_same);
+        if repeats && !closes_own_bracket(text, start) {
+            return start.saturating_sub(1);
+        }
+    }
+    text.len()
+}

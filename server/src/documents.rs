@@ -1,0 +1,187 @@
+//! The documents that the editor has open, with what we remember about the suggestions in each.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    completion::{Completion, reuse::Remembered},
+    document::Document,
+    position::{Encoding, Position, offset_at},
+};
+
+/// Open documents by URI. Changes are applied in the order in which they come.
+#[derive(Debug, Default)]
+pub struct DocumentStore {
+    open: HashMap<String, OpenDocument>,
+}
+
+/// A document and its suggestions.
+#[derive(Debug)]
+pub struct OpenDocument {
+    /// The document as the editor has it.
+    pub document: Document,
+    /// The last suggestion, for as long as the user may be typing it.
+    pub remembered: Option<Remembered>,
+    /// How the last request for a suggestion ended.
+    pub last: Option<Completion>,
+    /// How often the text has changed; unlike versions, ours to count.
+    revision: u64,
+    /// Held for the newest request; dropping it tells that request that it has been superseded.
+    turn: Option<oneshot::Sender<()>>,
+}
+
+/// One change of a text: what an editor sends.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// What is replaced, start and end; everything if there is none.
+    pub range: Option<(Position, Position)>,
+    /// What stands there instead.
+    pub text: String,
+}
+
+impl DocumentStore {
+    /// Opens a document; one that was open under this URI is forgotten.
+    pub fn open(&mut self, uri: String, document: Document) {
+        let opened = OpenDocument {
+            document,
+            remembered: None,
+            last: None,
+            revision: 0,
+            turn: None,
+        };
+        self.open.insert(uri, opened);
+    }
+
+    /// Applies `changes` in order, each to the text that the one before it left.
+    ///
+    /// False if no such document is open.
+    pub fn change(
+        &mut self,
+        uri: &str,
+        version: Option<i32>,
+        changes: &[Change],
+        encoding: Encoding,
+    ) -> bool {
+        let Some(OpenDocument {
+            document, revision, ..
+        }) = self.open.get_mut(uri)
+        else {
+            return false;
+        };
+        for change in changes {
+            match change.range {
+                None => document.replace_all(&change.text),
+                Some((start, end)) => {
+                    let start = offset_at(&document.text, start, encoding);
+                    let end = offset_at(&document.text, end, encoding).max(start);
+                    document.replace(start..end, &change.text);
+                }
+            }
+        }
+        document.version = version;
+        *revision += 1;
+        true
+    }
+
+    /// Forgets a document; a request that is running for it is superseded.
+    pub fn close(&mut self, uri: &str) {
+        self.open.remove(uri);
+    }
+
+    /// The open document with this URI.
+    pub fn get(&self, uri: &str) -> Option<&OpenDocument> {
+        self.open.get(uri)
+    }
+
+    /// The open document with this URI.
+    pub fn get_mut(&mut self, uri: &str) -> Option<&mut OpenDocument> {
+        self.open.get_mut(uri)
+    }
+}
+
+impl OpenDocument {
+    /// Which of its texts the document has now.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Makes the caller's request the newest one; what it gets back resolves when it is that no longer.
+    pub fn take_turn(&mut self) -> oneshot::Receiver<()> {
+        let (turn, superseded) = oneshot::channel();
+        self.turn = Some(turn);
+        superseded
+    }
+}
+
+/// The path in a `file:` URI; `None` for documents that are not files.
+pub fn path_of_uri(uri: &str) -> Option<PathBuf> {
+    let rest = uri.strip_prefix("file://")?;
+    let path = &rest[rest.find('/')?..];
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut encoded = path.bytes();
+    while let Some(byte) = encoded.next() {
+        let decoded = (byte == b'%').then(|| {
+            let mut digits = encoded.clone();
+            let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+            let value = digit(digits.next())? * 16 + digit(digits.next())?;
+            encoded = digits;
+            u8::try_from(value).ok()
+        });
+        bytes.push(decoded.flatten().unwrap_or(byte));
+    }
+    let path = String::from_utf8_lossy(&bytes).into_owned();
+    // `/C:/x` on Windows.
+    let has_drive = matches!(path.as_bytes(), [b'/', letter, b':', ..] if letter.is_ascii_alphabetic());
+    Some(PathBuf::from(if has_drive { &path[1..] } else { &path }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_uris() {
+        let path = |uri| path_of_uri(uri).map(|path| path.display().to_string());
+        assert_eq!(path("file:///a/b%20c.rs").as_deref(), Some("/a/b c.rs"));
+        assert_eq!(path("file:///c%3A/x.rs").as_deref(), Some("c:/x.rs"));
+        assert_eq!(path("file://host/%C3%BC%2x.rs").as_deref(), Some("/ü%2x.rs"));
+        assert_eq!(path("untitled:Untitled-1"), None);
+    }
+
+    #[test]
+    fn changes_apply_to_what_the_change_before_left() {
+        let mut documents = DocumentStore::default();
+        documents.open("u".to_owned(), Document::new(None, None, Some(1), "a😀c\r\nd"));
+        let at = |line, column| Position { line, column };
+        let changes = [
+            Change {
+                range: Some((at(0, 1), at(0, 3))),
+                text: "b\n".to_owned(),
+            },
+            Change {
+                range: Some((at(1, 0), at(9, 9))),
+                text: "e".to_owned(),
+            },
+        ];
+        assert!(documents.change("u", Some(2), &changes, Encoding::Utf16));
+        assert_eq!(documents.get("u").expect("open").document.text, "ab\ne");
+        assert!(!documents.change("v", None, &changes, Encoding::Utf16));
+    }
+
+    #[tokio::test]
+    async fn a_newer_request_supersedes_the_older() {
+        let mut documents = DocumentStore::default();
+        documents.open("u".to_owned(), Document::new(None, None, None, ""));
+        let first = documents.get_mut("u").expect("open").take_turn();
+        let mut second = documents.get_mut("u").expect("open").take_turn();
+        assert!(first.await.is_err());
+        assert!(
+            second
+                .try_recv()
+                .is_err_and(|error| error == oneshot::error::TryRecvError::Empty)
+        );
+        documents.close("u");
+        assert!(second.await.is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! The language server: which message goes to which handler, and what they share.
+//!
+//! A handler decodes with `convert`, does its work on our own types, and encodes the answer. Everything it
+//! reads or changes in [`State`] happens before its first await, so messages take effect in order; the lock
+//! is never held across an await.
+
+pub mod capabilities;
+mod completion;
+mod configuration;
+mod convert;
+mod did_change;
+mod did_close;
+mod did_open;
+mod explain;
+mod inline_completion;
+mod load_model;
+mod status;
+mod view_text;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use surmise_engine::{Engine, EngineError, request::SamplingParams};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower_lsp_server::{
+    Client, LanguageServer, LspService,
+    gen_lsp_types::{InitializeParams, InitializeResult, InitializedParams},
+    jsonrpc::Result,
+};
+
+use crate::{
+    completion::{Query, trigger::Trigger},
+    config::{Config, Layer},
+    documents::DocumentStore,
+    position::Encoding,
+    transport::{self, Ending},
+};
+use capabilities::ClientFeatures;
+
+/// Turns settings into a running engine; tests bring one of their own.
+pub type EngineLoader = Arc<dyn Fn(&Config) -> std::result::Result<Engine, EngineError> + Send + Sync>;
+
+/// What the server is started with.
+#[derive(Clone)]
+pub struct Options {
+    /// Settings below the editor's: the user's file.
+    pub below_editor: Vec<Layer>,
+    /// Settings above the editor's: the command line.
+    pub above_editor: Vec<Layer>,
+    /// Loads the model.
+    pub load: EngineLoader,
+}
+
+/// Serves one editor until it says `exit` or its end of the pipe closes.
+pub async fn serve<I, O>(options: Options, input: I, output: O) -> std::io::Result<Ending>
+where
+    I: AsyncRead + Send + Unpin + 'static,
+    O: AsyncWrite + Send + Unpin + 'static,
+{
+    let (service, socket) = LspService::build_with_lifecycle_methods(|client| Server::new(client, options))
+        .custom_method("textDocument/didOpen", did_open::handle)
+        .custom_method("textDocument/didChange", did_change::handle)
+        .custom_method("textDocument/didClose", did_close::handle)
+        .custom_method("textDocument/inlineCompletion", inline_completion::handle)
+        .custom_method("textDocument/completion", completion::handle)
+        .custom_method("workspace/didChangeConfiguration", configuration::handle_change)
+        .custom_method("surmise/viewText", view_text::handle)
+        .custom_method("surmise/explain", explain::handle)
+        .finish();
+    transport::serve(service, socket, input, output).await
+}
+
+/// The server; cheap to clone, all clones are one.
+#[derive(Clone)]
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: Client,
+    options: Options,
+    state: Mutex<State>,
+}
+
+/// What the handlers share.
+struct State {
+    documents: DocumentStore,
+    /// Settings that the editor gave, oldest first.
+    editor_settings: Vec<Layer>,
+    config: Config,
+    features: ClientFeatures,
+    encoding: Encoding,
+    /// Folders that the editor has open.
+    roots: Vec<PathBuf>,
+    model: ModelState,
+    /// How often a model was asked for.
+    n_loads: u64,
+    /// Whether the client knows that there is no model yet.
+    told_not_ready: bool,
+}
+
+/// Where the model is.
+enum ModelState {
+    /// Nobody asked for it yet.
+    Absent,
+    /// It is being loaded, for the n-th time.
+    Loading(u64),
+    Ready(Arc<Engine>),
+    /// It could not be loaded.
+    Failed(String),
+}
+
+impl Server {
+    fn new(client: Client, options: Options) -> Self {
+        let (config, _) = Config::from_layers(&[&*options.below_editor, &*options.above_editor].concat());
+        let state = Mutex::new(State {
+            documents: DocumentStore::default(),
+            editor_settings: Vec::new(),
+            config,
+            features: ClientFeatures::default(),
+            encoding: Encoding::default(),
+            roots: Vec::new(),
+            model: ModelState::Absent,
+            n_loads: 0,
+            told_not_ready: false,
+        });
+        Self {
+            shared: Arc::new(Shared {
+                client,
+                options,
+                state,
+            }),
+        }
+    }
+
+    fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
+    /// The shared state. A handler that panicked left it usable: every change of it is a single assignment
+    /// or ends in one.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// A query at the start of an open document, under the settings as they are.
+    fn query(&self, uri: &str, trigger: Trigger) -> Option<Query> {
+        let document = self.documents.get(uri)?.document.clone();
+        let inside = |root: &&PathBuf| document.path.as_ref().is_some_and(|path| path.starts_with(root));
+        Some(Query {
+            at: 0,
+            trigger,
+            root: self.roots.iter().find(inside).cloned(),
+            config: self.config.completion.clone(),
+            sampling: SamplingParams::default(),
+            speculation: self.config.engine.speculation(),
+            document,
+        })
+    }
+
+    /// Takes what the loader returned; false if another load has begun since.
+    fn finish_loading(&mut self, attempt: u64, loaded: std::result::Result<Engine, String>) -> bool {
+        let is_current = matches!(self.model, ModelState::Loading(current) if current == attempt);
+        if is_current {
+            self.model = match loaded {
+                Ok(engine) => ModelState::Ready(Arc::new(engine)),
+                Err(reason) => ModelState::Failed(reason),
+            };
+            self.told_not_ready = false;
+        }
+        is_current
+    }
+}
+
+impl LanguageServer for Server {
+    async fn initialize(&self, params: InitializeParams) -> Result<InitializeResult> {
+        Ok(capabilities::initialize(self, params))
+    }
+
+    async fn initialized(&self, _: InitializedParams) {
+        configuration::pull_then_load(self);
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        self.state().model = ModelState::Absent;
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Settings from the editor: given with `initialize`, pulled when it is ready, pulled again when they change.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tower_lsp_server::gen_lsp_types::{ConfigurationItem, MessageType};
+
+use crate::{
+    config::{Config, Layer},
+    lsp::{ModelState, Server, load_model},
+};
+
+/// The editor's settings that are ours.
+const SECTION: &str = "surmise";
+
+/// How long the model waits for the editor to say which one it is.
+const PULL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Parameters of `workspace/didChangeConfiguration`; `null` from clients that expect to be asked.
+#[derive(Debug, Deserialize)]
+pub(super) struct Changed {
+    #[serde(default)]
+    settings: Value,
+}
+
+/// Asks the editor for its settings, follows them, and starts loading the model. Does not wait.
+pub(super) fn pull_then_load(server: &Server) {
+    let server = server.clone();
+    tokio::spawn(async move {
+        if let Ok(Some(settings)) = tokio::time::timeout(PULL_TIMEOUT, pull(&server)).await {
+            replace_editor_settings(&server, settings);
+        }
+        follow(&server).await;
+    });
+}
+
+/// `workspace/didChangeConfiguration`.
+pub(super) async fn handle_change(server: &Server, params: Changed) {
+    let pushed = params
+        .settings
+        .get(SECTION)
+        .filter(|settings| settings.is_object())
+        .cloned();
+    match pushed {
+        // In a task: the client's answer comes in the same stream as this notification.
+        None => pull_then_load(server),
+        Some(settings) => {
+            replace_editor_settings(server, settings);
+            follow(server).await;
+        }
+    }
+}
+
+/// The settings that the editor has now; none if it cannot be asked or has none.
+async fn pull(server: &Server) -> Option<Value> {
+    if !server.state().features.configuration {
+        return None;
+    }
+    let section = ConfigurationItem {
+        scope_uri: None,
+        section: Some(SECTION.to_owned()),
+    };
+    server.client().configuration(vec![section]).await.ok()?.pop()
+}
+
+fn replace_editor_settings(server: &Server, settings: Value) {
+    const SOURCE: &str = "editor settings";
+    let layers = &mut server.state().editor_settings;
+    layers.retain(|layer| layer.source != SOURCE);
+    layers.push(Layer {
+        source: SOURCE.to_owned(),
+        settings,
+    });
+}
+
+/// Works the settings out anew, tells the user what could not be followed, and loads the model if another one
+/// is wanted or the same one in another way.
+async fn follow(server: &Server) {
+    let (problems, load) = {
+        let mut state = server.state();
+        let options = &server.shared.options;
+        let layers = [
+            &*options.below_editor,
+            &*state.editor_settings,
+            &*options.above_editor,
+        ]
+        .concat();
+        let (config, problems) = Config::from_layers(&layers);
+        let load = matches!(state.model, ModelState::Absent)
+            || config.model != state.config.model
+            || config.engine != state.config.engine;
+        state.config = config;
+        (problems, load)
+    };
+    if load {
+        load_model::start(server);
+    }
+    for problem in problems {
+        tracing::warn!("{problem}");
+        let kind = if problem.is_error() {
+            MessageType::Error
+        } else {
+            MessageType::Warning
+        };
+        server
+            .client()
+            .show_message(kind, format!("Surmise: {problem}"))
+            .await;
+    }
+}

@@ -1,0 +1,110 @@
+//! Loading the model beside everything else, with progress where the editor shows it.
+
+use std::sync::Arc;
+
+use surmise_engine::Engine;
+use tower_lsp_server::gen_lsp_types::{MessageType, ProgressToken};
+
+use crate::lsp::{ModelState, Server, status};
+
+/// Starts loading the model that the settings name; the one loaded so far, if any, is let go. Does not wait.
+pub(super) fn start(server: &Server) {
+    let (config, attempt, former) = {
+        let mut state = server.state();
+        state.n_loads += 1;
+        let attempt = state.n_loads;
+        let former = std::mem::replace(&mut state.model, ModelState::Loading(attempt));
+        (state.config.clone(), attempt, former)
+    };
+    let server = server.clone();
+    tokio::spawn(async move {
+        status::send(
+            &server,
+            status::State::Loading,
+            format!("loading the model ({})", config.model),
+        )
+        .await;
+        let progress = begin_progress(&server, attempt).await;
+        let load = server.shared.options.load.clone();
+        let loaded = tokio::task::spawn_blocking(move || {
+            // Letting a model go takes a moment too.
+            drop(former);
+            load(&config).map_err(|error| error.to_string())
+        });
+        let loaded = loaded
+            .await
+            .unwrap_or_else(|_| Err("the loader panicked; this is a bug".to_owned()));
+        let message = match &loaded {
+            Ok(engine) => format!("ready: {}", engine.info().model_name),
+            Err(reason) => format!("cannot load the model: {reason}"),
+        };
+        if let Some(progress) = progress {
+            progress.finish_with_message(message.clone()).await;
+        }
+        let (is_ready, is_current) = (loaded.is_ok(), server.state().finish_loading(attempt, loaded));
+        if !is_current {
+            return;
+        }
+        if is_ready {
+            tracing::info!("{message}");
+            status::send(&server, status::State::Ready, message).await;
+        } else {
+            tracing::error!("{message}");
+            server
+                .client()
+                .show_message(MessageType::Error, format!("Surmise: {message}"))
+                .await;
+            status::send(&server, status::State::Failed, message).await;
+        }
+    });
+}
+
+/// The model, if it is loaded.
+pub(super) fn ready(server: &Server) -> Option<Arc<Engine>> {
+    match &server.state().model {
+        ModelState::Ready(engine) => Some(engine.clone()),
+        _ => None,
+    }
+}
+
+/// Tells the client, once for each load, why its requests get no answer.
+pub(super) async fn say_not_ready(server: &Server) {
+    let (kind, message) = {
+        let mut state = server.state();
+        if std::mem::replace(&mut state.told_not_ready, true) {
+            return;
+        }
+        match &state.model {
+            ModelState::Ready(_) => return,
+            ModelState::Absent | ModelState::Loading(_) => {
+                (status::State::Loading, "the model is still loading".to_owned())
+            }
+            ModelState::Failed(reason) => (status::State::Failed, format!("cannot load the model: {reason}")),
+        }
+    };
+    status::send(server, kind, message).await;
+}
+
+async fn begin_progress(
+    server: &Server,
+    attempt: u64,
+) -> Option<tower_lsp_server::OngoingProgress<tower_lsp_server::Unbounded, tower_lsp_server::NotCancellable>>
+{
+    if !server.state().features.work_done_progress {
+        return None;
+    }
+    // A string: some clients keep no others.
+    let token = ProgressToken::String(format!("surmise/load-model/{attempt}"));
+    server
+        .client()
+        .create_work_done_progress(token.clone())
+        .await
+        .ok()?;
+    Some(
+        server
+            .client()
+            .progress(token, "Surmise: loading the model")
+            .begin()
+            .await,
+    )
+}

@@ -1,0 +1,46 @@
+//! Which model the settings name, and how it is loaded.
+
+use std::path::PathBuf;
+
+use surmise_engine::{Engine, EngineError, EngineOptions, WeightSource};
+
+use crate::config::{Config, EngineConfig};
+
+/// Loads the model that `config` names. Blocks until it can be used.
+pub fn load(config: &Config) -> Result<Engine, EngineError> {
+    let source = match config.model.as_str() {
+        "embedded" => surmise_engine::embedded_model().ok_or_else(|| EngineError::Unsupported {
+            what: "model",
+            found: config.model.clone(),
+            known: "the path of a .gguf file, for this program was built without a model inside".to_owned(),
+        })?,
+        path => WeightSource::File(in_home(path)),
+    };
+    Engine::load(source, options(&config.engine))
+}
+
+fn options(config: &EngineConfig) -> EngineOptions {
+    let EngineConfig {
+        threads,
+        context_length,
+        kv_cache_bytes,
+        ..
+    } = *config;
+    let default = EngineOptions::default();
+    let given = |n: usize| (n > 0).then_some(n);
+    EngineOptions {
+        threads: given(threads),
+        context_length: given(context_length),
+        kv_cache_bytes: given(kv_cache_bytes).unwrap_or(default.kv_cache_bytes),
+        ..default
+    }
+}
+
+/// `~/x` as shells read it; settings files have no shell.
+fn in_home(path: &str) -> PathBuf {
+    let home = || std::env::var_os("HOME").or_else(|| std::env::var_os("USERPROFILE"));
+    match (path.strip_prefix("~/"), home()) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => PathBuf::from(path),
+    }
+}
