@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-use crate::request::SamplingParams;
+use crate::{kernels::float::exp, request::SamplingParams};
 
 /// A token that may still be picked.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -217,8 +217,9 @@ pub(crate) fn max_logit(candidates: &[Candidate]) -> f32 {
 }
 
 /// Probability relative to that of the best candidate.
+#[inline]
 pub(crate) fn weight(logit: f32, best: f32) -> f64 {
-    f64::from((logit - best).exp())
+    f64::from(exp::<false>(logit - best))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::{
     error::EngineError,
+    kernels::{Isa, float::exp},
     logits::{Candidate, History, LogitsProcessor, max_logit, processors, weight},
     request::SamplingParams,
 };
@@ -56,8 +57,7 @@ impl Sampler {
     /// # Errors
     /// [`EngineError::BadLogits`] if they hold a NaN or positive infinity, or nothing else than negative infinity.
     pub fn pick(&mut self, logits: &[f32], history: History<'_>) -> Result<PickedToken, EngineError> {
-        let best = max(logits);
-        let log_total = best + sum_exp(logits, best).ln();
+        let (best, log_total) = log_sum_exp(logits);
         if !log_total.is_finite() {
             return Err(EngineError::BadLogits {
                 position: history.tokens.len(),
@@ -134,18 +134,44 @@ pub(crate) fn split_mix(state: u64) -> u64 {
 /// Numbers worked on side by side, so that the compiler uses vector instructions.
 const LANES: usize = 16;
 
-fn max(logits: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
+/// The best of `logits`, and the logarithm of the sum of their exponentials. The latter is not finite if one of them
+/// is NaN or positive infinity, or all are negative infinity.
+fn log_sum_exp(logits: &[f32]) -> (f32, f32) {
+    match Isa::detect() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: detection found the instructions that the function is compiled for.
+        Isa::Avx2 => unsafe { log_sum_exp_avx2(logits) },
+        Isa::Portable => log_sum_exp_generic::<false>(logits),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn log_sum_exp_avx2(logits: &[f32]) -> (f32, f32) {
+    log_sum_exp_generic::<true>(logits)
+}
+
+#[inline(always)]
+fn log_sum_exp_generic<const FMA: bool>(logits: &[f32]) -> (f32, f32) {
     let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
     for chunk in chunks {
         for (lane, &logit) in lanes.iter_mut().zip(chunk) {
             *lane = if logit > *lane { logit } else { *lane };
         }
     }
-    lanes
+    let best = lanes
         .iter()
         .chain(rest)
-        .fold(f32::NEG_INFINITY, |best, &logit| best.max(logit))
+        .fold(f32::NEG_INFINITY, |best, &logit| best.max(logit));
+    let mut lanes = [0.0f32; LANES];
+    for chunk in chunks {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            *lane += exp::<FMA>(logit - best);
+        }
+    }
+    let total = lanes.iter().sum::<f32>() + rest.iter().map(|&logit| exp::<FMA>(logit - best)).sum::<f32>();
+    (best, best + total.ln())
 }
 
 fn first_position(logits: &[f32], value: f32) -> u32 {
@@ -156,39 +182,6 @@ fn first_position(logits: &[f32], value: f32) -> u32 {
     let start = chunk_idx * LANES;
     let within = logits[start..].iter().position(|&logit| logit == value);
     (start + within.unwrap_or(0)) as u32
-}
-
-/// Sum of `exp(logit - best)`; NaN if any of them is.
-fn sum_exp(logits: &[f32], best: f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
-            *lane += exp(logit - best);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest.iter().map(|&logit| exp(logit - best)).sum::<f32>()
-}
-
-/// `e^x` for `x` of at most 0, within 2e-7 of it (Cephes `expf`); inlined and without branches, so it vectorises.
-/// Below -87 it is about 1e-38 rather than 0.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    // Not `f32::max`, which would lose a NaN.
-    let x = if x < -87.0 { -87.0 } else { x };
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
-    const ROUND: f32 = 12_582_912.0;
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    // ln 2 in two parts, the first exact in few bits.
-    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    let mut power = 1.987_569_2e-4f32;
-    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        power = power * r + coefficient;
-    }
-    let fraction = power * r * r + r + 1.0;
-    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
-    fraction * f32::from_bits(exponent)
 }
 
 #[cfg(test)]
@@ -226,15 +219,6 @@ mod tests {
             (f64::from(picked.logprob) - expected).abs() < 1e-5,
             "{picked:?} {expected}"
         );
-    }
-
-    #[test]
-    fn exp_is_close_everywhere() {
-        for i in 0..=8600 {
-            let x = -(i as f32) / 100.0;
-            let relative = (f64::from(exp(x)) / f64::from(x).exp() - 1.0).abs();
-            assert!(relative < 2e-7, "exp({x}) is off by {relative}");
-        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(super) fn add_scaled<const FMA: bool>(out: &mut [f32], scale: f32, x: &[f32]
 ///
 /// Range reduction by ln 2 in two parts and the polynomial of Cephes' `expf` (Moshier).
 #[inline(always)]
-pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits.
     let clamped = x.clamp(-87.0, 88.0);
     let shifted = mul_add::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
