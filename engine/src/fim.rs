@@ -469,6 +469,3 @@ fn with_line_end(text: &str) -> String {
         format!("{text}\n")
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -98,9 +98,22 @@ const DEEPSEEK3: StageRow = (
     Blanks::LeaveLastButBreaks,
     None,
 );
+/// Letters with case, as of Unicode 11, without modern Georgian.
 const DEEPSEEK_LETTERS: &str = concat!(
-    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼι",
-    r"ῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+    r"\s?[A-Za-z\x{B5}\x{C0}-\x{D6}\x{D8}-\x{F6}\x{F8}-\x{1BA}\x{1BC}-\x{1BF}\x{1C4}-\x{293}",
+    r"\x{295}-\x{2AF}\x{370}-\x{373}\x{376}\x{377}\x{37B}-\x{37D}\x{37F}\x{386}\x{388}-\x{38A}\x{38C}",
+    r"\x{38E}-\x{3A1}\x{3A3}-\x{3F5}\x{3F7}-\x{481}\x{48A}-\x{52F}\x{531}-\x{556}\x{10A0}-\x{10C5}",
+    r"\x{13A0}-\x{13F5}\x{13F8}-\x{13FD}\x{1C90}-\x{1CBA}\x{1CBD}-\x{1CBF}\x{1D00}-\x{1D2B}",
+    r"\x{1D6B}-\x{1D77}\x{1D79}-\x{1D9A}\x{1E00}-\x{1F15}\x{1F18}-\x{1F1D}\x{1F20}-\x{1F45}",
+    r"\x{1F48}-\x{1F4D}\x{1F50}-\x{1F57}\x{1F59}\x{1F5B}\x{1F5D}\x{1F5F}-\x{1F7D}\x{1F80}-\x{1FB4}",
+    r"\x{1FB6}-\x{1FBC}\x{1FBE}\x{1FC2}-\x{1FC4}\x{1FC6}-\x{1FCC}\x{1FD0}-\x{1FD3}\x{1FD6}-\x{1FDB}",
+    r"\x{1FE0}-\x{1FEC}\x{1FF2}-\x{1FF4}\x{1FF6}-\x{1FFC}\x{2102}\x{2107}\x{210A}-\x{2113}\x{2115}",
+    r"\x{2119}-\x{211D}\x{2124}\x{2126}\x{2128}\x{212A}-\x{212D}\x{212F}-\x{2134}\x{2139}",
+    r"\x{213C}-\x{213F}\x{2145}-\x{2149}\x{214E}\x{2183}\x{2184}\x{2C00}-\x{2C7B}\x{2C7E}-\x{2CE4}",
+    r"\x{2CEB}-\x{2CEE}\x{2CF2}\x{2CF3}\x{A640}-\x{A66D}\x{A680}-\x{A69B}\x{A722}-\x{A76F}",
+    r"\x{A771}-\x{A787}\x{A78B}-\x{A78E}\x{AB70}-\x{ABBF}\x{FB00}-\x{FB06}\x{FB13}-\x{FB17}",
+    r"\x{FF21}-\x{FF3A}\x{FF41}-\x{FF5A}\x{10400}-\x{1044F}\x{104B0}-\x{104D3}\x{104D8}-\x{104FB}",
+    r"\x{10C80}-\x{10CB2}\x{10CC0}-\x{10CF2}\x{118A0}-\x{118DF}\x{1E900}-\x{1E943}]+",
 );
 
 const fn plain(regex: &'static str) -> StageRow {
@@ -436,5 +449,104 @@ fn leave_last(text: &[u8], end: usize) -> Option<usize> {
         None => Some(end),
         Some(byte) if byte.is_ascii() => Some(if end > 1 { end - 1 } else { end }),
         Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::Random, *};
+
+    /// Characters that take part in some rule: letters, digits, blanks, marks and signs, ASCII and other.
+    const CHARACTERS: [&str; 40] = [
+        "a", "s", "T", "re", "LL", "v", "'", "'", "0", "7", "12", " ", " ", "  ", "\t", "\n", "\r\n",
+        "\u{b}", ".", "(", "_", "{}", "/", "$", "+", "é", "Σ", "ſ", "漢", "한", "٣", "½", "\u{301}",
+        "\u{a0}", "\u{3000}", "\u{85}", "。", "🚀", "\0", "\u{200d}",
+    ];
+
+    fn random_text(random: &mut Random, characters: &[&'static str]) -> String {
+        let n_parts = random.below(24);
+        (0..n_parts).map(|_| random.pick(characters)).collect()
+    }
+
+    fn pieces<'t>(splitter: &Splitter, text: &'t str) -> Vec<&'t str> {
+        let mut pieces = Vec::new();
+        splitter.split(text, &mut |piece| pieces.push(piece));
+        pieces
+    }
+
+    /// What the crate makes of the expression as it is published, with its look ahead; gaps are pieces, too.
+    fn reference_pieces<'t>(regex: &SysRegex, text: &'t str) -> Vec<&'t str> {
+        let (mut pieces, mut position) = (Vec::new(), 0);
+        for (start, end) in regex.find_iter(text) {
+            pieces.extend([&text[position..start], &text[start..end]]);
+            position = end;
+        }
+        pieces.push(&text[position..]);
+        pieces.retain(|piece| !piece.is_empty());
+        pieces
+    }
+
+    #[test]
+    fn every_stage_equals_its_published_expression() {
+        let mut random = Random::new(7);
+        let stages = TABLE.iter().flat_map(|(_, stages, ..)| *stages).chain([&LINES]);
+        for row @ (regex, blanks, _) in stages {
+            let published = match blanks {
+                Blanks::AsMatched => (*regex).to_owned(),
+                _ => regex.replace(r"|\s+", r"|\s+(?!\S)|\s+"),
+            };
+            let reference = SysRegex::new(&published).unwrap();
+            let splitter = Splitter::new(std::slice::from_ref(row), false, false);
+            let without_quick_path = Splitter::new(&[(regex, *blanks, None)], false, false);
+            for round in 0..3000 {
+                // Half of the texts are ASCII, where the quick paths work.
+                let characters = if round % 2 == 0 {
+                    &CHARACTERS[..]
+                } else {
+                    &CHARACTERS[..25]
+                };
+                let text = random_text(&mut random, characters);
+                let expected = reference_pieces(&reference, &text);
+                assert_eq!(
+                    pieces(&without_quick_path, &text),
+                    expected,
+                    "{published} on {text:?}"
+                );
+                assert_eq!(
+                    pieces(&splitter, &text),
+                    expected,
+                    "quick path of {published} on {text:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn long_runs_are_cut_in_time() {
+        for (names, ..) in TABLE {
+            let splitter = Splitter::by_name(names[0]).unwrap();
+            for unit in ["a", " ", "\n", "1", "(", "é", "\u{3000}", "A", " a", "\t\n", "'"] {
+                let text = unit.repeat(1_000_000 / unit.len()) + "x";
+                let started = std::time::Instant::now();
+                let mut n_bytes = 0;
+                splitter.split(&text, &mut |piece| n_bytes += piece.len());
+                assert_eq!(n_bytes, text.len());
+                assert!(
+                    started.elapsed().as_secs() < 30,
+                    "{} on {unit:?}: {:?}",
+                    names[0],
+                    started.elapsed()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_refused_with_the_known_ones() {
+        let error = Splitter::by_name("future-bpe").err().unwrap().to_string();
+        assert!(
+            error.contains("future-bpe") && error.contains("qwen2, ") && error.contains("tekken"),
+            "{error}"
+        );
     }
 }

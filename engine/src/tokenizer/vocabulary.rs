@@ -114,6 +114,11 @@ impl Vocabulary {
         &self.arena[start as usize..end as usize]
     }
 
+    /// Whether `id` is the normal token with these bytes.
+    pub(crate) fn is_normal(&self, id: u32, bytes: &[u8]) -> bool {
+        self.kind(id) == Some(TokenKind::Normal) && self.bytes(id) == bytes
+    }
+
     /// Id of exactly these bytes.
     pub(crate) fn id(&self, bytes: &[u8]) -> Option<u32> {
         if bytes.len() > self.max_bytes || bytes.is_empty() {

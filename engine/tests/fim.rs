@@ -1,0 +1,446 @@
+//! FIM templates, chosen by what small files say and laid out token by token.
+
+use expect_test::{Expect, expect};
+use gguf_builder::{Builder, Value, byte_level, open, strings};
+use surmise_engine::{
+    fim::FimTemplate,
+    request::{ContextFile, FimPrompt},
+    tokenizer::Tokenizer,
+};
+
+mod gguf_builder;
+
+const CONTROL: u32 = 3;
+
+/// A byte-level model with these control tokens, from id 256 on.
+fn model(special: &[&str]) -> Builder {
+    let special: Vec<(&str, u32)> = special.iter().map(|&spelling| (spelling, CONTROL)).collect();
+    byte_level("qwen2", &special).pair("tokenizer.ggml.merges", strings(&[]))
+}
+
+const QWEN: [&str; 7] = [
+    "<|endoftext|>",
+    "<|fim_prefix|>",
+    "<|fim_suffix|>",
+    "<|fim_middle|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+];
+const STARCODER: [&str; 6] = [
+    "<|endoftext|>",
+    "<fim_prefix>",
+    "<fim_middle>",
+    "<fim_suffix>",
+    "<reponame>",
+    "<filename>",
+];
+const STARCODER2: [&str; 6] = [
+    "<|endoftext|>",
+    "<fim_prefix>",
+    "<fim_middle>",
+    "<fim_suffix>",
+    "<repo_name>",
+    "<file_sep>",
+];
+const CODEGEMMA: [&str; 5] = [
+    "<eos>",
+    "<|fim_prefix|>",
+    "<|fim_suffix|>",
+    "<|fim_middle|>",
+    "<|file_separator|>",
+];
+const DEEPSEEK: [&str; 4] = [
+    "<｜end▁of▁sentence｜>",
+    "<｜fim▁begin｜>",
+    "<｜fim▁hole｜>",
+    "<｜fim▁end｜>",
+];
+const CODELLAMA: [&str; 5] = ["</s>", "▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"];
+const CODESTRAL: [&str; 4] = ["</s>", "[PREFIX]", "[SUFFIX]", "[MIDDLE]"];
+
+fn surmise(order: &str) -> Builder {
+    model(&QWEN).pair("surmise.fim.order", Value::Str(order.as_bytes().to_vec()))
+}
+
+fn hole() -> FimPrompt {
+    FimPrompt {
+        prefix: "fn f() {".to_owned(),
+        suffix: "\n}".to_owned(),
+        ..FimPrompt::default()
+    }
+}
+
+fn hole_in_repository() -> FimPrompt {
+    let file = |path: &str, text: &str| ContextFile {
+        path: path.to_owned(),
+        text: text.to_owned(),
+    };
+    FimPrompt {
+        path: Some("src/f.rs".to_owned()),
+        repository: Some("demo".to_owned()),
+        files: vec![file("a.rs", "use b;"), file("b.rs", "struct B;\n")],
+        ..hole()
+    }
+}
+
+/// The tokens as text, special ones by their spelling.
+fn spell(tokenizer: &Tokenizer, special: &[&str], tokens: &[u32]) -> String {
+    tokens.iter().fold(String::new(), |text, &id| {
+        match special.get((id as usize).wrapping_sub(256)) {
+            Some(spelling) => text + spelling,
+            None => text + &tokenizer.decode(&[id]),
+        }
+    })
+}
+
+#[track_caller]
+fn check(file: &Builder, special: &[&str], prompt: &FimPrompt, expected: Expect) {
+    let gguf = open(&file.build()).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let template = FimTemplate::from_gguf(&gguf, &tokenizer).expect("a template");
+    let tokens = template.layout(&tokenizer, prompt).unwrap();
+    expected.assert_eq(&format!(
+        "{}: {}",
+        template.name(),
+        spell(&tokenizer, special, &tokens)
+    ));
+    let n_control = tokens.iter().filter(|&&id| tokenizer.is_control(id)).count();
+    assert_eq!(template.overhead(prompt), n_control, "control tokens");
+    for &id in tokens
+        .iter()
+        .filter(|&&id| tokenizer.is_control(id))
+        .chain(tokenizer.end_tokens())
+    {
+        assert!(
+            template.stop_tokens().contains(&id),
+            "token {id} does not stop the middle"
+        );
+    }
+}
+
+#[test]
+fn a_hole_alone() {
+    let check = |special: &[&str], expected| check(&model(special), special, &hole(), expected);
+    check(
+        &QWEN,
+        expect![[r#"
+        qwen: <|fim_prefix|>fn f() {<|fim_suffix|>
+        }<|fim_middle|>"#]],
+    );
+    check(
+        &QWEN[..4],
+        expect![[r#"
+        granite: <|fim_prefix|>fn f() {<|fim_suffix|>
+        }<|fim_middle|>"#]],
+    );
+    check(
+        &STARCODER,
+        expect![[r#"
+        starcoder: <fim_prefix>fn f() {<fim_suffix>
+        }<fim_middle>"#]],
+    );
+    check(
+        &STARCODER2,
+        expect![[r#"
+        starcoder2: <fim_prefix>fn f() {<fim_suffix>
+        }<fim_middle>"#]],
+    );
+    check(
+        &CODEGEMMA,
+        expect![[r#"
+        codegemma: <|fim_prefix|>fn f() {<|fim_suffix|>
+        }<|fim_middle|>"#]],
+    );
+    check(
+        &DEEPSEEK,
+        expect![[r#"
+        deepseek-coder: <｜fim▁begin｜>fn f() {<｜fim▁hole｜>
+        }<｜fim▁end｜>"#]],
+    );
+    check(
+        &CODELLAMA,
+        expect![[r#"
+        codellama: ▁<PRE>fn f() {▁<SUF>
+        }▁<MID>"#]],
+    );
+    check(
+        &CODESTRAL,
+        expect![[r#"
+        codestral: [SUFFIX]
+        }[PREFIX]fn f() {"#]],
+    );
+}
+
+#[test]
+fn a_hole_in_a_repository() {
+    let check = |special: &[&str], expected| check(&model(special), special, &hole_in_repository(), expected);
+    check(
+        &QWEN,
+        expect![[r#"
+        qwen: <|repo_name|>demo
+        <|file_sep|>a.rs
+        use b;
+        <|file_sep|>b.rs
+        struct B;
+        <|file_sep|>src/f.rs
+        <|fim_prefix|>fn f() {<|fim_suffix|>
+        }<|fim_middle|>"#]],
+    );
+    check(
+        &STARCODER,
+        expect![[r#"
+        starcoder: <reponame>demo
+        <filename>a.rs
+        use b;
+        <filename>b.rs
+        struct B;
+        <filename>src/f.rs
+        <fim_prefix>fn f() {<fim_suffix>
+        }<fim_middle>"#]],
+    );
+    check(
+        &STARCODER2,
+        expect![[r#"
+        starcoder2: <repo_name>demo<file_sep>a.rs
+        use b;
+        <file_sep>b.rs
+        struct B;
+        <file_sep><fim_prefix>src/f.rs
+        fn f() {<fim_suffix>
+        }<fim_middle>"#]],
+    );
+    check(
+        &CODEGEMMA,
+        expect![[r#"
+        codegemma: a.rs
+        use b;
+        <|file_separator|>b.rs
+        struct B;
+        <|file_separator|>src/f.rs
+        <|fim_prefix|>fn f() {<|fim_suffix|>
+        }<|fim_middle|>"#]],
+    );
+    check(
+        &DEEPSEEK,
+        expect![[r#"
+        deepseek-coder: <｜fim▁begin｜>#a.rs
+        use b;
+        #b.rs
+        struct B;
+        #src/f.rs
+        fn f() {<｜fim▁hole｜>
+        }<｜fim▁end｜>"#]],
+    );
+    check(
+        &CODESTRAL,
+        expect![[r#"
+        codestral: [SUFFIX]
+        }[PREFIX]+++++ a.rs
+        use b;
+        +++++ b.rs
+        struct B;
+        +++++ src/f.rs
+        fn f() {"#]],
+    );
+}
+
+/// As `engine/training/pack.py` cuts the examples.
+#[test]
+fn our_own_format_is_the_one_trained() {
+    check(
+        &surmise("spm"),
+        &QWEN,
+        &hole(),
+        expect![[r#"
+        surmise: <|fim_suffix|>
+        }<|fim_prefix|>fn f() {<|fim_middle|>"#]],
+    );
+    check(
+        &surmise("psm"),
+        &QWEN,
+        &hole(),
+        expect![[r#"
+        surmise: <|fim_prefix|>fn f() {<|fim_suffix|>
+        }<|fim_middle|>"#]],
+    );
+    check(
+        &surmise("spm"),
+        &QWEN,
+        &hole_in_repository(),
+        expect![[r#"
+        surmise: <|repo_name|>demo
+        <|file_sep|>a.rs
+        use b;
+        <|file_sep|>b.rs
+        struct B;
+        <|file_sep|>src/f.rs
+        <|fim_suffix|>
+        }<|fim_prefix|>fn f() {<|fim_middle|>"#]],
+    );
+    let with_path = FimPrompt {
+        path: Some("f.rs".to_owned()),
+        ..hole()
+    };
+    check(
+        &surmise("spm"),
+        &QWEN,
+        &with_path,
+        expect![[r#"
+        surmise: <|file_sep|>f.rs
+        <|fim_suffix|>
+        }<|fim_prefix|>fn f() {<|fim_middle|>"#]],
+    );
+    let with_repository = FimPrompt {
+        repository: Some("demo".to_owned()),
+        ..with_path
+    };
+    check(
+        &surmise("spm"),
+        &QWEN,
+        &with_repository,
+        expect![[r#"
+        surmise: <|repo_name|>demo
+        <|file_sep|>f.rs
+        <|fim_suffix|>
+        }<|fim_prefix|>fn f() {<|fim_middle|>"#]],
+    );
+    let without_path = FimPrompt {
+        path: None,
+        ..hole_in_repository()
+    };
+    check(
+        &surmise("spm"),
+        &QWEN,
+        &without_path,
+        expect![[r#"
+        surmise: <|repo_name|>demo
+        <|file_sep|>a.rs
+        use b;
+        <|file_sep|>b.rs
+        struct B;
+        <|file_sep|>untitled
+        <|fim_suffix|>
+        }<|fim_prefix|>fn f() {<|fim_middle|>"#]],
+    );
+}
+
+#[test]
+fn empty_prefix_and_suffix() {
+    check(
+        &surmise("spm"),
+        &QWEN,
+        &FimPrompt::default(),
+        expect!["surmise: <|fim_suffix|><|fim_prefix|><|fim_middle|>"],
+    );
+    check(
+        &model(&CODESTRAL),
+        &CODESTRAL,
+        &FimPrompt::default(),
+        expect!["codestral: [SUFFIX][PREFIX]"],
+    );
+}
+
+#[test]
+fn bos_comes_first_where_the_model_wants_it() {
+    let file = model(&DEEPSEEK)
+        .pair("tokenizer.ggml.bos_token_id", Value::U32(256))
+        .pair("tokenizer.ggml.add_bos_token", Value::Bool(1));
+    let gguf = open(&file.build()).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let template = FimTemplate::from_gguf(&gguf, &tokenizer).unwrap();
+    assert_eq!(template.layout(&tokenizer, &hole()).unwrap()[..2], [256, 257]);
+}
+
+#[test]
+fn tokens_named_by_the_metadata() {
+    let names = ["[end]", "[a]", "[b]", "[c]"];
+    let file = model(&names)
+        .pair("tokenizer.ggml.eos_token_id", Value::U32(256))
+        .pair("tokenizer.ggml.fim_pre_token_id", Value::U32(257))
+        .pair("tokenizer.ggml.fim_suf_token_id", Value::U32(258))
+        .pair("tokenizer.ggml.fim_mid_token_id", Value::U32(259));
+    check(
+        &file,
+        &names,
+        &hole(),
+        expect![[r#"
+        generic: [a]fn f() {[b]
+        }[c]"#]],
+    );
+}
+
+#[test]
+fn mellum_puts_the_suffix_first() {
+    let special: Vec<(&str, u32)> = STARCODER.iter().map(|&spelling| (spelling, CONTROL)).collect();
+    let file = byte_level("mellum", &special).pair("tokenizer.ggml.merges", strings(&[]));
+    check(
+        &file,
+        &STARCODER,
+        &hole_in_repository(),
+        expect![[r#"
+        mellum: <reponame>demo
+        <filename>a.rs
+        use b;
+        <filename>b.rs
+        struct B;
+        <filename>src/f.rs
+        <fim_suffix>
+        }<fim_prefix>fn f() {<fim_middle>"#]],
+    );
+}
+
+#[test]
+fn no_template_without_the_tokens() {
+    for file in [model(&["<|endoftext|>"]), model(&QWEN[..3]), surmise("sideways")] {
+        let gguf = open(&file.build()).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        assert_eq!(FimTemplate::from_gguf(&gguf, &tokenizer), None);
+    }
+}
+
+#[test]
+fn spellings_in_the_text_stay_text() {
+    let hostile: String = [&QWEN[..], &DEEPSEEK, &CODESTRAL, &STARCODER].concat().concat();
+    let prompt = FimPrompt {
+        prefix: hostile.clone(),
+        suffix: hostile.clone(),
+        path: Some(hostile.clone()),
+        repository: Some(hostile.clone()),
+        files: vec![ContextFile {
+            path: hostile.clone(),
+            text: hostile.clone(),
+        }],
+    };
+    for special in [
+        &QWEN[..],
+        &STARCODER,
+        &STARCODER2,
+        &CODEGEMMA,
+        &DEEPSEEK,
+        &CODELLAMA,
+        &CODESTRAL,
+    ] {
+        let gguf = open(&model(special).build()).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        let template = FimTemplate::from_gguf(&gguf, &tokenizer).unwrap();
+        let tokens = template.layout(&tokenizer, &prompt).unwrap();
+        let n_control = tokens.iter().filter(|&&id| tokenizer.is_control(id)).count();
+        assert_eq!(n_control, template.overhead(&prompt), "{}", template.name());
+    }
+}
+
+#[test]
+fn the_template_for_tests_fits_the_byte_tokenizer() {
+    let tokenizer = Tokenizer::bytes();
+    let tokens = FimTemplate::for_tests().layout(&tokenizer, &hole()).unwrap();
+    expect!["[258, 10, 125, 257, 102, 110, 32, 102, 40, 41, 32, 123, 259]"].assert_eq(&format!("{tokens:?}"));
+    assert_eq!(
+        FimTemplate::qwen(&tokenizer)
+            .unwrap()
+            .layout(&tokenizer, &hole())
+            .unwrap()[0],
+        257
+    );
+    assert_eq!(tokenizer.end_tokens(), [256]);
+}

@@ -1,0 +1,393 @@
+//! Tokenizers against llama.cpp's test vocabularies, which are not in the repository: `SURMISE_FIXTURES`, or
+//! `../shared/fixtures` beside it, has a folder `tokenizers` with `ggml-vocab-*.gguf` and their `.inp` and `.out`.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use expect_test::{Expect, expect};
+use gguf_builder::{Builder, Value, byte_level, open, strings, u32s};
+use surmise_engine::{
+    EngineError,
+    tokenizer::Tokenizer,
+    weights::{Gguf, WeightSource},
+};
+
+mod gguf_builder;
+
+const VOCABULARIES: [&str; 13] = [
+    "deepseek-coder",
+    "deepseek-llm",
+    "falcon",
+    "gemma-4",
+    "gpt-2",
+    "llama-bpe",
+    "llama-spm",
+    "mpt",
+    "phi-3",
+    "qwen2",
+    "qwen35",
+    "refact",
+    "starcoder",
+];
+
+/// Folder of the vocabularies; says so and gives `None` where they are absent, and panics in CI.
+fn vocabularies() -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
+    let folder = std::env::var_os("SURMISE_FIXTURES")
+        .map_or_else(beside, PathBuf::from)
+        .join("tokenizers");
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "no vocabularies in {}; set SURMISE_FIXTURES",
+        folder.display()
+    );
+    println!(
+        "skipped: no vocabularies in {}; set SURMISE_FIXTURES",
+        folder.display()
+    );
+    None
+}
+
+fn load(folder: &Path, name: &str) -> Tokenizer {
+    let gguf = Gguf::open(WeightSource::File(folder.join(format!("ggml-vocab-{name}.gguf")))).unwrap();
+    Tokenizer::from_gguf(&gguf).unwrap()
+}
+
+/// The cases of a vocabulary: text and tokens.
+fn cases(folder: &Path, name: &str) -> Vec<(String, Vec<u32>)> {
+    let read = |extension| {
+        std::fs::read_to_string(folder.join(format!("ggml-vocab-{name}.gguf.{extension}"))).unwrap()
+    };
+    let (input, output) = (read("inp"), read("out"));
+    const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
+    let texts: Vec<&str> = input
+        .strip_suffix(SEPARATOR)
+        .unwrap_or(&input)
+        .split(SEPARATOR)
+        .collect();
+    let tokens: Vec<&str> = output.lines().collect();
+    assert_eq!(texts.len(), tokens.len(), "{name}");
+    let parse = |line: &str| line.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    texts
+        .into_iter()
+        .map(str::to_owned)
+        .zip(tokens.into_iter().map(parse))
+        .collect()
+}
+
+#[test]
+fn encodes_and_decodes_as_the_reference_does() {
+    let Some(folder) = vocabularies() else { return };
+    let mut failures = Vec::new();
+    let mut n_cases = 0;
+    for name in VOCABULARIES {
+        let tokenizer = load(&folder, name);
+        let writes_space = matches!(name, "llama-spm" | "phi-3");
+        for (text, expected) in cases(&folder, name) {
+            n_cases += 1;
+            let tokens = tokenizer.encode(&text, false).unwrap();
+            if tokens != expected {
+                failures.push(format!(
+                    "{name}: {text:?}\n  expected {expected:?}\n  found    {tokens:?}"
+                ));
+            }
+            let space = if writes_space && !text.is_empty() { " " } else { "" };
+            let decoded = tokenizer.decode(&expected);
+            if decoded != format!("{space}{text}") {
+                failures.push(format!("{name}: {text:?} decodes to {decoded:?}"));
+            }
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} of {n_cases} cases fail:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    println!("{n_cases} cases of {} vocabularies", VOCABULARIES.len());
+}
+
+/// Time that this thread has been running, as Linux counts it; on a busy machine a clock says little.
+fn cpu_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(
+        text.split(' ')
+            .next()
+            .and_then(|nanos| nanos.parse().ok())
+            .unwrap_or_default(),
+    )
+}
+
+#[test]
+#[ignore = "prints times, checks nothing"]
+fn times() {
+    let Some(folder) = vocabularies() else { return };
+    let text: String = [
+        include_str!("../src/tokenizer.rs"),
+        include_str!("../src/weights/gguf.rs"),
+    ]
+    .concat();
+    for name in VOCABULARIES {
+        let started = cpu_time();
+        let gguf = Gguf::open(WeightSource::File(folder.join(format!("ggml-vocab-{name}.gguf")))).unwrap();
+        let opened = cpu_time() - started;
+        let started = cpu_time();
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        let built = cpu_time() - started;
+        let started = cpu_time();
+        let n_tokens = tokenizer.encode(&text, false).unwrap().len();
+        let first = cpu_time() - started;
+        let started = cpu_time();
+        for _ in 0..10 {
+            tokenizer.encode(&text, false).unwrap();
+        }
+        let again = (cpu_time() - started) / 10;
+        let for_2k = |time: Duration| time.as_secs_f64() * 1e6 * 2000.0 / n_tokens as f64;
+        println!(
+            "{name}: {} tokens; open {opened:.1?}, build {built:.1?}; 2,000 tokens of code {:.0} us at first, {:.0} us again",
+            tokenizer.vocab_size(),
+            for_2k(first),
+            for_2k(again)
+        );
+    }
+}
+
+#[test]
+fn megabytes_of_one_character_are_encoded_in_time() {
+    let Some(folder) = vocabularies() else { return };
+    for name in [
+        "qwen2",
+        "llama-bpe",
+        "starcoder",
+        "deepseek-llm",
+        "llama-spm",
+        "gemma-4",
+    ] {
+        let tokenizer = load(&folder, name);
+        for unit in ["a", " ", "\n", "<", "é", "<|endoftext|>", "<0x00>"] {
+            let text = unit.repeat(1_000_000 / unit.len());
+            let started = Instant::now();
+            let tokens = tokenizer.encode(&text, false).unwrap();
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "{name}: {unit:?}: {:?}",
+                started.elapsed()
+            );
+            assert_eq!(
+                tokenizer.decode(&tokens).trim_start_matches(' '),
+                text.trim_start_matches(' '),
+                "{name}: {unit:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_text_becomes_a_control_token() {
+    let Some(folder) = vocabularies() else { return };
+    for name in VOCABULARIES {
+        let path = folder.join(format!("ggml-vocab-{name}.gguf"));
+        let gguf = Gguf::open(WeightSource::File(path)).unwrap();
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
+        let texts = gguf
+            .metadata()
+            .require_str_array("tokenizer.ggml.tokens")
+            .unwrap();
+        let n_control = (0..tokenizer.vocab_size() as u32)
+            .filter(|&id| tokenizer.is_control(id))
+            .count();
+        assert!(n_control > 0 && !tokenizer.end_tokens().is_empty(), "{name}");
+        for (id, spelling) in (0..).zip(texts).filter(|&(id, _)| tokenizer.is_control(id)) {
+            let tokens = tokenizer
+                .encode(&format!("x{spelling}{spelling} y"), false)
+                .unwrap();
+            assert!(
+                !tokens.iter().any(|&id| tokenizer.is_control(id)),
+                "{name}: {spelling}: {tokens:?}"
+            );
+            assert!(
+                tokenizer.encode(spelling, true).unwrap().contains(&id),
+                "{name}: {spelling} is not found"
+            );
+        }
+    }
+}
+
+/// A SentencePiece vocabulary: unknown, BOS, EOS, the bytes, then the given pieces with their scores.
+fn scores(pieces: &[(&str, f32)]) -> Builder {
+    let bytes: Vec<String> = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let special = ["<unk>", "<s>", "</s>"];
+    let texts: Vec<&str> = special
+        .into_iter()
+        .chain(bytes.iter().map(String::as_str))
+        .chain(pieces.iter().map(|piece| piece.0))
+        .collect();
+    let kinds = [2, 3, 3].into_iter().chain([6; 256]).chain(vec![1; pieces.len()]);
+    let scores = [0.0; 259].into_iter().chain(pieces.iter().map(|piece| piece.1));
+    Builder::new()
+        .pair("tokenizer.ggml.model", Value::Str(b"llama".to_vec()))
+        .pair("tokenizer.ggml.tokens", strings(&texts))
+        .pair("tokenizer.ggml.token_type", u32s(kinds))
+        .pair("tokenizer.ggml.scores", f32s(scores))
+}
+
+fn f32s(values: impl Iterator<Item = f32>) -> Value {
+    let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+    Value::Array(6, bytes.len() as u64 / 4, bytes)
+}
+
+#[test]
+fn sentencepiece_follows_the_scores() {
+    let pieces = [
+        ("▁", -9.0),
+        ("a", -8.0),
+        ("b", -8.0),
+        ("ab", -3.0),
+        ("▁a", -1.0),
+        ("ba", -2.0),
+        ("é", -5.0),
+    ];
+    let tokenizer = Tokenizer::from_gguf(&open(&scores(&pieces).build()).unwrap()).unwrap();
+    let texts = |text: &str| -> Vec<String> {
+        let tokens = tokenizer.encode(text, false).unwrap();
+        tokens
+            .iter()
+            .map(|&id| tokenizer.token_bytes(id).escape_ascii().to_string())
+            .collect()
+    };
+    // A space comes first; `▁a` has the best score, then `ba`.
+    assert_eq!(texts("aba"), [" a", "ba"]);
+    assert_eq!(texts("b▁a"), [" ", "b", " a"]);
+    assert_eq!(texts("é漢"), [" ", "\\xc3\\xa9", "\\xe6", "\\xbc", "\\xa2"]);
+    assert_eq!((tokenizer.bos(), tokenizer.end_tokens()), (Some(1), &[2][..]));
+    assert_eq!(tokenizer.encode("</s>", true).unwrap(), [2]);
+    assert!(
+        !tokenizer
+            .encode("</s><s><unk><0x0A>", false)
+            .unwrap()
+            .iter()
+            .any(|&id| id <= 2 || id == 3 + 0x0a)
+    );
+}
+
+#[test]
+fn user_defined_tokens_are_text_unless_they_are_markers() {
+    let special = [
+        ("<|end|>", 4),
+        ("<tool_call>", 4),
+        ("    ", 4),
+        ("<|endoftext|>", 3),
+    ];
+    let file = byte_level("gpt-2", &special).pair("tokenizer.ggml.merges", strings(&[]));
+    let tokenizer = Tokenizer::from_gguf(&open(&file.build()).unwrap()).unwrap();
+    assert_eq!(tokenizer.encode("a    b", false).unwrap(), [97, 258, 98]);
+    assert!(
+        tokenizer
+            .encode("<|end|><tool_call><|endoftext|>", false)
+            .unwrap()
+            .iter()
+            .all(|&id| id < 256)
+    );
+    assert_eq!(
+        tokenizer.encode("<|end|><tool_call><|endoftext|>", true).unwrap(),
+        [256, 257, 259]
+    );
+    assert_eq!(tokenizer.end_tokens(), [256, 259]);
+}
+
+#[test]
+fn vocabularies_that_do_not_hold_together() {
+    let no_merges = || byte_level("qwen2", &[("ab", 1)]);
+    let base = || no_merges().pair("tokenizer.ggml.merges", strings(&["a b"]));
+    let check = |file: Builder, expected: Expect| {
+        let error = Tokenizer::from_gguf(&open(&file.build()).unwrap())
+            .err()
+            .expect("must be refused");
+        assert!(
+            matches!(
+                error,
+                EngineError::BadFile { .. } | EngineError::Unsupported { .. }
+            ),
+            "{error:?}"
+        );
+        expected.assert_eq(&error.to_string());
+    };
+    let tokenizer = Tokenizer::from_gguf(&open(&base().build()).unwrap()).unwrap();
+    assert_eq!(tokenizer.encode("cab", false).unwrap(), [99, 256]);
+
+    check(
+        Builder::new(),
+        expect!["<embedded>: metadata `tokenizer.ggml.model`: the key is missing"],
+    );
+    check(
+        no_merges(),
+        expect!["<embedded>: metadata `tokenizer.ggml.merges`: the key is missing"],
+    );
+    check(
+        no_merges().pair("tokenizer.ggml.merges", strings(&["ab"])),
+        expect![
+            "<embedded>: metadata `tokenizer.ggml.merges`: merge 0, `ab`, is not two tokens with a space between"
+        ],
+    );
+    check(
+        base().pair("tokenizer.ggml.eos_token_id", Value::U32(257)),
+        expect![
+            "<embedded>: metadata `tokenizer.ggml.eos_token_id`: token 257 is outside the vocabulary of 257"
+        ],
+    );
+    check(
+        base().pair("tokenizer.ggml.bos_token_id", Value::Str(b"x".to_vec())),
+        expect![
+            "<embedded>: metadata `tokenizer.ggml.bos_token_id`: expected an integer from 0 to 4294967295, found string"
+        ],
+    );
+    let mut twice = byte_level("qwen2", &[("ab", 1), ("ab", 1)]);
+    twice = twice.pair("tokenizer.ggml.merges", strings(&[]));
+    check(
+        twice,
+        expect!["<embedded>: metadata `tokenizer.ggml.tokens`: tokens 256 and 257 have the same text"],
+    );
+    let mut short = scores(&[("a", 0.0)]);
+    short.pairs[3].1 = f32s([0.0; 4].into_iter());
+    check(
+        short,
+        expect!["<embedded>: metadata `tokenizer.ggml.scores`: expected 260 scores, found 4"],
+    );
+    let mut short = base();
+    short.pairs[3].1 = u32s([1; 3].into_iter());
+    check(
+        short,
+        expect!["<embedded>: metadata `tokenizer.ggml.token_type`: expected 257 kinds, found 3"],
+    );
+    let mut empty = base();
+    empty.pairs[2].1 = strings(&[]);
+    check(
+        empty,
+        expect!["<embedded>: metadata `tokenizer.ggml.tokens`: the vocabulary is empty"],
+    );
+    let mut other = base();
+    other.pairs[0].1 = Value::Str(b"bert".to_vec());
+    check(
+        other,
+        expect!["tokenizer `bert` is not supported; known: gpt2, llama, gemma4"],
+    );
+}
+
+#[test]
+fn a_character_without_a_token_is_an_error() {
+    let file = Builder::new()
+        .pair("tokenizer.ggml.model", Value::Str(b"gpt2".to_vec()))
+        .pair("tokenizer.ggml.pre", Value::Str(b"gpt-2".to_vec()))
+        .pair("tokenizer.ggml.tokens", strings(&["a"]))
+        .pair("tokenizer.ggml.merges", strings(&[]));
+    let tokenizer = Tokenizer::from_gguf(&open(&file.build()).unwrap()).unwrap();
+    let error = tokenizer.encode("ab", false).unwrap_err();
+    expect!["bad request: the model's vocabulary has no token for the byte 0x62"]
+        .assert_eq(&error.to_string());
+}
