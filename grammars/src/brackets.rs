@@ -71,34 +71,34 @@ pub(crate) fn brackets_in(syntax: &Syntax, rope: &Rope, range: Range<usize>) -> 
         add(range.start, &text::text(rope, range));
         return found;
     }
-    for_each_leaf(syntax, range.clone(), |leaf| {
-        let inside = range.start <= leaf.start_byte() && leaf.start_byte() < range.end;
-        if inside && !leaf.is_named() && !leaf.is_missing() {
-            add(leaf.start_byte(), leaf.kind());
+    for_each_node(syntax, range.clone(), |node| {
+        let inside = range.start <= node.start_byte() && node.start_byte() < range.end;
+        if inside && node.child_count() == 0 && !node.is_named() && !node.is_missing() {
+            add(node.start_byte(), node.kind());
         }
+        true
     });
     found
 }
 
-/// Visits the leaves that touch `range`, in order.
-pub(crate) fn for_each_leaf<'tree>(
+/// Visits the nodes that touch `range`, from the root down and in order; children only where `visit` says so.
+pub(crate) fn for_each_node<'tree>(
     syntax: &'tree Syntax,
     range: Range<usize>,
-    mut visit: impl FnMut(Node<'tree>),
+    mut visit: impl FnMut(Node<'tree>) -> bool,
 ) {
     let Some(tree) = syntax.tree() else { return };
     let mut cursor = tree.walk();
-    while cursor.goto_first_child_for_byte(range.start).is_some() {}
     loop {
         let node = cursor.node();
-        if node.start_byte() >= range.end {
+        if node.start_byte() >= range.end && node.start_byte() > range.start {
             return;
         }
-        if node.end_byte() >= range.start && cursor.goto_first_child() {
+        if node.end_byte() >= range.start
+            && visit(node)
+            && cursor.goto_first_child_for_byte(range.start).is_some()
+        {
             continue;
-        }
-        if node.child_count() == 0 {
-            visit(node);
         }
         while !cursor.goto_next_sibling() {
             if !cursor.goto_parent() {

@@ -229,3 +229,213 @@ fn previous_border(rope: &Rope, at: usize, end: usize) -> usize {
 fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::test_support::{Random, code_in, long_rust};
+    use crate::{Language, outline};
+
+    /// A word, a number or a punctuation mark costs 1, as with a tokenizer.
+    fn words(text: &str) -> usize {
+        let mut n_words = 0;
+        let mut in_word = false;
+        for c in text.chars() {
+            let is_word = c.is_alphanumeric();
+            let begins = !is_word || !in_word;
+            n_words += usize::from(begins && !c.is_whitespace());
+            in_word = is_word;
+        }
+        n_words
+    }
+
+    /// Shows the excerpt around `ˇ`, with `…` where something was left out.
+    fn check(language: Language, fixture: &str, prefix: usize, suffix: usize, expected: Expect) {
+        let at = fixture.find('ˇ').unwrap();
+        let rope = Rope::from_str(&fixture.replace('ˇ', ""));
+        let syntax = Syntax::parse(language, &rope);
+        let excerpt = excerpt(&syntax, &rope, at, Budget { prefix, suffix }, &words);
+        let mut shown = String::new();
+        shown.push_str(if excerpt.prefix.start > 0 { "…" } else { "" });
+        shown.push_str(&text::text(&rope, excerpt.prefix));
+        shown.push('ˇ');
+        shown.push_str(&text::text(&rope, excerpt.suffix.clone()));
+        shown.push_str(if excerpt.suffix.end < rope.len_bytes() {
+            "…"
+        } else {
+            ""
+        });
+        expected.assert_eq(&shown);
+    }
+
+    const CODE: &str = "struct A;
+
+fn first(x: u32) -> u32 {
+    let y = x + 1;
+    y * 2
+}
+
+fn second() {
+    let a = 1;
+    ˇ
+    let b = 2;
+}
+
+fn third() {
+    let c = 3;
+    let d = 4;
+}
+
+struct B;
+";
+
+    #[test]
+    fn everything_is_taken_if_it_fits() {
+        check(
+            Language::Rust,
+            CODE,
+            1000,
+            1000,
+            expect![[r#"
+            struct A;
+
+            fn first(x: u32) -> u32 {
+                let y = x + 1;
+                y * 2
+            }
+
+            fn second() {
+                let a = 1;
+                ˇ
+                let b = 2;
+            }
+
+            fn third() {
+                let c = 3;
+                let d = 4;
+            }
+
+            struct B;
+        "#]],
+        );
+    }
+
+    #[test]
+    fn an_excerpt_begins_and_ends_at_definitions_if_it_can() {
+        check(
+            Language::Rust,
+            CODE,
+            20,
+            24,
+            expect![[r#"
+            …fn second() {
+                let a = 1;
+                ˇ
+                let b = 2;
+            }
+
+            fn third() {
+                let c = 3;
+                let d = 4;
+            }
+            …"#]],
+        );
+        check(
+            Language::Rust,
+            CODE,
+            38,
+            9,
+            expect![[r#"
+            struct A;
+
+            fn first(x: u32) -> u32 {
+                let y = x + 1;
+                y * 2
+            }
+
+            fn second() {
+                let a = 1;
+                ˇ
+                let b = 2;
+            }
+            …"#]],
+        );
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_cut_inside() {
+        let line = "one two three four five ˇsix seven eight nine ten";
+        check(
+            Language::PlainText,
+            line,
+            3,
+            3,
+            expect!["…e four five ˇsix seven ei…"],
+        );
+        check(Language::Rust, CODE, 0, 0, expect!["…ˇ…"]);
+    }
+
+    #[test]
+    fn excerpts_fit_for_any_budget_anywhere() {
+        for &language in Language::all() {
+            let code = match language {
+                Language::PlainText => "é 😀 words\r\n".repeat(50),
+                language => code_in(language).repeat(3),
+            };
+            let rope = Rope::from_str(&code);
+            let syntax = Syntax::parse(language, &rope);
+            let mut random = Random::new(language as u64);
+            for _ in 0..60 {
+                let at = random.below(code.len() + 3);
+                let budget = Budget {
+                    prefix: random.below(300),
+                    suffix: random.below(200),
+                };
+                let n_calls = Cell::new(0);
+                let cost = |text: &str| {
+                    n_calls.set(n_calls.get() + 1);
+                    words(text)
+                };
+                let excerpt = excerpt(&syntax, &rope, at, budget, &cost);
+                assert!(n_calls.get() <= 12, "{} calls", n_calls.get());
+                assert_eq!(excerpt.prefix.end, text::snap(&rope, at));
+                assert_eq!(excerpt.suffix.start, text::snap(&rope, at));
+                assert!(words(&text::text(&rope, excerpt.prefix.clone())) <= budget.prefix);
+                assert!(words(&text::text(&rope, excerpt.suffix.clone())) <= budget.suffix);
+                let starts_line = text::line_start(&rope, excerpt.prefix.start) == excerpt.prefix.start;
+                let in_line = text::line_start(&rope, at) <= excerpt.prefix.start;
+                assert!(starts_line || in_line, "{language:?} {at} {excerpt:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_file_is_not_measured_as_a_whole() {
+        let code = long_rust(10_000);
+        let rope = Rope::from_str(&code);
+        let syntax = Syntax::parse(Language::Rust, &rope);
+        let n_bytes = Cell::new(0);
+        let cost = |text: &str| {
+            n_bytes.set(n_bytes.get() + text.len());
+            words(text)
+        };
+        let budget = Budget {
+            prefix: 1000,
+            suffix: 300,
+        };
+        let excerpt = excerpt(&syntax, &rope, code.len() / 2, budget, &cost);
+        assert!(n_bytes.get() < 40_000, "{} bytes measured", n_bytes.get());
+        assert!(words(&text::text(&rope, excerpt.prefix.clone())) > 700);
+        // A function begins with the comment line above it.
+        let begins = |line: usize| {
+            outline(&syntax, &rope)
+                .iter()
+                .any(|d| text::line_start(&rope, d.range.start.saturating_sub(1)) == line)
+        };
+        assert!(begins(excerpt.prefix.start));
+    }
+}

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use ropey::Rope;
 
-use crate::brackets::{self, Bracket, Pending, for_each_leaf};
+use crate::brackets::{self, Bracket, Pending, for_each_node};
 use crate::{Language, Syntax, scope, text};
 
 /// How much a completion may complete.
@@ -174,7 +174,7 @@ impl<'a> Site<'a> {
                 return line.start;
             }
             seen_line = true;
-            started |= !is_preamble(self.language, content);
+            started |= !continues_head && !is_preamble(self.language, content);
         }
         limit
     }
@@ -363,12 +363,16 @@ fn is_preamble(language: Language, line: &str) -> bool {
 
 /// Strings and comments that touch `range` and span lines, at offsets from its start.
 fn opaque_ranges(syntax: &Syntax, range: Range<usize>) -> Vec<Range<usize>> {
+    const KINDS: [&str; 5] = ["string", "comment", "heredoc", "template", "text"];
     let mut found = Vec::new();
-    for_each_leaf(syntax, range.clone(), |leaf| {
-        if leaf.is_named() && leaf.start_position().row < leaf.end_position().row {
-            let start = leaf.start_byte().max(range.start) - range.start;
-            found.push(start..leaf.end_byte().min(range.end).saturating_sub(range.start));
+    for_each_node(syntax, range.clone(), |node| {
+        let spans_lines = node.start_position().row < node.end_position().row;
+        let is_opaque = spans_lines && node.is_named() && KINDS.iter().any(|kind| node.kind().contains(kind));
+        if is_opaque {
+            let start = node.start_byte().max(range.start) - range.start;
+            found.push(start..node.end_byte().min(range.end).saturating_sub(range.start));
         }
+        spans_lines && !is_opaque
     });
     found
 }
@@ -378,10 +382,10 @@ fn opaque_ranges(syntax: &Syntax, range: Range<usize>) -> Vec<Range<usize>> {
 /// A string that ends on a later line than the cursor's counts only if it also began on an earlier one:
 /// otherwise the closing quote is missing and the string has swallowed the next.
 fn closing_quote(syntax: &Syntax, rope: &Rope, at: usize) -> Option<char> {
-    let string = scope::enclosing(syntax, at)
-        .into_iter()
-        .filter(|node| node.kind().contains("string") && node.start_byte() < at)
-        .next_back()?;
+    let nodes = scope::enclosing(syntax, at);
+    let string = nodes
+        .iter()
+        .rfind(|node| node.kind().contains("string") && node.start_byte() < at)?;
     let row = text::point_at(rope, at).row;
     if string.end_position().row > row && string.start_position().row == row {
         return None;
@@ -400,4 +404,219 @@ fn find_unescaped(text: &str, quote: char) -> Option<usize> {
         escaped = c == '\\' && !escaped;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Extent::{Block, Line, Statement};
+    use super::*;
+    use crate::test_support::{Random, code_in};
+
+    /// What is kept of `text` at `ˇ`.
+    #[track_caller]
+    fn check(language: Language, fixture: &str, text: &str, extent: Extent, expected: &str) {
+        let at = fixture.find('ˇ').unwrap();
+        let rope = Rope::from_str(&fixture.replace('ˇ', ""));
+        let syntax = Syntax::parse(language, &rope);
+        assert_eq!(
+            &text[..completion_end(&syntax, &rope, at, text, extent)],
+            expected,
+            "{extent:?}"
+        );
+    }
+
+    #[test]
+    fn a_line_ends_before_its_break() {
+        check(
+            Language::Rust,
+            "fn f() {\n    ˇ\n}",
+            "a();\n    b();",
+            Line,
+            "a();",
+        );
+        check(Language::Rust, "ˇ", "a();\r\nb();", Line, "a();");
+        check(Language::PlainText, "ˇ", "no break", Line, "no break");
+        check(Language::Rust, "ˇ", "", Line, "");
+    }
+
+    #[test]
+    fn what_the_suffix_closes_is_not_closed_again() {
+        for extent in [Line, Statement, Block] {
+            check(
+                Language::Rust,
+                "fn f() { foo(ˇ); }",
+                "a, g(b));",
+                extent,
+                "a, g(b)",
+            );
+            check(
+                Language::Rust,
+                "fn f() { foo(ˇ); }",
+                "a, \")\", ')')",
+                extent,
+                "a, \")\", ')'",
+            );
+            check(Language::Python, "x = [ˇ]\n", "1, 2]", extent, "1, 2");
+            check(Language::JavaScript, "f({ˇ})", "a: {b: 1}})", extent, "a: {b: 1}");
+            check(Language::Rust, "fn f() { g(\"aˇ\"); }", "bc\", d", extent, "bc");
+        }
+        let text = "x();\n}\n\nfn g() {}";
+        check(Language::Rust, "fn f() {\n    ˇ\n}\n", text, Block, "x();");
+        check(Language::PlainText, "(ˇ)", "a) b", Block, "a");
+    }
+
+    #[test]
+    fn what_nothing_closes_may_be_closed() {
+        for extent in [Line, Statement, Block] {
+            check(
+                Language::Rust,
+                "fn f() {\n    foo(ˇ\n}\n",
+                "a, b);",
+                extent,
+                "a, b);",
+            );
+            check(
+                Language::Rust,
+                "fn f() {\n    foo(a[ˇ\n}\n",
+                "1]);",
+                extent,
+                "1]);",
+            );
+        }
+        // Never more than was opened.
+        check(Language::Rust, "fn f() {\n    foo(ˇ\n}\n", "a));", Line, "a)");
+        let text = "\n    a();\n}\n\nfn g() {}\n";
+        check(Language::Rust, "fn f() {ˇ", text, Block, "\n    a();\n}");
+        let fixture = "impl A {\n    fn f() {\n        if x {ˇ\n    }\n}\n";
+        let text = "\n            a();\n        }\n        b();\n    }\n";
+        check(
+            Language::Rust,
+            fixture,
+            text,
+            Block,
+            "\n            a();\n        }",
+        );
+    }
+
+    #[test]
+    fn a_statement_goes_on_while_something_is_open() {
+        let text = "foo(\n        a,\n    )\n    .bar();\n    next();";
+        let first = "foo(\n        a,\n    )\n    .bar();";
+        check(
+            Language::Rust,
+            "fn f() {\n    let x = ˇ\n}",
+            text,
+            Statement,
+            first,
+        );
+        check(Language::Rust, "fn f() {\n    ˇ\n}", text, Statement, first);
+        check(Language::Rust, "fn f() {\n    ˇ\n}", text, Block, text);
+
+        let text = "if x {\n        a();\n    } else {\n        b();\n    }\n    c();";
+        let first = "if x {\n        a();\n    } else {\n        b();\n    }";
+        check(Language::Rust, "fn f() {\n    ˇ\n}", text, Statement, first);
+
+        let text = "x = \"\"\"\nnot indented\n\"\"\"\n    y = 1";
+        check(
+            Language::Python,
+            "def f():\n    ˇ\n",
+            text,
+            Statement,
+            "x = \"\"\"\nnot indented\n\"\"\"",
+        );
+
+        let text = "# Why.\n    x = 1\n    y = 2";
+        check(
+            Language::Python,
+            "def f():\n    ˇ\n",
+            text,
+            Statement,
+            "# Why.\n    x = 1",
+        );
+        let text = "?\n    x = 1\n    y = 2";
+        check(
+            Language::Python,
+            "def f():\n    # Whyˇ\n",
+            text,
+            Statement,
+            "?\n    x = 1",
+        );
+    }
+
+    #[test]
+    fn a_block_ends_where_its_indentation_does() {
+        let text = "return 1\n\ndef g():\n    pass\n";
+        check(Language::Python, "def f():\n    ˇ", text, Block, "return 1");
+        let text = "\n    if x:\n        return 1\n    else:\n        return 2\n\ndef g():\n    pass\n";
+        let body = "\n    if x:\n        return 1\n    else:\n        return 2";
+        check(Language::Python, "def f():ˇ", text, Block, body);
+        check(
+            Language::Python,
+            "def ˇ",
+            &format!("f():{text}"),
+            Block,
+            &format!("f():{body}"),
+        );
+        let text = "\n        return 1\n    else:\n        return 2\n    return 3\n";
+        let both = "\n        return 1\n    else:\n        return 2";
+        check(Language::Python, "def f():\n    if x:ˇ\n", text, Block, both);
+    }
+
+    #[test]
+    fn a_block_of_words_ends_with_its_word() {
+        let text = "\n  puts 1\nend\n\ndef g\nend\n";
+        check(Language::Ruby, "def fˇ\n", text, Block, "\n  puts 1\nend");
+        check(Language::Ruby, "def fˇ\nend\n", text, Block, "\n  puts 1");
+        check(
+            Language::Ruby,
+            "def f\n  ˇ\nend\n",
+            "puts 1\nend\n",
+            Block,
+            "puts 1",
+        );
+        let text = "\n  echo a\nelse\n  echo b\nfi\necho c\n";
+        check(
+            Language::Bash,
+            "if true; thenˇ\n",
+            text,
+            Block,
+            "\n  echo a\nelse\n  echo b\nfi",
+        );
+        let text = "\n  print(1)\nend\nprint(2)";
+        check(Language::Lua, "function f()ˇ\n", text, Block, "\n  print(1)\nend");
+    }
+
+    #[test]
+    fn at_the_top_level_a_block_ends_with_a_blank_line() {
+        let text = "fn f() {\n    a();\n\n    b();\n}\n\nfn g() {}\n";
+        let first = "fn f() {\n    a();\n\n    b();\n}";
+        check(Language::Rust, "ˇ\n", text, Block, first);
+        check(Language::Rust, "ˇ\n", text, Statement, first);
+        check(
+            Language::Markdown,
+            "ˇ",
+            "One.\nTwo.\n\nThree.",
+            Block,
+            "One.\nTwo.",
+        );
+    }
+
+    #[test]
+    fn any_text_anywhere_is_cut_at_a_character() {
+        for &language in Language::all() {
+            let code = code_in(language);
+            let rope = Rope::from_str(&code);
+            let syntax = Syntax::parse(language, &rope);
+            let mut random = Random::new(language as u64);
+            for _ in 0..40 {
+                let at = random.below(code.len() + 2);
+                let from = text::snap(&rope, random.below(code.len() + 1));
+                let to = text::snap(&rope, from + random.below(200));
+                let text = format!("é{}😀)\"", &code[from..to]);
+                for extent in [Line, Statement, Block] {
+                    assert!(text.is_char_boundary(completion_end(&syntax, &rope, at, &text, extent)));
+                }
+            }
+        }
+    }
 }

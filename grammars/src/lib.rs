@@ -30,6 +30,8 @@ mod outline;
 mod query;
 mod scope;
 mod syntax;
+#[cfg(test)]
+mod test_support;
 mod text;
 mod validity;
 

@@ -342,9 +342,13 @@ mod tests {
                 class A | class A
             "#]],
         );
-        check(Language::Go, "func f() {\n\tfoo(a[ˇ", expect![[r#"
+        check(
+            Language::Go,
+            "func f() {\n\tfoo(a[ˇ",
+            expect![[r#"
             function f | func f()
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

@@ -32,8 +32,89 @@ fn is_worse(syntax: &Syntax, rope: &Rope, replace: Range<usize>, text: &str) -> 
     }
     let after = syntax.damage();
     if after.nodes > before.nodes {
-        after.bytes * 2 > before.bytes
+        after.bytes * 2 >= before.bytes
     } else {
         after.nodes == before.nodes && after.nodes > 0 && after.bytes > before.bytes + text.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether `text` at `ˇ` makes the tree worse.
+    fn worse(language: Language, fixture: &str, text: &str) -> bool {
+        let at = fixture.find('ˇ').unwrap();
+        let rope = Rope::from_str(&fixture.replace('ˇ', ""));
+        let syntax = Syntax::parse(language, &rope);
+        worsens(&syntax, &rope, at..at, text)
+    }
+
+    #[test]
+    fn whole_code_is_no_worse() {
+        let cases = [
+            (Language::Rust, "fn f() {\n    ˇ\n}\n", "let x = 1;\n    x + 1"),
+            (Language::Rust, "fn f() {\n    let x = ˇ\n}\n", "foo(1, 2);"),
+            (Language::Rust, "fn f() {\n    fooˇ\n}\n", ".bar()"),
+            (Language::Rust, "fn f() {\n    foo(ˇ\n}\n", "a, b);"),
+            (Language::Rust, "fn f(ˇ)", "x: u32"),
+            (Language::Python, "def f():\n    ˇ\n", "return 1"),
+            (Language::Python, "def f():\n    x = 1\n    ˇ\n", "if x:"),
+            (
+                Language::Python,
+                "def f():\n    x = 1\n    ˇ\n",
+                "for y in x:\n        print(y)",
+            ),
+            (Language::JavaScript, "const x = {ˇ};\n", "a: 1, b: [2]"),
+            (Language::Json, "{\"a\": ˇ}", "[1, 2]"),
+            (Language::Html, "<div>ˇ</div>", "<p>text</p>"),
+            (Language::PlainText, "ˇ", "((("),
+        ];
+        for (language, fixture, text) in cases {
+            assert!(
+                !worse(language, fixture, text),
+                "{language:?} {fixture:?} {text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn broken_code_is_worse() {
+        let cases = [
+            (Language::Rust, "fn f() {\n    ˇ\n}\n", "let x = foo(1;"),
+            (Language::Rust, "fn f() {\n    ˇ\n}\n", "if x {"),
+            (Language::Rust, "fn f() {\n    ˇ\n}\n", "x }"),
+            (Language::Rust, "fn f() {\n    foo(ˇ);\n}\n", "a, b);"),
+            (Language::Python, "def f():\n    x = 1\n    ˇ\n", "if x = :"),
+            (Language::Python, "def f():\n    x = 1\n    ˇ\n", "return (1"),
+            (Language::JavaScript, "const x = {ˇ};\n", "a: }, b"),
+            (Language::Json, "{\"a\": 1ˇ}", "}"),
+            (Language::Go, "package a\n\nfunc f() {\n\tˇ\n}\n", "x := := 1"),
+        ];
+        for (language, fixture, text) in cases {
+            assert!(
+                worse(language, fixture, text),
+                "{language:?} {fixture:?} {text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn errors_that_were_there_are_not_held_against_a_suggestion() {
+        let elsewhere = "fn broken( {\n}\n\nfn f() {\n    ˇ\n}\n";
+        assert!(!worse(Language::Rust, elsewhere, "let x = 1;"));
+        assert!(worse(
+            Language::Rust,
+            "let let = ;\nfn f() {\n    ˇ\n}\n",
+            "let x = (1;"
+        ));
+    }
+
+    #[test]
+    fn what_is_replaced_counts_as_gone() {
+        let rope = Rope::from_str("fn f() { foo(; }");
+        let syntax = Syntax::parse(Language::Rust, &rope);
+        assert!(!worsens(&syntax, &rope, 12..13, "()"));
+        assert!(!worsens(&syntax, &rope, 9..500, "}"));
     }
 }

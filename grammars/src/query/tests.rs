@@ -6,6 +6,7 @@ use std::path::Path;
 use expect_test::expect_file;
 
 use super::*;
+use crate::test_support::{code_in, fixture_path};
 
 #[test]
 fn every_query_of_every_language_loads() {
@@ -109,13 +110,7 @@ fn captures_stand_where_the_carets_say() {
         if language == Language::PlainText {
             continue;
         }
-        let path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/queries/{}.txt", language.name()));
-        let fixture = std::fs::read_to_string(&path).unwrap_or_default();
-        let code: String = fixture
-            .split_inclusive('\n')
-            .filter(|line| !is_caret_line(line))
-            .collect();
+        let code = code_in(language);
         let rope = Rope::from_str(&code);
         let syntax = Syntax::parse(language, &rope);
         let root = syntax.tree().unwrap().root_node();
@@ -125,20 +120,15 @@ fn captures_stand_where_the_carets_say() {
                 language.name()
             ));
         } else {
-            expect_file![path].assert_eq(&with_carets(language, &rope, root, &mut problems));
+            expect_file![fixture_path(language)].assert_eq(&with_carets(
+                language,
+                &rope,
+                root,
+                &mut problems,
+            ));
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-}
-
-fn is_caret_line(line: &str) -> bool {
-    let carets = line.trim_start();
-    let rest = carets.trim_start_matches('^');
-    rest.len() < carets.len()
-        && Purpose::ALL.iter().any(|purpose| {
-            rest.trim_start_matches(|c: char| c == '+' || c.is_ascii_digit())
-                .starts_with(&format!(" {}.", purpose.file()))
-        })
 }
 
 /// The code with carets under it; patterns that match nothing in it become problems.
