@@ -35,7 +35,7 @@ pub struct Syntax {
 impl Syntax {
     /// Parses a whole text.
     ///
-    /// Gives up after 1.5 s (about thirty megabytes of ordinary code, or a file made to hang parsers) and then
+    /// Gives up after 1.5 s (several megabytes of ordinary code, or a file made to hang parsers) and then
     /// holds an empty tree marked [stale](Syntax::is_stale).
     pub fn parse(language: Language, rope: &Rope) -> Syntax {
         Syntax::parse_within(language, rope, FIRST_PARSE_LIMIT)
