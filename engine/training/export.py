@@ -94,6 +94,8 @@ def export(checkpoint: Path, tokenizer: Path, out: Path, file_type: str, context
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     # Which order of the pieces to serve: suffix first, so that typing keeps the KV cache valid.
     writer.add_string("surmise.fim.order", "spm")
+    # A model this small gains from copying out of the prompt: `engine/src/copy.rs`.
+    writer.add_bool("surmise.copy", True)
     writer.add_uint64("surmise.tokens_seen", state["tokens_seen"])
     add_shape(writer, shape, context_length)
     add_tokenizer(writer, tokenizer)
