@@ -73,7 +73,7 @@ pub struct EngineConfig {
     pub threads: usize,
     /// Tokens that prompt and suggestion may have together; 0 takes what the model was trained for.
     pub context_length: usize,
-    /// Memory for keys and values of past tokens, in bytes, taken as it is used; 0 takes 512 MiB.
+    /// Memory for keys and values of past tokens, in bytes, taken as it is used; 0 takes enough for 32 full contexts, 512 MiB at most.
     pub kv_cache_bytes: usize,
     /// Whether tokens are drafted and then verified several at a time. The text is the same either way.
     pub speculation: bool,

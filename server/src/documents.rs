@@ -27,6 +27,8 @@ pub struct OpenDocument {
     pub last: Option<Completion>,
     /// How often the text has changed; unlike versions, ours to count.
     revision: u64,
+    /// Text and place that a suggestion is being, or was last, prepared for in the background.
+    prepared_for: Option<(u64, usize)>,
     /// Held for the newest request; dropping it tells that request that it has been superseded.
     turn: Option<oneshot::Sender<()>>,
 }
@@ -48,6 +50,7 @@ impl DocumentStore {
             remembered: None,
             last: None,
             revision: 0,
+            prepared_for: None,
             turn: None,
         };
         self.open.insert(uri, opened);
@@ -110,7 +113,20 @@ impl OpenDocument {
     pub fn take_turn(&mut self) -> oneshot::Receiver<()> {
         let (turn, superseded) = oneshot::channel();
         self.turn = Some(turn);
+        self.prepared_for = None;
         superseded
+    }
+
+    /// Takes the turn for preparing a suggestion at byte `at` in the background; none if that is what is being
+    /// done, or was done last.
+    pub fn take_turn_to_prepare(&mut self, at: usize) -> Option<oneshot::Receiver<()>> {
+        let place = Some((self.revision, at));
+        if self.prepared_for == place {
+            return None;
+        }
+        let superseded = self.take_turn();
+        self.prepared_for = place;
+        Some(superseded)
     }
 }
 

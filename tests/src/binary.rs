@@ -21,7 +21,10 @@ pub fn path() -> &'static Path {
 /// A command that runs the binary in the repository's root, with no settings but its defaults.
 pub fn command() -> Command {
     let mut command = Command::new(path());
-    command.current_dir(repository()).env("XDG_CONFIG_HOME", no_settings()).env("NO_COLOR", "1");
+    command
+        .current_dir(repository())
+        .env("XDG_CONFIG_HOME", no_settings())
+        .env("NO_COLOR", "1");
     command
 }
 
@@ -35,7 +38,9 @@ pub fn model_arguments() -> Vec<String> {
 
 /// Root of the repository.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ has a parent")
 }
 
 /// A folder for settings that has none in it.
@@ -46,17 +51,29 @@ pub fn no_settings() -> PathBuf {
 fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--quiet", "--package", "surmise", "--target-dir"])
+        .args([
+            "build",
+            "--release",
+            "--quiet",
+            "--package",
+            "surmise",
+            "--target-dir",
+        ])
         .arg(target())
         .current_dir(repository())
         .status()
         .expect("cargo runs");
     assert!(status.success(), "cargo build of surmise failed");
-    target().join("release").join(format!("surmise{}", std::env::consts::EXE_SUFFIX))
+    target()
+        .join("release")
+        .join(format!("surmise{}", std::env::consts::EXE_SUFFIX))
 }
 
 /// The target folder this test was built in: `target/<profile>/deps/<test>`.
 fn target() -> PathBuf {
     let test = std::env::current_exe().expect("the test has a path");
-    test.ancestors().nth(3).expect("a test lies in target/<profile>/deps").to_owned()
+    test.ancestors()
+        .nth(3)
+        .expect("a test lies in target/<profile>/deps")
+        .to_owned()
 }

@@ -233,7 +233,10 @@ impl Client {
     /// Sends bytes as they are.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         let output = self.output.as_mut().expect("the connection is open");
-        output.write_all(bytes).and_then(|()| output.flush()).expect("the server reads");
+        output
+            .write_all(bytes)
+            .and_then(|()| output.flush())
+            .expect("the server reads");
     }
 
     /// Sends a message with this body.
@@ -292,7 +295,9 @@ impl Client {
     }
 
     fn wait_for_end(&mut self) -> i32 {
-        let Some(mut process) = self.process.take() else { return 0 };
+        let Some(mut process) = self.process.take() else {
+            return 0;
+        };
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             match process.try_wait().expect("the process can be waited for") {
@@ -321,10 +326,16 @@ impl Drop for Client {
         assert_eq!(self.request("shutdown", Value::Null), Value::Null);
         self.notify("exit", Value::Null);
         assert_eq!(self.wait_for_end(), 0, "exit code");
-        let is_expected =
-            |message: &&Value| self.expected.iter().any(|method| message["method"] == *method);
-        let unexpected: Vec<&Value> = self.inbox.iter().filter(|message| !is_expected(message)).collect();
-        assert!(unexpected.is_empty(), "messages that nobody expected: {unexpected:#?}");
+        let is_expected = |message: &&Value| self.expected.iter().any(|method| message["method"] == *method);
+        let unexpected: Vec<&Value> = self
+            .inbox
+            .iter()
+            .filter(|message| !is_expected(message))
+            .collect();
+        assert!(
+            unexpected.is_empty(),
+            "messages that nobody expected: {unexpected:#?}"
+        );
     }
 }
 
@@ -338,7 +349,9 @@ fn read_message(input: &mut impl BufRead) -> Option<Value> {
         match line.trim_end() {
             "" => break,
             header => {
-                let value = header.strip_prefix("Content-Length: ").expect("no header but Content-Length");
+                let value = header
+                    .strip_prefix("Content-Length: ")
+                    .expect("no header but Content-Length");
                 length = Some(value.parse().expect("a length"));
             }
         }

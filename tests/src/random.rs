@@ -29,7 +29,11 @@ impl Random {
     /// between the two halves of a `\r\n`, and often at the end.
     pub fn edit(&mut self, text: &str, pieces: &[&str]) -> (Range<usize>, String) {
         let places: Vec<usize> = (0..=text.len()).filter(|at| is_place(text, *at)).collect();
-        let start_idx = if self.below(4) == 0 { places.len() - 1 } else { self.below(places.len()) };
+        let start_idx = if self.below(4) == 0 {
+            places.len() - 1
+        } else {
+            self.below(places.len())
+        };
         let most = (places.len() - start_idx).min(12);
         let end_idx = start_idx + if self.below(2) == 0 { 0 } else { self.below(most) };
         let inserted = (0..self.below(4)).map(|_| *self.pick(pieces)).collect();
@@ -55,5 +59,12 @@ pub fn position(text: &str, at: usize, utf16: bool) -> (usize, usize) {
         }
     }
     let before = &text[line_start..at];
-    (line, if utf16 { before.encode_utf16().count() } else { before.len() })
+    (
+        line,
+        if utf16 {
+            before.encode_utf16().count()
+        } else {
+            before.len()
+        },
+    )
 }

@@ -91,14 +91,12 @@ fn prepare(server: &Server, uri: String, query: Query) {
     let Some(engine) = load_model::ready(server) else {
         return;
     };
-    let Some(superseded) = server
+    let turn = server
         .state()
         .documents
         .get_mut(&uri)
-        .map(|open| open.take_turn())
-    else {
-        return;
-    };
+        .and_then(|open| open.take_turn_to_prepare(query.at));
+    let Some(superseded) = turn else { return };
     let server = server.clone();
     tokio::spawn(async move {
         let completion = tokio::select! {
