@@ -26,6 +26,12 @@ use crate::{
     weights::{Gguf, WeightSource},
 };
 
+/// Full contexts that the KV cache has room for, if nothing else is asked for: prefixes of the files that are open.
+pub const DEFAULT_CONTEXTS: usize = 32;
+
+/// Most memory that the KV cache takes, in bytes, if nothing else is asked for.
+pub const DEFAULT_KV_CACHE_BYTES: usize = 512 << 20;
+
 /// How an engine runs, whatever its model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineOptions {
@@ -35,8 +41,9 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Most positions of one sequence, prompt and answer together; `None` for what the model was trained for.
     pub context_length: Option<usize>,
-    /// Memory for keys and values, in bytes. It is taken from the system as it is used.
-    pub kv_cache_bytes: usize,
+    /// Memory for keys and values, in bytes; `None` for [`DEFAULT_CONTEXTS`] full contexts, but at most
+    /// [`DEFAULT_KV_CACHE_BYTES`]. It is taken from the system as it is used.
+    pub kv_cache_bytes: Option<usize>,
     /// Number format of keys and values.
     pub kv_cache_type: CacheType,
     /// Most sequences that run at once; the others wait in order of arrival.
@@ -51,7 +58,7 @@ impl Default for EngineOptions {
             model_name: String::new(),
             threads: None,
             context_length: None,
-            kv_cache_bytes: 512 << 20,
+            kv_cache_bytes: None,
             kv_cache_type: CacheType::F16,
             max_running: 8,
             step: StepLimits::default(),
@@ -138,8 +145,13 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let config = model.config();
         let block_bytes = KvCache::block_bytes(config, options.kv_cache_type).max(1);
-        let n_blocks = (options.kv_cache_bytes / block_bytes).max(1);
         let asked_for = options.context_length.unwrap_or(usize::MAX);
+        let context_blocks = config.context_length.min(asked_for).div_ceil(BLOCK_LEN);
+        let n_blocks = match options.kv_cache_bytes {
+            Some(bytes) => bytes / block_bytes,
+            None => (DEFAULT_KV_CACHE_BYTES / block_bytes).min(DEFAULT_CONTEXTS * context_blocks),
+        };
+        let n_blocks = n_blocks.max(1);
         let info = EngineInfo {
             model_name: Some(options.model_name)
                 .filter(|it| !it.is_empty())

@@ -71,7 +71,6 @@ impl<'a, T> SharedOut<'a, T> {
     ///
     /// # Safety
     /// No other thread may touch the range while the slice lives.
-    #[expect(clippy::mut_from_ref, reason = "disjoint ranges, promised by the caller")]
     pub(crate) unsafe fn slice(&self, range: std::ops::Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: inside the buffer by the assertion, and not aliased by the caller's promise.

@@ -26,7 +26,7 @@ const MOODY: HashedScript = HashedScript {
 fn start(model: impl Model + 'static, max_running: usize) -> Engine {
     let options = EngineOptions {
         max_running,
-        kv_cache_bytes: 4 << 20,
+        kv_cache_bytes: Some(4 << 20),
         ..Default::default()
     };
     Engine::start(Box::new(model), Arc::new(Tokenizer::bytes()), None, options).unwrap()

@@ -31,7 +31,7 @@ fn options(config: &EngineConfig) -> EngineOptions {
     EngineOptions {
         threads: given(threads),
         context_length: given(context_length),
-        kv_cache_bytes: given(kv_cache_bytes).unwrap_or(default.kv_cache_bytes),
+        kv_cache_bytes: given(kv_cache_bytes),
         ..default
     }
 }

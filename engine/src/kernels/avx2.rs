@@ -264,7 +264,7 @@ impl Format for Q4K {
         // SAFETY: 128 bytes of quants follow the 16 of the header; two runs share 32.
         unsafe {
             let bytes = _mm256_loadu_si256(block.add(16 + run / 2 * 32).cast());
-            let shifted = if run % 2 == 0 {
+            let shifted = if run.is_multiple_of(2) {
                 bytes
             } else {
                 _mm256_srli_epi16(bytes, 4)
@@ -302,7 +302,7 @@ impl Format for Q5K {
         // SAFETY: 32 bytes of fifth bits, then 128 of quants follow the 16 of the header.
         unsafe {
             let bytes = _mm256_loadu_si256(block.add(48 + run / 2 * 32).cast());
-            let shifted = if run % 2 == 0 {
+            let shifted = if run.is_multiple_of(2) {
                 bytes
             } else {
                 _mm256_srli_epi16(bytes, 4)
@@ -460,7 +460,7 @@ pub(super) unsafe fn matmul<F: Format>(
         let mut row = rows.start;
         macro_rules! run_rows {
             ($n:literal) => {
-                while row + $n <= rows.end {
+                while rows.end - row >= $n {
                     // SAFETY: instructions by the caller's promise; `weights` is one row.
                     let products = unsafe { products::<F, $n>(weights, input, row) };
                     for (idx, product) in products.into_iter().enumerate() {

@@ -53,7 +53,8 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let clamped = x.clamp(-87.0, 88.0);
     let shifted = mul_add::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
     let exponent = shifted - ROUND;
-    let reduced = mul_add::<FMA>(exponent, -0.693_359_375, clamped);
+    // ln 2 = 355/512 - 2.1219444e-4; the product with the first part is exact.
+    let reduced = mul_add::<FMA>(exponent, -355.0 / 512.0, clamped);
     let reduced = mul_add::<FMA>(exponent, 2.121_944_4e-4, reduced);
     let mut poly = 1.987_569_1e-4;
     for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {

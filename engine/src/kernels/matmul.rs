@@ -42,7 +42,7 @@ impl QuantizedRows {
     /// Quantises `rows`, `(n_rows, n_columns)`. Does nothing where no kernel would read the result.
     pub(crate) fn set_rows(&mut self, isa: Isa, pool: &mut ThreadPool, rows: &[f32], n_columns: usize) {
         let n_runs = n_columns / 32;
-        if isa == Isa::Portable || n_columns % 32 != 0 {
+        if isa == Isa::Portable || !n_columns.is_multiple_of(32) {
             return;
         }
         self.n_columns = n_columns;

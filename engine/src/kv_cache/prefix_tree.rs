@@ -29,6 +29,8 @@ pub(super) struct PrefixTree {
     free_nodes: Vec<NodeId>,
     roots: Vec<NodeId>,
     clock: u64,
+    /// Nodes that no running sequence holds.
+    n_unreferenced: usize,
 }
 
 /// What the tree holds of a prompt.
@@ -102,13 +104,17 @@ impl PrefixTree {
 
     /// Counts one more running sequence on `node`.
     pub(super) fn acquire(&mut self, node: NodeId) {
-        self.node_mut(node).n_references += 1;
+        let references = &mut self.node_mut(node).n_references;
+        *references += 1;
+        self.n_unreferenced -= usize::from(*references == 1);
         self.touch(node);
     }
 
     /// Counts one running sequence less on `node`.
     pub(super) fn release(&mut self, node: NodeId) {
-        self.node_mut(node).n_references -= 1;
+        let references = &mut self.node_mut(node).n_references;
+        *references -= 1;
+        self.n_unreferenced += usize::from(*references == 0);
     }
 
     /// Block of `node`.
@@ -156,6 +162,7 @@ impl PrefixTree {
                 NodeId(self.nodes.len() as u32 - 1)
             }
         };
+        self.n_unreferenced += 1;
         self.children_mut(parent).push(id);
         self.touch(id);
         id
@@ -165,6 +172,7 @@ impl PrefixTree {
         let parent = self.node(leaf).parent;
         self.children_mut(parent).retain(|&child| child != leaf);
         self.free_nodes.push(leaf);
+        self.n_unreferenced -= 1;
         let node = self.nodes[leaf.0 as usize].take();
         node.expect("a node id is only kept while its node lives").block
     }
