@@ -76,7 +76,7 @@ class Editor:
             time.sleep(0.05)
         log = self.dir / "nvim" / "lsp.log"
         raise AssertionError(f"{what}: not within {seconds} s; buffer {self.text()!r}, ghost {self.ghost()!r}, "
-                             f"log {log.read_text()[-2000:] if log.exists() else ''}")
+                             f"messages {self.nvim.command_output('messages')!r}, log {log.read_text()[-2000:] if log.exists() else ''}")
 
     def text(self):
         return "\n".join(self.nvim.current.buffer[:])

@@ -22,7 +22,8 @@ const SAMPLE = process.env.SAMPLE ?? `class Stack:
         self.items.append(item)
 
 `;
-const TYPED = process.env.TYPED ?? '    def pop(self):\n';
+// Typed piece by piece until something is suggested: not every place deserves it.
+const TYPED = process.env.TYPED?.split('|') ?? ['    def pop(self):', '\n        ', 'return ', 'self.', 'items', '.pop()\n\n', '    def size(self):\n        ', 'return '];
 const PORT = 18000 + (process.pid % 1000);
 
 const root = fs.mkdtempSync(path.join(os.tmpdir(), 'surmise-workbench-'));
@@ -32,7 +33,8 @@ fs.writeFileSync(file, SAMPLE);
 const settings = JSON.stringify({
   'surmise.path': surmise,
   ...(process.env.SURMISE_TEST_MODEL && { 'surmise.model': process.env.SURMISE_TEST_MODEL }),
-  'surmise.trace.server': 'messages',
+  // How sure the model is does not matter here, only that its text arrives.
+  'surmise.completion.min_confidence': Number(process.env.MIN_CONFIDENCE ?? 0),
   'security.workspace.trust.enabled': false,
   'telemetry.telemetryLevel': 'off',
   'editor.quickSuggestions': { other: 'off', comments: 'off', strings: 'off' },
@@ -45,6 +47,10 @@ const settings = JSON.stringify({
   'workbench.tips.enabled': false,
   'chat.disableAIFeatures': true,
   'window.commandCenter': false,
+  'workbench.secondarySideBar.defaultVisibility': 'hidden',
+  'workbench.activityBar.location': 'hidden',
+  'workbench.layoutControl.enabled': false,
+  'breadcrumbs.enabled': false,
 });
 // The server reads the machine's settings, the browser asks it for the user's.
 for (const place of ['Machine', 'User']) fs.writeFileSync(path.join(folder(`user/${place}`), 'settings.json'), settings);
@@ -73,12 +79,20 @@ try {
   console.log('status bar: ready');
 
   await page.click('.monaco-editor .view-lines');
+  await page.keyboard.press('Control+b');
   await page.keyboard.press('Control+End');
-  await page.keyboard.type(TYPED, { delay: 40 });
-  await page.waitForSelector('[class*="ghost-text"]', { timeout: 30_000 });
+  const ghostText = async () => (await page.$$eval('[class*="ghost-text"]', found => found.map(element => element.textContent))).join('');
+  let ghost = '';
+  for (const piece of TYPED) {
+    await page.keyboard.type(piece, { delay: 40 });
+    for (let i = 0; i < 30 && ghost.trim() === ''; i++) {
+      await page.waitForTimeout(100);
+      ghost = await ghostText();
+    }
+    if (ghost.trim() !== '') break;
+  }
+  if (ghost.trim() === '') throw new Error('no ghost text');
   await page.waitForTimeout(500);
-  const ghost = (await page.$$eval('[class*="ghost-text"]', found => found.map(element => element.textContent))).join('');
-  if (ghost.trim() === '') throw new Error('the ghost text is empty');
   console.log('ghost text:', JSON.stringify(ghost));
   if (screenshot) await page.screenshot({ path: screenshot });
 
