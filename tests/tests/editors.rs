@@ -5,10 +5,11 @@
 
 use std::{
     env,
-    path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, PoisonError},
 };
+
+use surmise_tests::binary;
 
 /// What `tests/editors/run --installed` exits with when something is not installed.
 const NOT_INSTALLED: i32 = 77;
@@ -19,10 +20,9 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// Runs one driver against the binary of this build.
 fn check(editor: &str) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("editors/run");
-    let output = Command::new(driver)
+    let output = Command::new(binary::repository().join("tests/editors/run"))
         .args(["--installed", editor])
-        .env("SURMISE", surmise())
+        .env("SURMISE_BIN", binary::path())
         .output()
         .expect("tests/editors/run starts: it needs bash");
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -31,21 +31,6 @@ fn check(editor: &str) {
         Some(NOT_INSTALLED) if env::var_os("CI").is_none() => println!("skipped: {said}"),
         code => panic!("{editor}: exit status {code:?}\n{said}"),
     }
-}
-
-/// The `surmise` binary beside this test, built if need be.
-fn surmise() -> PathBuf {
-    let test = env::current_exe().expect("a test knows its own path");
-    let profile = test.ancestors().nth(2).expect("tests lie in target/<profile>/deps");
-    let binary = profile.join(format!("surmise{}", env::consts::EXE_SUFFIX));
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--workspace", "--bin", "surmise"]);
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo starts");
-    assert!(status.success(), "the binary does not build");
-    binary
 }
 
 #[test]
