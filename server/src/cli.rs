@@ -140,7 +140,7 @@ impl FromStr for Place {
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// A file that the user named cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     ReadFile {
         /// The file.
         path: PathBuf,
@@ -161,13 +161,13 @@ pub enum CliError {
     #[error("{0}")]
     Setting(Problem),
     /// The model cannot be loaded or run.
-    #[error("{0}")]
+    #[error(transparent)]
     Engine(#[from] EngineError),
     /// The engine failed while it made the suggestion.
     #[error("{0}")]
     Completion(String),
     /// The terminal or the pipe is gone.
-    #[error("cannot write: {0}")]
+    #[error("cannot write")]
     Write(#[from] io::Error),
 }
 
