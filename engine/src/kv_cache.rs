@@ -64,6 +64,22 @@ impl Storage {
         }
     }
 
+    /// Writes the numbers of `row` every `stride` places.
+    fn write_strided(&mut self, at: usize, stride: usize, row: &[f32]) {
+        match self {
+            Self::F16(data) => {
+                for (cached, value) in data[at..].iter_mut().step_by(stride).zip(row) {
+                    *cached = f16::from_f32(*value);
+                }
+            }
+            Self::F32(data) => {
+                for (cached, value) in data[at..].iter_mut().step_by(stride).zip(row) {
+                    *cached = *value;
+                }
+            }
+        }
+    }
+
     fn slice(&self, at: usize, len: usize) -> CacheSlice<'_> {
         match self {
             Self::F16(data) => CacheSlice::F16(&data[at..at + len]),
@@ -91,9 +107,9 @@ pub enum CacheSlice<'a> {
 /// Keys and values of all sequences of one model.
 #[derive(Debug)]
 pub struct KvCache {
-    /// `(n_layers, n_blocks, n_kv_heads, BLOCK_LEN, head_dim)`.
+    /// `(n_layers, n_blocks, n_kv_heads, head_dim, BLOCK_LEN)`: the scores of a whole block come out side by side.
     keys: Storage,
-    /// Same shape as `keys`.
+    /// `(n_layers, n_blocks, n_kv_heads, BLOCK_LEN, head_dim)`.
     values: Storage,
     n_blocks: usize,
     n_layers: usize,
@@ -306,36 +322,37 @@ impl KvCache {
     /// Writes the key and the value of one position, each `(n_kv_heads, head_dim)`.
     pub fn write(&mut self, layer: usize, block: u32, slot: usize, key: &[f32], value: &[f32]) {
         for head in 0..self.n_kv_heads {
-            let at = self.row_start(layer, block, head, slot);
+            let start = self.start(layer, block, head);
             let columns = head * self.head_dim..(head + 1) * self.head_dim;
-            self.keys.write(at, &key[columns.clone()]);
-            self.values.write(at, &value[columns]);
+            self.keys
+                .write_strided(start + slot, BLOCK_LEN, &key[columns.clone()]);
+            self.values.write(start + slot * self.head_dim, &value[columns]);
         }
     }
 
-    /// Keys of one block and head, `(BLOCK_LEN, head_dim)`.
+    /// Keys of one block and head, `(head_dim, BLOCK_LEN)`.
     pub fn keys(&self, layer: usize, block: u32, head: usize) -> CacheSlice<'_> {
         self.keys
-            .slice(self.row_start(layer, block, head, 0), BLOCK_LEN * self.head_dim)
+            .slice(self.start(layer, block, head), BLOCK_LEN * self.head_dim)
     }
 
     /// Values of one block and head, `(BLOCK_LEN, head_dim)`.
     pub fn values(&self, layer: usize, block: u32, head: usize) -> CacheSlice<'_> {
         self.values
-            .slice(self.row_start(layer, block, head, 0), BLOCK_LEN * self.head_dim)
+            .slice(self.start(layer, block, head), BLOCK_LEN * self.head_dim)
     }
 
-    fn row_start(&self, layer: usize, block: u32, head: usize, slot: usize) -> usize {
-        (((layer * self.n_blocks + block as usize) * self.n_kv_heads + head) * BLOCK_LEN + slot)
-            * self.head_dim
+    /// Where the numbers of one block and head start, in `keys` and in `values`.
+    fn start(&self, layer: usize, block: u32, head: usize) -> usize {
+        ((layer * self.n_blocks + block as usize) * self.n_kv_heads + head) * BLOCK_LEN * self.head_dim
     }
 
     fn copy_rows(&mut self, from: u32, to: u32, n_rows: usize) {
         for layer in 0..self.n_layers {
             for head in 0..self.n_kv_heads {
-                let source = self.row_start(layer, from, head, 0);
-                let target = self.row_start(layer, to, head, 0);
-                self.keys.copy_within(source, target, n_rows * self.head_dim);
+                let (source, target) = (self.start(layer, from, head), self.start(layer, to, head));
+                // Columns of keys that stand after the last row are overwritten before they are read.
+                self.keys.copy_within(source, target, BLOCK_LEN * self.head_dim);
                 self.values.copy_within(source, target, n_rows * self.head_dim);
             }
         }

@@ -10,7 +10,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::{
     Isa, SharedOut,
-    float::{add_scaled, dot, exp},
+    float::{exp, largest, mul_add, sum},
     pool::ThreadPool,
 };
 use crate::{
@@ -179,7 +179,7 @@ fn attend_tile<const FMA: bool>(
     for (block_idx, &block) in blocks[..n_positions.div_ceil(BLOCK_LEN)].iter().enumerate() {
         let first_slot_position = block_idx * BLOCK_LEN;
         let n_slots = (n_positions - first_slot_position).min(BLOCK_LEN);
-        load(cache.keys(layer, block, kv_head), &mut keys[..n_slots * head_dim]);
+        load(cache.keys(layer, block, kv_head), keys);
         load(
             cache.values(layer, block, kv_head),
             &mut values[..n_slots * head_dim],
@@ -194,27 +194,24 @@ fn attend_tile<const FMA: bool>(
                 let head = kv_head * group + head_in_group;
                 let query = &queries[((tile.first_row + row) * n_heads + head) * head_dim..][..head_dim];
                 let stream = row * group + head_in_group;
-                let sum = &mut scratch.sums[stream * head_dim..][..head_dim];
-                let mut scores = [f32::NEG_INFINITY; BLOCK_LEN];
-                for (score, key) in scores[..n_visible].iter_mut().zip(keys.chunks_exact(head_dim)) {
-                    *score = dot::<FMA>(query, key) * scale;
-                }
                 let (old_max, old_total) = scratch.softmax[stream];
-                let max = scores
-                    .iter()
-                    .fold(old_max, |max, &score| if score > max { score } else { max });
+
+                let mut scores = scores::<FMA>(query, keys);
+                for (slot, score) in scores.iter_mut().enumerate() {
+                    *score = if slot < n_visible {
+                        *score * scale
+                    } else {
+                        f32::NEG_INFINITY
+                    };
+                }
+                let max = largest(&scores).max(old_max);
                 for score in &mut scores {
                     *score = exp::<FMA>(*score - max);
                 }
                 let rescale = exp::<FMA>(old_max - max);
-                if rescale != 1.0 {
-                    sum.iter_mut().for_each(|value| *value *= rescale);
-                }
-                for (weight, value) in scores[..n_visible].iter().zip(values.chunks_exact(head_dim)) {
-                    add_scaled::<FMA>(sum, *weight, value);
-                }
-                let total: f32 = scores[..n_visible].iter().sum();
-                scratch.softmax[stream] = (max, old_total * rescale + total);
+                scratch.softmax[stream] = (max, old_total * rescale + sum(&scores));
+                let sums = &mut scratch.sums[stream * head_dim..][..head_dim];
+                add_values::<FMA>(sums, rescale, &scores[..n_visible], values);
             }
         }
     }
@@ -228,6 +225,45 @@ fn attend_tile<const FMA: bool>(
             let inverse = 1.0 / scratch.softmax[stream].1;
             for (out, sum) in out.iter_mut().zip(&scratch.sums[stream * head_dim..]) {
                 *out = sum * inverse;
+            }
+        }
+    }
+}
+
+/// Scores of one query, `(head_dim)`, with all keys of a block, `(head_dim, BLOCK_LEN)`.
+#[inline(always)]
+fn scores<const FMA: bool>(query: &[f32], keys: &[f32]) -> [f32; BLOCK_LEN] {
+    let mut scores = [0.0; BLOCK_LEN];
+    for (query, keys) in query.iter().zip(keys.chunks_exact(BLOCK_LEN)) {
+        for slot in 0..BLOCK_LEN {
+            scores[slot] = mul_add::<FMA>(*query, keys[slot], scores[slot]);
+        }
+    }
+    scores
+}
+
+/// `sums = rescale * sums + weights * values`, with `values` as `(slots, head_dim)`.
+#[inline(always)]
+fn add_values<const FMA: bool>(sums: &mut [f32], rescale: f32, weights: &[f32], values: &[f32]) {
+    /// Columns that stay in registers while the slots pass by.
+    const COLUMNS: usize = 32;
+    let head_dim = sums.len();
+    for (first, sums) in (0..head_dim).step_by(COLUMNS).zip(sums.chunks_mut(COLUMNS)) {
+        if let Ok(sums) = <&mut [f32; COLUMNS]>::try_from(&mut *sums) {
+            let mut columns = sums.map(|sum| sum * rescale);
+            for (slot, weight) in weights.iter().enumerate() {
+                let values = &values[slot * head_dim + first..][..COLUMNS];
+                for column in 0..COLUMNS {
+                    columns[column] = mul_add::<FMA>(*weight, values[column], columns[column]);
+                }
+            }
+            *sums = columns;
+        } else {
+            for (column, sum) in sums.iter_mut().enumerate() {
+                *sum *= rescale;
+                for (slot, weight) in weights.iter().enumerate() {
+                    *sum = mul_add::<FMA>(*weight, values[slot * head_dim + first + column], *sum);
+                }
             }
         }
     }

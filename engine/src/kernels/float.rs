@@ -36,12 +36,35 @@ fn sum_lanes(lanes: [f32; LANES]) -> f32 {
     ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
 }
 
-/// `out += scale * x`.
+/// The largest of some numbers, a multiple of eight of them; NaN is passed over.
 #[inline(always)]
-pub(super) fn add_scaled<const FMA: bool>(out: &mut [f32], scale: f32, x: &[f32]) {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = mul_add::<FMA>(scale, *x, *out);
+pub(super) fn largest(numbers: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in numbers.chunks_exact(LANES) {
+        for lane in 0..LANES {
+            lanes[lane] = if chunk[lane] > lanes[lane] {
+                chunk[lane]
+            } else {
+                lanes[lane]
+            };
+        }
     }
+    lanes.into_iter().fold(
+        f32::NEG_INFINITY,
+        |largest, x| if x > largest { x } else { largest },
+    )
+}
+
+/// Sum of some numbers, a multiple of eight of them.
+#[inline(always)]
+pub(super) fn sum(numbers: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for chunk in numbers.chunks_exact(LANES) {
+        for lane in 0..LANES {
+            lanes[lane] += chunk[lane];
+        }
+    }
+    sum_lanes(lanes)
 }
 
 /// e to the power of x, within 2 units in the last place for x in [-87, 88]; smaller x give 0.

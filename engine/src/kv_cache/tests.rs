@@ -55,11 +55,15 @@ fn assert_rows(cache: &KvCache, sequence: &CachedSequence) {
         for layer in 0..2 {
             for head in 0..2 {
                 let block = sequence.blocks()[position / BLOCK_LEN];
-                for slice in [cache.keys(layer, block, head), cache.values(layer, block, head)] {
-                    let CacheSlice::F32(rows) = slice else {
+                let slot = position % BLOCK_LEN;
+                for (slice, at) in [
+                    (cache.keys(layer, block, head), slot),
+                    (cache.values(layer, block, head), slot * 2),
+                ] {
+                    let CacheSlice::F32(numbers) = slice else {
                         panic!("made with F32")
                     };
-                    assert_eq!(rows[(position % BLOCK_LEN) * 2], expected, "position {position}");
+                    assert_eq!(numbers[at], expected, "position {position}");
                 }
             }
         }
