@@ -30,8 +30,9 @@ LANGUAGE_CAP_MB = collections.defaultdict(lambda: 3.0, {
     "rust": 45.0, "python": 26.0, "javascript": 14.0, "typescript": 16.0, "go": 14.0, "c": 10.0, "cpp": 10.0, "java": 10.0,
     "markdown": 2.0, "json": 1.0, "yaml": 1.5, "toml": 1.0, "html": 1.0, "css": 1.5,
 })
+# Bounds on one package, and on one language among the held-out ones.
+PACKAGE_CAP_MB = {"train": 2.5, "held_out": 0.15}
 HELD_OUT_CAP_MB = 0.6
-PACKAGE_CAP_MB = 2.5
 MAX_FILE_BYTES = 200_000
 MAX_LINE_CHARS = 400
 MAX_MEAN_LINE_CHARS = 100
@@ -132,7 +133,7 @@ def build(raw: Path, out: Path, listing: dict, seed: int) -> None:
         for path, inside in source_files(root):
             language = LANGUAGES[path.suffix]
             cap = HELD_OUT_CAP_MB if split == "held_out" else LANGUAGE_CAP_MB[language]
-            if kept_bytes[split, language] > cap * 1e6 or package_bytes > PACKAGE_CAP_MB * 1e6:
+            if kept_bytes[split, language] > cap * 1e6 or package_bytes > PACKAGE_CAP_MB[split] * 1e6:
                 continue
             if registry in ("npm", "apt"):
                 inside = inside.partition("/")[2] or inside
