@@ -210,10 +210,11 @@ fn key_of(token: u32) -> [f32; 2] {
 fn read_tokens(cache: &KvCache, blocks: &[u32], positions: std::ops::Range<usize>, tokens: &mut Vec<u32>) {
     tokens.clear();
     tokens.extend(positions.map(|position| {
-        let at = position % BLOCK_LEN * 2;
+        // A block holds the first numbers of all its keys, then the second ones.
+        let at = position % BLOCK_LEN;
         let [high, low] = match cache.keys(0, blocks[position / BLOCK_LEN], 0) {
-            CacheSlice::F16(keys) => [keys[at].to_f32(), keys[at + 1].to_f32()],
-            CacheSlice::F32(keys) => [keys[at], keys[at + 1]],
+            CacheSlice::F16(keys) => [keys[at].to_f32(), keys[BLOCK_LEN + at].to_f32()],
+            CacheSlice::F32(keys) => [keys[at], keys[BLOCK_LEN + at]],
         };
         high as u32 * DIGIT + low as u32
     }));
