@@ -14,12 +14,13 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{
+    copy::CopyPredictor,
     engine_loop::{Command, EngineLoop},
     error::EngineError,
     fim::FimTemplate,
     kv_cache::{BLOCK_LEN, CacheType, KvCache},
     model::{Model, load_model},
-    request::{Event, Finish, GeneratedToken, Prompt, Request},
+    request::{CopyMixing, Event, Finish, GeneratedToken, Prompt, Request},
     scheduler::StepLimits,
     sequence::{Output, Sequence},
     tokenizer::Tokenizer,
@@ -80,6 +81,8 @@ pub struct EngineInfo {
     pub context_length: usize,
     /// Whether [`Prompt::Fim`] works.
     pub can_fim: bool,
+    /// Whether [`CopyMixing::Auto`] mixes copying in.
+    pub copies: bool,
 }
 
 /// What the engine is doing, as of its last step.
@@ -130,7 +133,9 @@ impl Engine {
             .threads
             .or_else(|| Some(thread::available_parallelism().ok()?.get()));
         let model = load_model(&gguf, n_threads.unwrap_or(1).max(1))?;
-        Self::start(Box::new(model), Arc::new(tokenizer), fim, options)
+        let mut engine = Self::start(Box::new(model), Arc::new(tokenizer), fim, options)?;
+        engine.info.copies = gguf.metadata().get_bool("surmise.copy")?.unwrap_or(false);
+        Ok(engine)
     }
 
     /// Starts a thread that runs `model`. The thread sleeps while there is nothing to do.
@@ -160,6 +165,7 @@ impl Engine {
             vocab: config.vocab,
             context_length: config.context_length.min(asked_for).min(n_blocks * BLOCK_LEN),
             can_fim: fim.is_some(),
+            copies: false,
         };
         let (commands, receiver) = channel();
         let status = Arc::new(Mutex::new(EngineStatus::default()));
@@ -283,14 +289,25 @@ impl Engine {
                 stop_tokens.extend(template.stop_tokens());
             }
         }
-        Sequence::new(
+        let copies = match request.sampling.copy {
+            CopyMixing::Auto => self.info.copies,
+            CopyMixing::Off => false,
+            CopyMixing::On => true,
+        };
+        let predictor =
+            copies.then(|| CopyPredictor::new(Arc::clone(&self.tokenizer), &prompt, self.fim.as_ref()));
+        let mut sequence = Sequence::new(
             request,
             prompt,
             stop_tokens,
             self.info.context_length,
             Arc::clone(&self.tokenizer),
             output,
-        )
+        )?;
+        if let Some(predictor) = predictor {
+            sequence.mix_copy(predictor, request.speculation);
+        }
+        Ok(sequence)
     }
 }
 

@@ -311,6 +311,11 @@ impl FimTemplate {
         &self.stop_tokens
     }
 
+    /// Token after which the prefix stands.
+    pub fn prefix_token(&self) -> u32 {
+        self.prefix
+    }
+
     /// The whole prompt, with BOS if the model wants one; what the model generates next is the middle.
     ///
     /// Context goes before the hole. A file's text gets a line break at its end if it has none, a file without a path

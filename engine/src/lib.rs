@@ -3,6 +3,7 @@
 //! [`Engine`] is the only public door to generation: load a model, hand in a [`Request`], read a stream
 //! of [`Event`]s. It knows no editor and no files but weights.
 
+pub mod copy;
 mod embedded;
 pub mod engine;
 mod engine_loop;
@@ -19,6 +20,7 @@ pub mod scheduler;
 mod sequence;
 pub mod speculative;
 pub mod stop;
+mod suffix_index;
 pub mod tokenizer;
 pub mod weights;
 

@@ -206,7 +206,7 @@ fn sort_best(candidates: &mut [Candidate], n: usize) {
 }
 
 /// A total order, so that the outcome never depends on the sorting algorithm.
-fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
+pub(crate) fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
 }
 

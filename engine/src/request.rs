@@ -80,6 +80,21 @@ pub struct SamplingParams {
     pub presence_penalty: f32,
     /// Seed of the random numbers; the same seed gives the same text.
     pub seed: u64,
+    /// Whether copying from the sequence is mixed with what the network says, before all of the above.
+    pub copy: CopyMixing,
+}
+
+/// Whether the target is the network alone, or its mixture with what can be copied: [`copy`](crate::copy).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CopyMixing {
+    /// The mixture if the model's file asks for it, as that of our small embedded model does: its metadata key
+    /// `surmise.copy` is true.
+    #[default]
+    Auto,
+    /// The network alone.
+    Off,
+    /// The mixture.
+    On,
 }
 
 impl Default for SamplingParams {
@@ -92,6 +107,7 @@ impl Default for SamplingParams {
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             seed: 0,
+            copy: CopyMixing::Auto,
         }
     }
 }
@@ -163,7 +179,7 @@ pub enum Event {
 pub struct GeneratedToken {
     /// Token id.
     pub id: u32,
-    /// Natural logarithm of the probability the target gave it, before temperature and filters.
+    /// Natural logarithm of the probability the target gave it, copying mixed in, before temperature and filters.
     pub logprob: f32,
     /// Whether it was proposed by a drafter and accepted.
     pub drafted: bool,

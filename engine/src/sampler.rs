@@ -1,9 +1,10 @@
 //! The sampler: one token from one row of logits, greedy or seeded, with the probability the target gave it.
 
 use crate::{
+    copy::{CopyMixer, CopyPredictor},
     error::EngineError,
     kernels::{Isa, float::exp},
-    logits::{Candidate, History, LogitsProcessor, max_logit, processors, weight},
+    logits::{Candidate, History, LogitsProcessor, best_first, max_logit, processors, weight},
     request::SamplingParams,
 };
 
@@ -15,6 +16,7 @@ pub struct Sampler {
     processors: Vec<Box<dyn LogitsProcessor>>,
     is_greedy: bool,
     seed: u64,
+    copy: Option<CopyMixer>,
     /// Kept between calls for its memory.
     candidates: Vec<Candidate>,
 }
@@ -24,7 +26,7 @@ pub struct Sampler {
 pub struct PickedToken {
     /// Token id.
     pub id: u32,
-    /// Log softmax of the raw logits at `id`, before any processor.
+    /// Log softmax of the raw logits at `id`, copying mixed in, before any processor.
     pub logprob: f32,
 }
 
@@ -47,8 +49,14 @@ impl Sampler {
             processors: processors(params),
             is_greedy: params.temperature == 0.0,
             seed: params.seed,
+            copy: None,
             candidates: Vec::new(),
         })
+    }
+
+    /// From now on picks from the mixture of the logits with what `predictor` copies.
+    pub fn mix_copy(&mut self, predictor: CopyPredictor) {
+        self.copy = Some(CopyMixer::new(predictor));
     }
 
     /// Picks the token that follows `history` from its `logits`, `(vocab,)`. Among equals, greedy picking takes
@@ -63,21 +71,42 @@ impl Sampler {
                 position: history.tokens.len(),
             });
         }
+        let log_total = match &mut self.copy {
+            Some(copy) => copy.mix(logits, log_total, history.tokens),
+            None => log_total,
+        };
         let id = if self.is_greedy && self.processors.is_empty() {
-            first_position(logits, best)
+            self.best_raised(best)
+                .unwrap_or_else(|| first_position(logits, best))
         } else {
             self.pick_processed(logits, history)
         };
+        let raised = self.raised().iter().find(|it| it.id == id);
+        let logit = raised.map_or(logits[id as usize], |it| it.logit);
         Ok(PickedToken {
             id,
-            logprob: logits[id as usize] - log_total,
+            logprob: logit - log_total,
         })
+    }
+
+    /// Scores that copying has changed.
+    fn raised(&self) -> &[Candidate] {
+        self.copy.as_ref().map_or(&[], CopyMixer::raised)
+    }
+
+    /// The token that copying has raised above `best`, the best score without it.
+    fn best_raised(&self, best: f32) -> Option<u32> {
+        let above = self.raised().iter().filter(|it| it.logit > best);
+        above.min_by(|a, b| best_first(a, b)).map(|it| it.id)
     }
 
     fn pick_processed(&mut self, logits: &[f32], history: History<'_>) -> u32 {
         let candidates = &mut self.candidates;
         candidates.clear();
         candidates.extend(logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit }));
+        for &raised in self.copy.iter().flat_map(CopyMixer::raised) {
+            candidates[raised.id as usize] = raised;
+        }
         for processor in &mut self.processors {
             processor.process(history, candidates);
         }

@@ -14,10 +14,11 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
+    copy::CopyPredictor,
     error::EngineError,
     kv_cache::CachedSequence,
     model::Row,
-    request::{Event, Finish, FinishReason, GeneratedToken, Request, Timings, Usage},
+    request::{Event, Finish, FinishReason, GeneratedToken, Request, Speculation, Timings, Usage},
     sampler::{PickedToken, Sampler},
     speculative::{
         Speculator,
@@ -99,6 +100,12 @@ impl Sequence {
             started: None,
             first_token: None,
         })
+    }
+
+    /// Mixes copying into the target, and drafts by copying.
+    pub(crate) fn mix_copy(&mut self, predictor: CopyPredictor, speculation: Speculation) {
+        self.sampler.mix_copy(predictor.clone());
+        self.speculator = Speculator::new(speculation, Box::new(predictor));
     }
 
     /// Tells the reader that the generation begins, if it has not begun before.

@@ -439,6 +439,11 @@ impl Tokenizer {
             .or_else(|| self.vocabulary.id(text.as_bytes()))
     }
 
+    /// The token that stands for exactly these bytes.
+    pub(crate) fn token_of_bytes(&self, bytes: &[u8]) -> Option<u32> {
+        self.vocabulary.id(bytes)
+    }
+
     /// The control or user-defined token with this spelling.
     pub(crate) fn special_token(&self, spelling: &str) -> Option<u32> {
         self.spellings

@@ -3,25 +3,21 @@
 //! Saxena 2023, "Prompt Lookup Decoding", with the longest matching suffix in place of a fixed n-gram.
 
 use super::drafter::{Draft, Drafter};
+use crate::suffix_index::{SuffixIndex, common_suffix};
 
 /// Matches are compared up to this length; longer ones count as equal, and the most recent wins.
 const MAX_MATCH: usize = 64;
 /// Earlier occurrences of the last two tokens that one call looks at, most recent first.
 const MAX_PROBES: usize = 256;
-const NONE: u32 = u32::MAX;
 
 /// Finds the longest suffix of a sequence that occurred before, of two tokens at least; on ties the most
 /// recent occurrence.
 ///
-/// Every position is linked to the one before it whose last two tokens hash alike, as in LZ77 compressors
-/// (RFC 1951, §4). Adding a token takes amortised constant time, a draft at most `MAX_PROBES` comparisons;
-/// beyond those only the occurrence that the sequence has followed so far is known.
+/// Adding a token takes amortised constant time, a draft at most `MAX_PROBES` comparisons; beyond those only the
+/// occurrence that the sequence has followed so far is known.
 #[derive(Debug, Default)]
 pub struct PromptLookup {
-    /// Latest position of each pair's hash; a power of two of them.
-    heads: Vec<u32>,
-    /// For each position, the one before it with the same hash.
-    previous: Vec<u32>,
+    index: SuffixIndex<2>,
     /// Where the sequence would go on if it kept following the last match.
     following: Option<usize>,
 }
@@ -46,61 +42,28 @@ impl Drafter for PromptLookup {
 impl PromptLookup {
     /// Adds the tokens that came since the last call.
     fn index(&mut self, tokens: &[u32]) {
-        for &token in &tokens[self.previous.len()..] {
+        for &token in &tokens[self.index.len()..] {
             self.following = self.following.filter(|&it| tokens[it] == token).map(|it| it + 1);
         }
-        if tokens.len() * 2 > self.heads.len() {
-            self.heads.clear();
-            self.heads.resize((tokens.len() * 4).next_power_of_two(), NONE);
-            self.previous.clear();
-        }
-        for position in self.previous.len()..tokens.len() {
-            let previous = match position.checked_sub(1) {
-                None => NONE,
-                Some(before) => {
-                    let head = pair_hash(tokens[before], tokens[position]) & (self.heads.len() - 1);
-                    std::mem::replace(&mut self.heads[head], position as u32)
-                }
-            };
-            self.previous.push(previous);
-        }
+        self.index.extend(tokens);
     }
 
     /// The position after the best earlier occurrence, and how many tokens before it agree.
     fn longest_match(&self, tokens: &[u32]) -> Option<(usize, usize)> {
         let mut best = None;
         let mut best_len = 1;
-        let mut consider = |source: usize| {
-            let match_len = common_suffix(&tokens[..source], tokens);
+        for source in self.index.candidates().take(MAX_PROBES).chain(self.following) {
+            let match_len = common_suffix(&tokens[..source], tokens, MAX_MATCH);
             if match_len > best_len {
                 best_len = match_len;
                 best = Some((source, match_len));
             }
-            match_len < MAX_MATCH
-        };
-        let mut position = *self.previous.last()?;
-        for _ in 0..MAX_PROBES {
-            if position == NONE || !consider(position as usize + 1) {
+            if match_len == MAX_MATCH {
                 break;
             }
-            position = self.previous[position as usize];
-        }
-        if let Some(followed) = self.following {
-            consider(followed);
         }
         best
     }
-}
-
-/// Tokens in which the ends of `a` and `b` agree, `MAX_MATCH` at most.
-fn common_suffix(a: &[u32], b: &[u32]) -> usize {
-    let pairs = a.iter().rev().zip(b.iter().rev());
-    pairs.take(MAX_MATCH).take_while(|(a, b)| a == b).count()
-}
-
-fn pair_hash(a: u32, b: u32) -> usize {
-    let pair = (u64::from(a) << 32) | u64::from(b);
-    (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
 }
 
 #[cfg(test)]
@@ -166,7 +129,7 @@ mod tests {
             let tokens = &tokens[..end];
             incremental.draft(tokens, 3, &mut proposed);
             let expected = (1..end)
-                .map(|source| (common_suffix(&tokens[..source], tokens), source))
+                .map(|source| (common_suffix(&tokens[..source], tokens, MAX_MATCH), source))
                 .filter(|&(match_len, _)| match_len >= 2)
                 .max();
             assert_eq!(proposed.match_len, expected.map_or(0, |it| it.0), "at {end}");

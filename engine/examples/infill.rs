@@ -1,0 +1,430 @@
+//! Measures completions of the rest of a line: `infill MODEL FOLDER [--fit] [--places N] [--seed N]`.
+//!
+//! FOLDER holds source files that the model has not seen. At random columns of random lines, as many for each language,
+//! the rest of the line is asked for, greedily, with at most 900 tokens of the file around it. Even places tune: with
+//! `--fit` they give the table of weights in `copy.rs`. Odd places report: the network alone, copying alone (it says
+//! nothing where nothing matches), and their mixture.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use surmise_engine::{
+    Engine, EngineError, EngineOptions, WeightSource,
+    copy::CopyPredictor,
+    fim::FimTemplate,
+    kv_cache::{CachedSequence, KvCache},
+    model::{Batch, Model, Row, load_model, transformer::Transformer},
+    request::{CopyMixing, FimPrompt, Prompt, Request, SamplingParams, StopCondition},
+    tokenizer::Tokenizer,
+    weights::Gguf,
+};
+
+/// Longest prompt, in tokens.
+const MAX_PROMPT: usize = 900;
+/// Longest answer, in tokens.
+const MAX_ANSWER: usize = 64;
+/// Shares of the places at which precision is told: those of the highest confidence.
+const SHOW_RATES: [f64; 2] = [0.2, 0.5];
+const LANGUAGES: [(&str, &str); 10] = [
+    ("rs", "Rust"),
+    ("py", "Python"),
+    ("ts", "TypeScript"),
+    ("js", "JavaScript"),
+    ("go", "Go"),
+    ("c", "C"),
+    ("cpp", "C++"),
+    ("java", "Java"),
+    ("php", "PHP"),
+    ("rb", "Ruby"),
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse()?;
+    let gguf = Gguf::open(WeightSource::File(args.model.clone()))?;
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
+    let template = FimTemplate::from_gguf(&gguf, &tokenizer).ok_or("the model cannot fill in the middle")?;
+    let setup = Setup { tokenizer, template };
+    let places = setup.places(&args)?;
+    let chosen = places.iter().skip(usize::from(!args.fit)).step_by(2);
+    if args.fit {
+        let mut model = load_model(&gguf, 2)?;
+        let mut rows = Vec::new();
+        for place in chosen {
+            setup.true_tokens(&mut model, place, &mut rows)?;
+        }
+        print_weights(&rows);
+        return Ok(());
+    }
+    let engine = Engine::load(WeightSource::File(args.model), EngineOptions::default())?;
+    let mut scores: BTreeMap<&str, [Vec<Answer>; 3]> = BTreeMap::new();
+    for place in chosen {
+        let answers = [
+            ask(&engine, place, CopyMixing::Off)?,
+            setup.copy_alone(place)?,
+            ask(&engine, place, CopyMixing::On)?,
+        ];
+        for name in [place.language, "all"] {
+            let columns = scores.entry(name).or_default();
+            for (column, answer) in columns.iter_mut().zip(&answers) {
+                column.push(answer.clone());
+            }
+        }
+    }
+    print_scores(&scores);
+    Ok(())
+}
+
+struct Args {
+    model: PathBuf,
+    folder: PathBuf,
+    fit: bool,
+    /// Places to look at, half of them to tune and half to report.
+    n_places: usize,
+    seed: u64,
+}
+
+impl Args {
+    fn parse() -> Result<Self, Box<dyn Error>> {
+        let mut args = std::env::args().skip(1);
+        let mut parsed = Self {
+            model: args.next().ok_or("which model?")?.into(),
+            folder: args.next().ok_or("which folder of source files?")?.into(),
+            fit: false,
+            n_places: 600,
+            seed: 1,
+        };
+        while let Some(arg) = args.next() {
+            let mut number = || args.next().ok_or(format!("{arg} needs a number"));
+            match arg.as_str() {
+                "--fit" => parsed.fit = true,
+                "--places" => parsed.n_places = number()?.parse()?,
+                "--seed" => parsed.seed = number()?.parse()?,
+                _ => return Err(format!("unknown option {arg}").into()),
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// A cursor in a file.
+struct Place {
+    language: &'static str,
+    prompt: FimPrompt,
+    tokens: Vec<u32>,
+    /// What stands there: the rest of the line.
+    truth: String,
+}
+
+/// What a predictor says at a place.
+#[derive(Clone)]
+struct Answer {
+    is_exact: bool,
+    /// Mean logarithmic probability of its tokens; negative infinity if it says nothing.
+    confidence: f64,
+    tokens_per_step: f64,
+}
+
+impl Answer {
+    fn new(place: &Place, text: &str, logprobs: &[f32], tokens_per_step: f64) -> Self {
+        let mean = logprobs.iter().sum::<f32>() / logprobs.len() as f32;
+        Self {
+            is_exact: text.trim_end() == place.truth.trim_end(),
+            confidence: if text.trim().is_empty() {
+                f64::NEG_INFINITY
+            } else {
+                f64::from(mean)
+            },
+            tokens_per_step,
+        }
+    }
+}
+
+/// One true token: what copying says, and what probabilities both gave to it.
+struct FitRow {
+    class: (usize, usize),
+    copied: f64,
+    network: f64,
+}
+
+struct Setup {
+    tokenizer: Arc<Tokenizer>,
+    template: FimTemplate,
+}
+
+impl Setup {
+    fn places(&self, args: &Args) -> Result<Vec<Place>, Box<dyn Error>> {
+        let mut files: BTreeMap<&str, Vec<PathBuf>> = BTreeMap::new();
+        collect_files(&args.folder, &mut files)?;
+        let mut random = Random(args.seed);
+        let n_each = args.n_places / files.len().max(1);
+        let mut places = Vec::new();
+        for (language, files) in &mut files {
+            files.sort();
+            let wanted = places.len() + n_each;
+            let mut n_tries = 0;
+            while places.len() < wanted && n_tries < 50 * n_each {
+                n_tries += 1;
+                let path = &files[random.below(files.len())];
+                let text = std::fs::read_to_string(path)?;
+                let name = path.strip_prefix(&args.folder)?.to_string_lossy();
+                places.extend(self.place(language, &name, &text, &mut random)?);
+            }
+        }
+        Ok(places)
+    }
+
+    /// A random column of a random line; none if the line has too little to say.
+    fn place(
+        &self,
+        language: &str,
+        path: &str,
+        text: &str,
+        random: &mut Random,
+    ) -> Result<Option<Place>, EngineError> {
+        let lines: Vec<&str> = text.split('\n').collect();
+        let line = lines[random.below(lines.len())];
+        let line_start = line.as_ptr() as usize - text.as_ptr() as usize;
+        let end = line_start + line.trim_end().len();
+        let start = line_start + line.len() - line.trim_start().len();
+        if end < start + 4 {
+            return Ok(None);
+        }
+        let at = text.floor_char_boundary(start + random.below(end - start - 2));
+        let mut bytes = 3 * MAX_PROMPT;
+        loop {
+            let prompt = FimPrompt {
+                prefix: text[text.ceil_char_boundary(at.saturating_sub(bytes - bytes / 4))..at].to_owned(),
+                suffix: text[line_start + line.len()..]
+                    [..text[line_start + line.len()..].floor_char_boundary(bytes / 4)]
+                    .to_owned(),
+                path: Some(path.to_owned()),
+                ..FimPrompt::default()
+            };
+            let tokens = self.template.layout(&self.tokenizer, &prompt)?;
+            if tokens.len() <= MAX_PROMPT {
+                let language = LANGUAGES.iter().find(|it| it.1 == language).map_or("", |it| it.1);
+                let truth = text[at..line_start + line.len()].to_owned();
+                return Ok(Some(Place {
+                    language,
+                    prompt,
+                    tokens,
+                    truth,
+                }));
+            }
+            bytes = bytes * 9 / 10;
+        }
+    }
+
+    /// Greedy copying until nothing matches.
+    fn copy_alone(&self, place: &Place) -> Result<Answer, EngineError> {
+        let mut tokens = place.tokens.clone();
+        let mut predictor = self.predictor(place);
+        let mut logprobs = Vec::new();
+        for _ in 0..MAX_ANSWER {
+            let prediction = predictor.predict(&tokens);
+            let (Some(&(token, share)), weight) = (prediction.votes.first(), prediction.weight()) else {
+                break;
+            };
+            if weight == 0.0 {
+                break;
+            }
+            tokens.push(token);
+            logprobs.push((weight * share).ln());
+            if self.tokenizer.token_bytes(token).contains(&b'\n') {
+                break;
+            }
+        }
+        let text = self.tokenizer.decode(&tokens[place.tokens.len()..]);
+        let line = text.split('\n').next().unwrap_or_default();
+        Ok(Answer::new(place, line, &logprobs, 1.0))
+    }
+
+    fn predictor(&self, place: &Place) -> CopyPredictor {
+        CopyPredictor::new(Arc::clone(&self.tokenizer), &place.tokens, Some(&self.template))
+    }
+
+    /// Appends what network and copying say to each true token of the place.
+    fn true_tokens(
+        &self,
+        model: &mut Transformer,
+        place: &Place,
+        rows: &mut Vec<FitRow>,
+    ) -> Result<(), EngineError> {
+        let answer = self.tokenizer.encode(&place.truth, false)?;
+        let tokens = [place.tokens.as_slice(), &answer].concat();
+        let n_prompt = place.tokens.len();
+        let mut cache = KvCache::new(model.config(), tokens.len() / 32 + 2);
+        let mut sequence = CachedSequence::default();
+        cache.reserve(&mut sequence, tokens.len())?;
+        let (mut probabilities, mut logits) = (Vec::new(), Vec::new());
+        for start in (0..tokens.len()).step_by(128) {
+            let chunk = &tokens[start..tokens.len().min(start + 128)];
+            let batch_rows: Vec<Row> = (start..)
+                .zip(chunk)
+                .map(|(position, &token)| Row {
+                    token,
+                    position: position as u32,
+                    sequence_idx: 0,
+                    wants_logits: position + 1 >= n_prompt && position + 1 < tokens.len(),
+                })
+                .collect();
+            model.forward(
+                Batch {
+                    rows: &batch_rows,
+                    blocks: &[sequence.blocks()],
+                },
+                &mut cache,
+                &mut logits,
+            )?;
+            cache.commit(&mut sequence, chunk);
+            let vocab = model.config().vocab;
+            for row in logits.chunks(vocab) {
+                let token = tokens[n_prompt + probabilities.len()];
+                let total: f64 = row.iter().map(|&it| f64::from(it).exp()).sum();
+                probabilities.push(f64::from(row[token as usize]).exp() / total);
+            }
+        }
+        let mut predictor = self.predictor(place);
+        for (idx, (&token, network)) in answer.iter().zip(probabilities).enumerate() {
+            let prediction = predictor.predict(&tokens[..n_prompt + idx]);
+            let vote = prediction.votes.iter().find(|it| it.0 == token);
+            rows.push(FitRow {
+                class: prediction.class().unwrap_or((usize::MAX, 0)),
+                copied: vote.map_or(0.0, |it| f64::from(it.1)),
+                network,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn ask(engine: &Engine, place: &Place, copy: CopyMixing) -> Result<Answer, EngineError> {
+    let request = Request {
+        prompt: Prompt::Fim(place.prompt.clone()),
+        sampling: SamplingParams {
+            copy,
+            ..SamplingParams::default()
+        },
+        stop: StopCondition {
+            max_tokens: MAX_ANSWER,
+            strings: vec!["\n".to_owned()],
+            ..StopCondition::default()
+        },
+        ..Request::default()
+    };
+    let answer = engine.generate(request).blocking_collect()?;
+    let logprobs: Vec<f32> = answer.tokens.iter().map(|it| it.logprob).collect();
+    Ok(Answer::new(
+        place,
+        &answer.text,
+        &logprobs,
+        answer.finish.speculation.tokens_per_step(),
+    ))
+}
+
+/// Prints the weights that make the true tokens likeliest: expectation maximisation, which for a mixture of two fixed
+/// parts finds the one maximum. A few made-up observations keep thin classes near their row.
+fn print_weights(rows: &[FitRow]) {
+    const N_SUPPORTS: usize = 4;
+    const MADE_UP: f64 = 8.0;
+    let n_classes = rows
+        .iter()
+        .filter(|it| it.class.0 < usize::MAX)
+        .map(|it| it.class.0 + 1)
+        .max()
+        .unwrap_or(0);
+    let fit = |chosen: &dyn Fn(&FitRow) -> bool, prior: f64| {
+        let chosen: Vec<&FitRow> = rows.iter().filter(|it| chosen(it)).collect();
+        let mut weight = prior;
+        for _ in 0..200 {
+            let sum: f64 = chosen
+                .iter()
+                .map(|it| weight * it.copied / (weight * it.copied + (1.0 - weight) * it.network))
+                .sum();
+            weight = (sum + MADE_UP * prior) / (chosen.len() as f64 + MADE_UP);
+        }
+        (weight, chosen.len())
+    };
+    let mut weights = Vec::new();
+    for row in 0..n_classes {
+        let (of_row, _) = fit(&|it| it.class.0 == row, 0.3);
+        weights.push([0, 1, 2, 3].map(|column| fit(&|it| it.class == (row, column), of_row)));
+    }
+    for row in &weights {
+        let numbers = row.map(|(weight, _)| format!("{weight:.2}")).join(", ");
+        println!("    [{numbers}], // {:?}", row.map(|(_, n)| n));
+    }
+    let nats = |use_weights: bool| {
+        let of = |it: &FitRow| {
+            let weight = weights
+                .get(it.class.0)
+                .filter(|_| use_weights)
+                .map_or(0.0, |row| row[it.class.1 % N_SUPPORTS].0);
+            -(weight * it.copied + (1.0 - weight) * it.network).ln()
+        };
+        rows.iter().map(of).sum::<f64>() / rows.len() as f64
+    };
+    println!(
+        "{} tokens, nats per token: network {:.3}, mixture {:.3}",
+        rows.len(),
+        nats(false),
+        nats(true)
+    );
+}
+
+fn print_scores(scores: &BTreeMap<&str, [Vec<Answer>; 3]>) {
+    println!("| language | places | predictor | exact | precision at 20% | at 50% | tokens per step |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for (language, answers) in scores {
+        for (predictor, answers) in ["network", "copy", "mixture"].iter().zip(answers) {
+            let exact = precision(answers, 1.0);
+            let [at_20, at_50] = SHOW_RATES.map(|rate| precision(answers, rate));
+            let steps = answers.iter().map(|it| it.tokens_per_step).sum::<f64>() / answers.len() as f64;
+            println!(
+                "| {language} | {} | {predictor} | {exact:.1}% | {at_20:.1}% | {at_50:.1}% | {steps:.2} |",
+                answers.len()
+            );
+        }
+    }
+}
+
+/// Percentage that is exact of the `rate` of the answers that are surest. Answers that say nothing are wrong.
+fn precision(answers: &[Answer], rate: f64) -> f64 {
+    let mut sorted: Vec<&Answer> = answers.iter().collect();
+    sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+    let n_shown = ((answers.len() as f64 * rate).round() as usize).max(1);
+    let n_exact = sorted.iter().take(n_shown).filter(|it| it.is_exact).count();
+    100.0 * n_exact as f64 / n_shown as f64
+}
+
+fn collect_files(folder: &Path, files: &mut BTreeMap<&str, Vec<PathBuf>>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect_files(&path, files)?;
+            continue;
+        }
+        let extension = path.extension().and_then(|it| it.to_str());
+        if let Some((_, language)) = LANGUAGES.iter().find(|it| Some(it.0) == extension) {
+            files.entry(language).or_default().push(path);
+        }
+    }
+    Ok(())
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((bits ^ (bits >> 31)) % n as u64) as usize
+    }
+}

@@ -1,0 +1,365 @@
+//! Copying: what followed earlier places that read like the end of the sequence, mixed with what the network says.
+//!
+//! `mixture = (1 - w) * network + w * copy`, token by token, before temperature and filters. `copy` is a vote of the
+//! earlier places, `w` comes from a table of how often such votes were right. The mixture is the target: drafts are
+//! verified against it, and it is what logprobs report.
+//!
+//! Sources: Kuhn and De Mori 1990, "A Cache-Based Natural Language Model for Speech Recognition" (mixing with a cache);
+//! Tu, Su and Devanbu 2014, "On the Localness of Software" (that code rewards it; weight by the length of the match);
+//! Khandelwal et al. 2020, "Generalization through Memorization" (votes weighted by nearness, over a network).
+//! We differ in matching bytes, not tokens: a cursor splits tokens, and the same name is cut in many ways.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    fim::FimTemplate,
+    logits::Candidate,
+    speculative::drafter::{Draft, Drafter},
+    suffix_index::{SuffixIndex, common_suffix},
+    tokenizer::Tokenizer,
+};
+
+/// Fewest bytes that have to agree.
+const MIN_MATCH: usize = 4;
+/// Matches are compared up to this many bytes; longer ones count as equal.
+const MAX_MATCH: usize = 64;
+/// Earlier places that one prediction looks at, most recent first.
+const MAX_PROBES: usize = 512;
+/// By how much evidence a match may be weaker than the best and still vote.
+const MAX_GAP: usize = 16;
+/// So much less evidence halves a vote.
+const HALVING: f32 = 2.0;
+/// Bytes from the cursor at which a place has half the vote of one beside it.
+const NEAR: f32 = 2000.0;
+/// What stands between two pieces of text. It is no byte, and the text to be continued has none, so it matches nothing.
+const BORDER: u16 = 256;
+
+/// Least evidence of each row of [`RELIABILITY`].
+const EVIDENCE: [usize; 8] = [4, 6, 8, 12, 16, 24, 32, 48];
+
+/// The weight of copying, by evidence and [`Support`]: maximum likelihood on held-out code.
+const RELIABILITY: [[f32; 4]; EVIDENCE.len()] = [
+    [0.43, 0.75, 0.33, 0.31],
+    [0.45, 0.72, 0.54, 0.33],
+    [0.55, 0.80, 0.48, 0.40],
+    [0.62, 0.86, 0.60, 0.48],
+    [0.74, 0.90, 0.63, 0.50],
+    [0.65, 0.90, 0.63, 0.69],
+    [0.75, 0.88, 0.63, 0.53],
+    [0.81, 0.89, 0.78, 0.82],
+];
+
+/// How the earlier places agree on what comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Support {
+    /// There is only one.
+    #[default]
+    Single,
+    /// Several, and all say the same.
+    Agreed,
+    /// One token has at least half of the vote.
+    Majority,
+    /// None has.
+    Split,
+}
+
+/// What copying says about the next token.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CopyPrediction {
+    /// Tokens and their shares of the vote, which add up to 1; the largest first, among equals the lowest id.
+    pub votes: Vec<(u32, f32)>,
+    /// Bytes in which the best place agrees, each run of white space counted once; 0 without votes.
+    pub evidence: usize,
+    /// How the places agree.
+    pub support: Support,
+}
+
+impl CopyPrediction {
+    /// Row and column of the table of weights; none if the evidence is too thin.
+    pub fn class(&self) -> Option<(usize, usize)> {
+        let row = EVIDENCE.iter().rposition(|&least| self.evidence >= least)?;
+        Some((row, self.support as usize))
+    }
+
+    /// Weight of copying in the mixture, from 0 to less than 1.
+    pub fn weight(&self) -> f32 {
+        self.class().map_or(0.0, |(row, column)| RELIABILITY[row][column])
+    }
+}
+
+/// Predicts the next token of one sequence from the sequence itself: its prompt, context and suffix included, and what
+/// was generated.
+///
+/// Special tokens cut the sequence into pieces of text. Nothing is matched or copied across their borders. In a prompt
+/// that describes a hole, the piece that goes on is the prefix, wherever the template puts it.
+#[derive(Clone)]
+pub struct CopyPredictor {
+    tokenizer: Arc<Tokenizer>,
+    /// Tokens that are borders although they have bytes. Sorted.
+    borders: Vec<u32>,
+    /// Bytes of all pieces with borders between them. The piece that goes on is the last, a hole's suffix the one before.
+    text: Vec<u16>,
+    /// For each symbol of `text`, its token and its index within the token.
+    origins: Vec<(u32, u32)>,
+    /// Where the last piece begins, and the one before.
+    current_start: usize,
+    before_start: usize,
+    index: SuffixIndex<MIN_MATCH>,
+    /// Tokens of the sequence that were read.
+    n_read: usize,
+    prediction: CopyPrediction,
+    /// Where the best place goes on.
+    best_source: usize,
+    /// Kept between calls for their memory: places with their evidence, and the evidence of each match length.
+    matches: Vec<(usize, usize)>,
+    evidence: Vec<usize>,
+}
+
+impl CopyPredictor {
+    /// Reads a prompt. With `fim`, the text after its last prefix token is what goes on; else the text at the end.
+    pub fn new(tokenizer: Arc<Tokenizer>, prompt: &[u32], fim: Option<&FimTemplate>) -> Self {
+        let mut predictor = Self {
+            tokenizer,
+            borders: fim.map_or_else(Vec::new, |it| it.stop_tokens().to_vec()),
+            text: Vec::new(),
+            origins: Vec::new(),
+            current_start: 0,
+            before_start: 0,
+            index: SuffixIndex::default(),
+            n_read: prompt.len(),
+            prediction: CopyPrediction::default(),
+            best_source: 0,
+            matches: Vec::new(),
+            evidence: Vec::new(),
+        };
+        let prefix_token = fim.map(FimTemplate::prefix_token);
+        let is_border = |token: &u32| predictor.is_border(*token);
+        let resumed = prompt.iter().rposition(|&it| Some(it) == prefix_token);
+        let resumed = resumed.or_else(|| prompt.iter().rposition(is_border));
+        let start = resumed.map_or(0, |it| it + 1);
+        let len = prompt[start..].iter().position(is_border);
+        let end = len.map_or(prompt.len(), |len| start + len);
+        for &token in prompt[..start].iter().chain(&prompt[end..]) {
+            predictor.push(token);
+        }
+        predictor.push_border();
+        for &token in &prompt[start..end] {
+            predictor.push(token);
+        }
+        predictor.index.extend(&predictor.text);
+        predictor
+    }
+
+    /// What copying says about the token that follows `tokens`: the prompt and the generated tokens, which only grow
+    /// between calls. Takes microseconds, and depends on `tokens` alone.
+    pub fn predict(&mut self, tokens: &[u32]) -> &CopyPrediction {
+        for &token in &tokens[self.n_read..] {
+            self.push(token);
+        }
+        self.n_read = tokens.len();
+        self.index.extend(&self.text);
+        self.find_matches();
+        self.vote();
+        &self.prediction
+    }
+
+    fn is_border(&self, token: u32) -> bool {
+        self.tokenizer.token_bytes(token).is_empty() || self.borders.binary_search(&token).is_ok()
+    }
+
+    fn push(&mut self, token: u32) {
+        if self.is_border(token) {
+            return self.push_border();
+        }
+        for (offset, &byte) in self.tokenizer.token_bytes(token).iter().enumerate() {
+            self.text.push(u16::from(byte));
+            self.origins.push((token, offset as u32));
+        }
+    }
+
+    /// Ends the piece, unless it is empty.
+    fn push_border(&mut self) {
+        if self.current_start < self.text.len() {
+            self.text.push(BORDER);
+            self.origins.push((0, 0));
+            self.before_start = std::mem::replace(&mut self.current_start, self.text.len());
+        }
+    }
+
+    /// Collects the places that agree with the end of the text and go on.
+    fn find_matches(&mut self) {
+        let current = &self.text[self.current_start..];
+        self.matches.clear();
+        if current.len() < MIN_MATCH {
+            return;
+        }
+        evidence_by_length(current, &mut self.evidence);
+        for source in self.index.candidates().take(MAX_PROBES) {
+            let match_len = common_suffix(&self.text[..source], current, MAX_MATCH);
+            if match_len >= MIN_MATCH && self.text[source] != BORDER {
+                self.matches.push((source, self.evidence[match_len]));
+            }
+        }
+    }
+
+    fn vote(&mut self) {
+        let mut votes = std::mem::take(&mut self.prediction.votes);
+        votes.clear();
+        let best = self.matches.iter().map(|it| it.1).max().unwrap_or(0);
+        let (mut n_places, mut total, mut largest) = (0, 0.0, 0.0);
+        for &(source, evidence) in &self.matches {
+            if evidence + MAX_GAP < best {
+                continue;
+            }
+            let distance = self.distance(source) as f32;
+            let vote = ((evidence as f32 - best as f32) / HALVING).exp2() / (1.0 + distance / NEAR);
+            let token = self.token_at(source);
+            match votes.iter_mut().find(|it| it.0 == token) {
+                Some((_, share)) => *share += vote,
+                None => votes.push((token, vote)),
+            }
+            if vote > largest {
+                largest = vote;
+                self.best_source = source;
+            }
+            total += vote;
+            n_places += 1;
+        }
+        for (_, share) in &mut votes {
+            *share /= total;
+        }
+        votes.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let first_share = votes.first().map_or(0.0, |it| it.1);
+        self.prediction = CopyPrediction {
+            support: match votes.len() {
+                0 | 1 if n_places < 2 => Support::Single,
+                0 | 1 => Support::Agreed,
+                _ if first_share >= 0.5 => Support::Majority,
+                _ => Support::Split,
+            },
+            votes,
+            evidence: best,
+        };
+    }
+
+    /// Bytes between the cursor and a place. Other files begin where the prefix does: far, and further each.
+    fn distance(&self, source: usize) -> usize {
+        if source < self.current_start && source >= self.before_start {
+            // Right after the cursor, if it is the suffix.
+            source - self.before_start
+        } else {
+            self.text.len() - source
+        }
+    }
+
+    /// The token that goes on at `source`. Within a token of the text, it is the longest token that begins its rest.
+    fn token_at(&self, source: usize) -> u32 {
+        let (token, offset) = self.origins[source];
+        if offset == 0 {
+            return token;
+        }
+        let rest = &self.tokenizer.token_bytes(token)[offset as usize..];
+        let mut beginnings = (1..=rest.len()).rev().map(|len| &rest[..len]);
+        beginnings
+            .find_map(|bytes| self.tokenizer.token_of_bytes(bytes))
+            .unwrap_or(token)
+    }
+}
+
+impl fmt::Debug for CopyPredictor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CopyPredictor")
+            .field("n_read", &self.n_read)
+            .field("prediction", &self.prediction)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drafter for CopyPredictor {
+    /// Follows the best place. Unlike prompt lookup it knows that a hole's prefix goes on, and starts within tokens.
+    fn draft(&mut self, tokens: &[u32], max_len: usize, draft: &mut Draft) {
+        draft.clear();
+        if self.predict(tokens).votes.is_empty() {
+            return;
+        }
+        // About three bytes make a token.
+        draft.match_len = self.prediction.evidence.div_ceil(3);
+        let mut source = self.best_source;
+        let period = self.text.len() - source;
+        while draft.tokens.len() < max_len && self.text[source] != BORDER {
+            let token = self.token_at(source);
+            draft.tokens.push(token);
+            source += self.tokenizer.token_bytes(token).len();
+            if source >= self.text.len() {
+                // The place reaches the end: the text is periodic, and the draft goes on reading itself.
+                source -= period;
+            }
+        }
+    }
+}
+
+/// For each length of a match with the end of `text`, up to the longest that counts, how much it says: a byte each, but
+/// nothing for white space next to white space, as lines of every kind begin alike.
+fn evidence_by_length(text: &[u16], evidence: &mut Vec<usize>) {
+    let is_space = |symbol: u16| symbol < 256 && (symbol as u8).is_ascii_whitespace();
+    evidence.clear();
+    evidence.push(0);
+    let mut sum = 0;
+    let mut after_is_space = false;
+    for &symbol in text.iter().rev().take(MAX_MATCH) {
+        sum += usize::from(!(is_space(symbol) && after_is_space));
+        after_is_space = is_space(symbol);
+        evidence.push(sum);
+    }
+}
+
+/// Mixes what copying says into the scores of one sequence.
+#[derive(Debug)]
+pub(crate) struct CopyMixer {
+    predictor: CopyPredictor,
+    /// Tokens whose score is raised, with the score that they get. All others keep theirs.
+    raised: Vec<Candidate>,
+}
+
+impl CopyMixer {
+    pub(crate) fn new(predictor: CopyPredictor) -> Self {
+        Self {
+            predictor,
+            raised: Vec::new(),
+        }
+    }
+
+    /// Mixes for the token that follows `tokens`, and returns the logarithm of the mixture's sum of exponentials.
+    /// `log_total` is that of the network's scores `logits`, `(vocab,)`.
+    ///
+    /// The mixture is divided by `1 - w`: then only the few tokens that copying names change their score.
+    pub(crate) fn mix(&mut self, logits: &[f32], log_total: f32, tokens: &[u32]) -> f32 {
+        self.raised.clear();
+        let prediction = self.predictor.predict(tokens);
+        let weight = f64::from(prediction.weight());
+        let odds = weight / (1.0 - weight);
+        if odds == 0.0 {
+            return log_total;
+        }
+        let mut added = 0.0;
+        for &(id, share) in &prediction.votes {
+            let Some(&logit) = logits.get(id as usize) else {
+                continue;
+            };
+            let copied = odds * f64::from(share);
+            let mixed = f64::from(logit - log_total).exp() + copied;
+            let logit = log_total + mixed.ln() as f32;
+            self.raised.push(Candidate { id, logit });
+            added += copied;
+        }
+        log_total + added.ln_1p() as f32
+    }
+
+    /// What the last mixing changed: each token at most once.
+    pub(crate) fn raised(&self) -> &[Candidate] {
+        &self.raised
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,275 @@
+//! Copying against a slow reference, and what it never does.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::{
+    logits::History,
+    request::{FimPrompt, SamplingParams},
+    sampler::{PickedToken, Sampler, split_mix},
+};
+
+fn predictor(prompt: &[u32]) -> CopyPredictor {
+    CopyPredictor::new(
+        Arc::new(Tokenizer::bytes()),
+        prompt,
+        Some(&FimTemplate::for_tests()),
+    )
+}
+
+fn hole(prefix: &str, suffix: &str) -> Vec<u32> {
+    let prompt = FimPrompt {
+        prefix: prefix.into(),
+        suffix: suffix.into(),
+        ..Default::default()
+    };
+    FimTemplate::for_tests()
+        .layout(&Tokenizer::bytes(), &prompt)
+        .unwrap()
+}
+
+/// The votes as text, with whole percents.
+fn votes(tokens: &[u32]) -> Vec<(char, u32)> {
+    let mut predictor = predictor(tokens);
+    let votes = predictor.predict(tokens).votes.iter();
+    votes
+        .map(|&(id, share)| (char::from_u32(id).unwrap(), (share * 100.0).round() as u32))
+        .collect()
+}
+
+#[test]
+fn copies_from_prefix_and_suffix() {
+    assert_eq!(votes(&hole("let total = 1;\nlet to", "")), [('t', 100)]);
+    assert_eq!(votes(&hole("let to", "\nlet total = 1;")), [('t', 100)]);
+    assert_eq!(votes(&hole("let to", "")), []);
+    assert_eq!(votes(&hole("", "let to")), []);
+}
+
+#[test]
+fn longer_and_nearer_matches_weigh_more() {
+    let longer = votes(&hole("fn a(self, x) b(elf, y) a(self, ", ""));
+    assert_eq!((longer[0].0, longer[1].0), ('x', 'y'));
+    let far = format!("{}\nitem.a", "-".repeat(9000));
+    let nearer = votes(&hole("item.b\nitem.", &far));
+    assert_eq!(nearer[0].0, 'b');
+    let equal = votes(&hole("item.a item.b item.b item.", ""));
+    assert_eq!(equal[0].0, 'b');
+}
+
+#[test]
+fn nothing_crosses_a_border() {
+    // The match would need the suffix's end and the prefix's beginning, or be continued by another piece.
+    assert_eq!(votes(&hole("cdef abcd", "xxab")), []);
+    assert_eq!(votes(&hole("efgh abcd", "  abcd")), []);
+    // A generated border starts a new piece.
+    let mut tokens = hole("abcdef ab", "");
+    tokens.extend([256, 99, 100]);
+    assert_eq!(votes(&tokens), []);
+}
+
+#[test]
+fn indentation_says_nothing() {
+    let prompt = hole("if a:\n            b\n            ", "");
+    assert_eq!(predictor(&prompt).predict(&prompt).weight(), 0.0);
+    let mut evidence = Vec::new();
+    let text: Vec<u16> = "ab  \n  c".bytes().map(u16::from).collect();
+    evidence_by_length(&text, &mut evidence);
+    assert_eq!(evidence, [0, 1, 2, 2, 2, 2, 2, 3, 4]);
+}
+
+#[test]
+fn a_draft_follows_the_best_place() {
+    let mut draft = Draft::default();
+    let prompt = hole("call(one, two);\ncall(o", "");
+    predictor(&prompt).draft(&prompt, 8, &mut draft);
+    assert_eq!(Tokenizer::bytes().decode(&draft.tokens), "ne, two)");
+    let periodic = hole("abcdabcd", "");
+    predictor(&periodic).draft(&periodic, 6, &mut draft);
+    assert_eq!(Tokenizer::bytes().decode(&draft.tokens), "abcdab");
+}
+
+/// Random tokens over a small alphabet, so that they repeat; now and then white space or a special token.
+fn random_tokens(seed: u64, len: u64) -> Vec<u32> {
+    let token = |i: u64| match split_mix(seed << 32 | i) % 120 {
+        0 => 256,
+        1 => 257,
+        2 => 262,
+        3..12 => u32::from(b' '),
+        other => (other % 3) as u32,
+    };
+    (0..len).map(token).collect()
+}
+
+/// Pieces of text, the one that goes on last; only its content decides, not how it was indexed.
+fn pieces(tokens: &[u32], prompt_len: usize) -> Vec<Vec<u32>> {
+    let is_border = |token: &u32| *token > 255;
+    let prompt = &tokens[..prompt_len];
+    let prefix = prompt.iter().rposition(|&it| it == 257);
+    let start = prefix
+        .or(prompt.iter().rposition(is_border))
+        .map_or(0, |it| it + 1);
+    let end = start
+        + prompt[start..]
+            .iter()
+            .position(is_border)
+            .unwrap_or(prompt_len - start);
+    let order = [
+        &prompt[..start],
+        &[256],
+        &prompt[end..],
+        &[256],
+        &prompt[start..end],
+        &tokens[prompt_len..],
+    ]
+    .concat();
+    order.split(is_border).map(<[u32]>::to_vec).collect()
+}
+
+/// The mixture as its definition reads, over the whole vocabulary, with every place tried.
+fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
+    let total: f64 = logits.iter().map(|&it| f64::from(it).exp()).sum();
+    let network: Vec<f64> = logits.iter().map(|&it| f64::from(it).exp() / total).collect();
+    let pieces = pieces(tokens, prompt_len);
+    let current = pieces.last().unwrap();
+    if current.is_empty() {
+        return network;
+    }
+    let filled: Vec<_> = pieces.iter().filter(|it| !it.is_empty()).collect();
+    let mut from_end = 0;
+    let mut places = Vec::new();
+    for (piece_idx, piece) in filled.iter().enumerate().rev() {
+        let is_before = piece_idx + 2 == filled.len();
+        // Its border.
+        from_end += usize::from(piece_idx + 1 < filled.len());
+        for end in 1..piece.len() {
+            let match_len = (0..=end.min(current.len()).min(64))
+                .rev()
+                .find(|&n| piece[end - n..end] == current[current.len() - n..])
+                .unwrap();
+            if match_len >= 4 {
+                let matched = &current[current.len() - match_len..];
+                let space = |token: u32| token == u32::from(b' ');
+                let uncounted = matched
+                    .windows(2)
+                    .filter(|it| space(it[0]) && space(it[1]))
+                    .count();
+                let distance = if is_before {
+                    end
+                } else {
+                    from_end + piece.len() - end
+                };
+                places.push((piece[end], match_len - uncounted, distance));
+            }
+        }
+        from_end += piece.len();
+    }
+    let best = places.iter().map(|it| it.1).max().unwrap_or(0);
+    places.retain(|it| it.1 + 16 >= best);
+    let mut shares: HashMap<u32, f64> = HashMap::new();
+    for &(token, evidence, distance) in &places {
+        let halvings = (best - evidence) as f64 / f64::from(HALVING);
+        *shares.entry(token).or_default() +=
+            0.5f64.powf(halvings) / (1.0 + distance as f64 / f64::from(NEAR));
+    }
+    let sum: f64 = shares.values().sum();
+    let most = shares.values().fold(0.0f64, |most, &it| most.max(it)) / sum;
+    let column = match (shares.len(), places.len()) {
+        (0, _) => return network,
+        (1, 1) => 0,
+        (1, _) => 1,
+        _ if most >= 0.5 => 2,
+        _ => 3,
+    };
+    let row = EVIDENCE.iter().filter(|&&least| best >= least).count();
+    let weight = if row == 0 {
+        0.0
+    } else {
+        f64::from(RELIABILITY[row - 1][column])
+    };
+    let mix = |(id, network): (usize, &f64)| {
+        let share = shares.get(&(id as u32)).map_or(0.0, |it| it / sum);
+        (1.0 - weight) * network + weight * share
+    };
+    network.iter().enumerate().map(mix).collect()
+}
+
+fn random_logits(seed: u64) -> Vec<f32> {
+    let score = |i: u64| (split_mix(seed << 20 | i) >> 40) as f32 / (1u64 << 24) as f32 * 8.0;
+    (0..263).map(score).collect()
+}
+
+#[test]
+fn the_mixture_equals_its_definition() {
+    let (mut n_mixed, mut n_plain) = (0, 0);
+    for seed in 0..12 {
+        let tokens = random_tokens(seed, 220);
+        let prompt_len = 120;
+        let mut mixer = CopyMixer::new(predictor(&tokens[..prompt_len]));
+        for len in prompt_len..tokens.len() {
+            let (history, logits) = (&tokens[..len], random_logits(seed << 10 | len as u64));
+            let log_total = logits.iter().map(|it| it.exp()).sum::<f32>().ln();
+            let mixed_total = mixer.mix(&logits, log_total, history);
+            let mut mixed = logits.clone();
+            for raised in mixer.raised() {
+                mixed[raised.id as usize] = raised.logit;
+            }
+            if mixer.raised().is_empty() {
+                n_plain += 1;
+                assert_eq!(mixed_total.to_bits(), log_total.to_bits());
+            } else {
+                n_mixed += 1;
+            }
+            let expected = slow_mixture(history, prompt_len, &logits);
+            for (id, (logit, expected)) in mixed.iter().zip(expected).enumerate() {
+                let found = f64::from(logit - mixed_total).exp();
+                assert!(
+                    (found - expected).abs() < 1e-5,
+                    "seed {seed}, {len}, token {id}: {found} {expected}"
+                );
+            }
+        }
+    }
+    assert!(n_mixed > 200 && n_plain > 50, "{n_mixed} {n_plain}");
+}
+
+#[test]
+fn thin_evidence_changes_no_bit() {
+    let history = hole("nothing of this was said before", "");
+    let mut mixing = Sampler::new(&SamplingParams::default()).unwrap();
+    mixing.mix_copy(predictor(&history));
+    let mut plain = Sampler::new(&SamplingParams::default()).unwrap();
+    for seed in 0..20 {
+        let pick = |sampler: &mut Sampler| -> PickedToken {
+            let history = History {
+                tokens: &history,
+                prompt_len: history.len(),
+            };
+            sampler.pick(&random_logits(seed), history).unwrap()
+        };
+        let (mixed, plain) = (pick(&mut mixing), pick(&mut plain));
+        assert_eq!(
+            (mixed.id, mixed.logprob.to_bits()),
+            (plain.id, plain.logprob.to_bits())
+        );
+    }
+}
+
+/// What is sampled follows the mixture, and so does the reported probability.
+#[test]
+fn picks_and_logprobs_are_those_of_the_mixture() {
+    let history = hole("let alpha_beta = alpha_b", "");
+    let prediction = predictor(&history).predict(&history).clone();
+    assert_eq!(prediction.votes, [(u32::from(b'e'), 1.0)]);
+    let mut sampler = Sampler::new(&SamplingParams::default()).unwrap();
+    sampler.mix_copy(predictor(&history));
+    let prompt_len = history.len();
+    let history = History {
+        tokens: &history,
+        prompt_len,
+    };
+    let picked = sampler.pick(&[0.0; 263], history).unwrap();
+    let weight = prediction.weight();
+    let expected = (weight + (1.0 - weight) / 263.0).ln();
+    assert_eq!(picked.id, u32::from(b'e'));
+    assert!((picked.logprob - expected).abs() < 1e-5);
+}

@@ -1,0 +1,95 @@
+//! Where the end of a growing sequence of symbols occurred before: what prompt lookup and copying are made from.
+//!
+//! Every position is linked to the one before it whose last few symbols hash alike, as in LZ77 compressors
+//! (RFC 1951, §4).
+
+const NONE: u32 = u32::MAX;
+
+/// Fewest slots of the hash table.
+const MIN_HEADS: usize = 64;
+
+/// Finds earlier places with the same last `N` symbols.
+///
+/// Adding a symbol takes amortised constant time. The index holds no symbols: the caller keeps them, and passes the
+/// same growing slice each time. What it gives depends on the symbols alone, not on how many came at a time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SuffixIndex<const N: usize> {
+    /// Latest position of each hash; a power of two of them.
+    heads: Vec<u32>,
+    /// For each position, the one before it with the same hash.
+    previous: Vec<u32>,
+}
+
+impl<const N: usize> SuffixIndex<N> {
+    /// Symbols that were added.
+    pub(crate) fn len(&self) -> usize {
+        self.previous.len()
+    }
+
+    /// Adds the symbols that came since the last call.
+    pub(crate) fn extend<T: Copy + Into<u64>>(&mut self, symbols: &[T]) {
+        let n_heads = (symbols.len() * 2).next_power_of_two().max(MIN_HEADS);
+        if n_heads > self.heads.len() {
+            self.heads.clear();
+            self.heads.resize(n_heads, NONE);
+            self.previous.clear();
+        }
+        for end in self.previous.len() + 1..=symbols.len() {
+            let previous = match end.checked_sub(N) {
+                None => NONE,
+                Some(start) => {
+                    let head = hash(&symbols[start..end]) & (self.heads.len() - 1);
+                    std::mem::replace(&mut self.heads[head], (end - 1) as u32)
+                }
+            };
+            self.previous.push(previous);
+        }
+    }
+
+    /// Ends of earlier places that may have the same last `N` symbols, most recent first: the index after each place.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = usize> {
+        let link = |position: u32| (position != NONE).then_some(position);
+        let first = self.previous.last().copied().and_then(link);
+        std::iter::successors(first, move |&it| link(self.previous[it as usize])).map(|it| it as usize + 1)
+    }
+}
+
+/// Symbols in which the ends of `a` and `b` agree, `longest` at most.
+pub(crate) fn common_suffix<T: PartialEq>(a: &[T], b: &[T], longest: usize) -> usize {
+    let pairs = a.iter().rev().zip(b.iter().rev());
+    pairs.take(longest).take_while(|(a, b)| a == b).count()
+}
+
+fn hash<T: Copy + Into<u64>>(symbols: &[T]) -> usize {
+    let mix = |hash: u64, &symbol: &T| {
+        (hash ^ symbol.into())
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+    };
+    symbols.iter().fold(0, mix) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::split_mix;
+
+    /// Symbol by symbol and all at once give the same candidates, among them all places that do agree.
+    #[test]
+    fn finds_every_place_however_it_was_filled() {
+        let symbols: Vec<u32> = (0..500).map(|i| (split_mix(i) % 4) as u32).collect();
+        let mut grown = SuffixIndex::<3>::default();
+        for end in 1..=symbols.len() {
+            let symbols = &symbols[..end];
+            grown.extend(symbols);
+            let mut whole = SuffixIndex::<3>::default();
+            whole.extend(symbols);
+            let found: Vec<usize> = grown.candidates().collect();
+            assert_eq!(found, whole.candidates().collect::<Vec<_>>());
+            let agrees = |&source: &usize| common_suffix(&symbols[..source], symbols, 3) == 3;
+            let expected: Vec<usize> = (1..end).rev().filter(agrees).collect();
+            let agreeing: Vec<usize> = found.into_iter().filter(agrees).collect();
+            assert_eq!(agreeing, expected, "at {end}");
+        }
+    }
+}
