@@ -163,7 +163,7 @@ def build(raw: Path, out: Path, listing: dict, seed: int) -> None:
 
     lines = [f"{registry}  {name}  {', '.join(sorted(names))}" for (registry, name), names in sorted(notice.items())]
     (out / "NOTICE").write_text(
-        "The embedded model was trained on source code of these packages, each under the licence stated by its authors.\n\n"
+        "The embedded model was trained, or measured, on source code of these packages, each under the licence stated by its authors.\n\n"
         + "\n".join(lines) + "\n")
     manifest = {
         "sha256": {split: hashlib.sha256((out / f"{split}.jsonl").read_bytes()).hexdigest() for split in files},

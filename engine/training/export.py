@@ -89,7 +89,7 @@ def export(checkpoint: Path, tokenizer: Path, out: Path, file_type: str, context
     temporary = out.with_suffix(".partial")
     writer = gguf.GGUFWriter(temporary, "qwen3")
     writer.add_name(name)
-    writer.add_license("Apache-2.0")
+    writer.add_license("MIT OR Apache-2.0")
     writer.add_file_type(general_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     # Which order of the pieces to serve: suffix first, so that typing keeps the KV cache valid.
