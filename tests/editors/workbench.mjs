@@ -14,27 +14,31 @@ import path from 'node:path';
 const [codeServer, vsix, surmise, screenshot] = process.argv.slice(2).map(file => path.resolve(file));
 const { chromium } = createRequire(path.join(codeServer, 'package.json'))('playwright-core');
 
-const SAMPLE = process.env.SAMPLE ?? `class Stack:
-    def __init__(self):
-        self.items = []
+const SAMPLE = `import json
+from pathlib import Path
 
-    def push(self, item):
-        self.items.append(item)
 
+def read_settings(folder):
+    file = Path(folder) / "settings.json"
+    if not file.exists():
+        return {}
+    return json.loads(file.read_text())
+
+
+def read_state(folder):
+    file = Path(folder) / "state.json"
 `;
 // Typed piece by piece until something is suggested: not every place deserves it.
-const TYPED = process.env.TYPED?.split('|') ?? ['    def pop(self):', '\n        ', 'return ', 'self.', 'items', '.pop()\n\n', '    def size(self):\n        ', 'return '];
+const TYPED = ['    if ', 'not ', 'file.', 'exists():\n        ', 'return ', '{}\n    return '];
 const PORT = 18000 + (process.pid % 1000);
 
 const root = fs.mkdtempSync(path.join(os.tmpdir(), 'surmise-workbench-'));
 const folder = name => (fs.mkdirSync(path.join(root, name), { recursive: true }), path.join(root, name));
-const file = path.join(folder('project'), process.env.FILE ?? 'stack.py');
+const file = path.join(folder('project'), 'settings.py');
 fs.writeFileSync(file, SAMPLE);
 const settings = JSON.stringify({
   'surmise.path': surmise,
   ...(process.env.SURMISE_TEST_MODEL && { 'surmise.model': process.env.SURMISE_TEST_MODEL }),
-  // How sure the model is does not matter here, only that its text arrives.
-  'surmise.completion.min_confidence': Number(process.env.MIN_CONFIDENCE ?? 0),
   'security.workspace.trust.enabled': false,
   'telemetry.telemetryLevel': 'off',
   'editor.quickSuggestions': { other: 'off', comments: 'off', strings: 'off' },
@@ -42,7 +46,7 @@ const settings = JSON.stringify({
   'editor.autoIndent': 'none',
   'editor.minimap.enabled': false,
   'editor.fontSize': 15,
-  'workbench.colorTheme': process.env.THEME ?? 'Default Dark Modern',
+  'workbench.colorTheme': 'Default Dark Modern',
   'workbench.startupEditor': 'none',
   'workbench.tips.enabled': false,
   'chat.disableAIFeatures': true,
@@ -65,7 +69,7 @@ await new Promise(listening => server.stdout.on('data', text => `${text}`.includ
 
 const browser = await chromium.launchPersistentContext(folder('profile'), {
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true,
-  viewport: { width: Number(process.env.WIDTH ?? 1000), height: Number(process.env.HEIGHT ?? 560) }, deviceScaleFactor: Number(process.env.SCALE ?? 1),
+  viewport: { width: 760, height: 500 }, deviceScaleFactor: 2,
   args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
     '--disable-component-update', '--disable-sync', '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1'],
 });
