@@ -37,16 +37,15 @@ const BORDER: u16 = 256;
 /// Least evidence of each row of [`RELIABILITY`].
 const EVIDENCE: [usize; 8] = [4, 6, 8, 12, 16, 24, 32, 48];
 
-/// The weight of copying, by evidence and [`Support`]: maximum likelihood on held-out code.
 const RELIABILITY: [[f32; 4]; EVIDENCE.len()] = [
-    [0.43, 0.75, 0.33, 0.31],
-    [0.45, 0.72, 0.54, 0.33],
-    [0.55, 0.80, 0.48, 0.40],
-    [0.62, 0.86, 0.60, 0.48],
-    [0.74, 0.90, 0.63, 0.50],
-    [0.65, 0.90, 0.63, 0.69],
-    [0.75, 0.88, 0.63, 0.53],
-    [0.81, 0.89, 0.78, 0.82],
+    [0.41, 0.79, 0.41, 0.24],
+    [0.49, 0.80, 0.50, 0.28],
+    [0.57, 0.90, 0.58, 0.41],
+    [0.69, 0.93, 0.64, 0.42],
+    [0.74, 0.92, 0.68, 0.59],
+    [0.77, 0.95, 0.76, 0.67],
+    [0.73, 0.95, 0.60, 0.69],
+    [0.92, 0.96, 0.75, 0.65],
 ];
 
 /// How the earlier places agree on what comes next.

@@ -19,7 +19,7 @@ use crate::{
     error::EngineError,
     fim::FimTemplate,
     kv_cache::{BLOCK_LEN, CacheType, KvCache},
-    model::{Model, load_model},
+    model::{Model, ModelConfig, load_model},
     request::{CopyMixing, Event, Finish, GeneratedToken, Prompt, Request},
     scheduler::StepLimits,
     sequence::{Output, Sequence},
@@ -129,6 +129,17 @@ impl Engine {
         }
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let fim = FimTemplate::from_gguf(&gguf, &tokenizer);
+        let vocab = ModelConfig::from_gguf(&gguf)?.vocab;
+        if tokenizer.vocab_size() > vocab {
+            return Err(EngineError::BadFile {
+                path: gguf.path().into(),
+                field: "tokenizer.ggml.tokens".into(),
+                reason: format!(
+                    "{} tokens found, at most the {vocab} rows of token_embd.weight expected",
+                    tokenizer.vocab_size()
+                ),
+            });
+        }
         let n_threads = options
             .threads
             .or_else(|| Some(thread::available_parallelism().ok()?.get()));
@@ -141,7 +152,8 @@ impl Engine {
     /// Starts a thread that runs `model`. The thread sleeps while there is nothing to do.
     ///
     /// # Errors
-    /// [`EngineError::Stopped`] if the system gives no thread.
+    /// [`EngineError::Stopped`] if the system gives no thread, [`EngineError::BadRequest`] if it does not give the memory
+    /// that the KV cache may take.
     pub fn start(
         model: Box<dyn Model>,
         tokenizer: Arc<Tokenizer>,
@@ -157,6 +169,14 @@ impl Engine {
             None => (DEFAULT_KV_CACHE_BYTES / block_bytes).min(DEFAULT_CONTEXTS * context_blocks),
         };
         let n_blocks = n_blocks.max(1);
+        // The engine thread takes this memory; here is where a refusal can still be reported.
+        let n_bytes = n_blocks.saturating_mul(block_bytes);
+        if Vec::<u8>::new().try_reserve_exact(n_bytes).is_err() {
+            return Err(EngineError::BadRequest(format!(
+                "the system does not give {n_bytes} bytes for keys and values; lower `engine.kv_cache_bytes` or \
+                 `engine.context_length`"
+            )));
+        }
         let info = EngineInfo {
             model_name: Some(options.model_name)
                 .filter(|it| !it.is_empty())

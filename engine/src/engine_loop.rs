@@ -60,7 +60,10 @@ impl EngineLoop {
         let engine_loop = Self {
             model,
             cache,
-            limits,
+            limits: StepLimits {
+                prefill_rows: limits.prefill_rows.max(1),
+                prefill_rows_beside_decode: limits.prefill_rows_beside_decode.max(1),
+            },
             max_running,
             waiting: VecDeque::new(),
             running: Vec::new(),

@@ -12,17 +12,22 @@ pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod pool;
 
-/// Which instructions the kernels may use, found once at start.
+/// Which instructions the kernels may use. Only [`detect`](Self::detect) gives more than the portable ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Isa {
-    /// AVX2, FMA and F16C.
+pub struct Isa(pub(crate) Kind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// AVX2, FMA and F16C: made only where they were detected.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// Whatever the compiler's target guarantees.
     Portable,
 }
 
 impl Isa {
+    /// Whatever the compiler's target guarantees.
+    pub const PORTABLE: Self = Self(Kind::Portable);
+
     /// The best that this machine offers.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
@@ -30,17 +35,17 @@ impl Isa {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c")
         {
-            return Self::Avx2;
+            return Self(Kind::Avx2);
         }
-        Self::Portable
+        Self::PORTABLE
     }
 
     /// Name for people.
     pub fn name(self) -> &'static str {
-        match self {
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "AVX2",
-            Self::Portable => "portable",
+            Kind::Avx2 => "AVX2",
+            Kind::Portable => "portable",
         }
     }
 }

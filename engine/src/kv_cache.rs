@@ -7,7 +7,7 @@
 mod block_pool;
 mod prefix_tree;
 
-use half::f16;
+use half::{f16, vec::HalfBitsVecExt};
 
 use self::{
     block_pool::BlockPool,
@@ -48,7 +48,8 @@ enum Storage {
 impl Storage {
     fn new(cache_type: CacheType, len: usize) -> Self {
         match cache_type {
-            CacheType::F16 => Self::F16(vec![f16::ZERO; len]),
+            // Zeroed as integers: only then does the system lend the pages one by one.
+            CacheType::F16 => Self::F16(vec![0u16; len].reinterpret_into()),
             CacheType::F32 => Self::F32(vec![0.0; len]),
         }
     }
@@ -269,7 +270,8 @@ impl KvCache {
         }
     }
 
-    /// Drops all committed positions from `len` on.
+    /// Drops all committed positions from `len` on; a few before it too, where a block that is shared had to be
+    /// copied and there was no room for it.
     pub fn truncate(&mut self, sequence: &mut CachedSequence, len: usize) {
         if len >= sequence.len() {
             return;

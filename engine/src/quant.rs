@@ -3,7 +3,7 @@
 //! Layouts are those of `ggml-common.h` (ggml-org/llama.cpp), which the GGUF specification refers to. A row is
 //! a run of blocks; a block of `n` weights holds its scales and `n` small integers.
 
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use crate::{
     error::EngineError,
@@ -50,13 +50,9 @@ pub fn dequantize_row(dtype: GgmlType, bytes: &[u8], out: &mut [f32]) {
         dtype.name()
     );
     let dequantize_block = match dtype {
-        GgmlType::F32 => |block: &[u8], out: &mut [f32]| {
-            out[0] = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-        },
-        GgmlType::F16 => |block: &[u8], out: &mut [f32]| out[0] = half_at(block, 0),
-        GgmlType::BF16 => |block: &[u8], out: &mut [f32]| {
-            out[0] = bf16::from_le_bytes([block[0], block[1]]).to_f32();
-        },
+        GgmlType::F32 => return widen_f32(bytes, out),
+        GgmlType::F16 => return widen_f16(bytes, out),
+        GgmlType::BF16 => return widen_bf16(bytes, out),
         GgmlType::Q8_0 => q8_0,
         GgmlType::Q4_0 => q4_0,
         GgmlType::Q4_1 => q4_1,
@@ -72,6 +68,28 @@ pub fn dequantize_row(dtype: GgmlType, bytes: &[u8], out: &mut [f32]) {
         .zip(out.chunks_exact_mut(block_len))
     {
         dequantize_block(block, out);
+    }
+}
+
+fn widen_f32(bytes: &[u8], out: &mut [f32]) {
+    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+        *out = f32::from_le_bytes(*bytes);
+    }
+}
+
+fn widen_bf16(bytes: &[u8], out: &mut [f32]) {
+    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+        *out = bf16::from_le_bytes(*bytes).to_f32();
+    }
+}
+
+fn widen_f16(bytes: &[u8], out: &mut [f32]) {
+    let mut halves = [f16::ZERO; 64];
+    for (out, bytes) in out.chunks_mut(64).zip(bytes.chunks(128)) {
+        for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks().0) {
+            *half = f16::from_le_bytes(*bytes);
+        }
+        halves[..out.len()].convert_to_f32_slice(out);
     }
 }
 

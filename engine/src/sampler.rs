@@ -3,7 +3,7 @@
 use crate::{
     copy::{CopyMixer, CopyPredictor},
     error::EngineError,
-    kernels::{Isa, float::exp},
+    kernels::{Isa, Kind, float::exp},
     logits::{Candidate, History, LogitsProcessor, best_first, max_logit, processors, weight},
     request::SamplingParams,
 };
@@ -166,11 +166,11 @@ const LANES: usize = 16;
 /// The best of `logits`, and the logarithm of the sum of their exponentials. The latter is not finite if one of them
 /// is NaN or positive infinity, or all are negative infinity.
 fn log_sum_exp(logits: &[f32]) -> (f32, f32) {
-    match Isa::detect() {
+    match Isa::detect().0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: detection found the instructions that the function is compiled for.
-        Isa::Avx2 => unsafe { log_sum_exp_avx2(logits) },
-        Isa::Portable => log_sum_exp_generic::<false>(logits),
+        Kind::Avx2 => unsafe { log_sum_exp_avx2(logits) },
+        Kind::Portable => log_sum_exp_generic::<false>(logits),
     }
 }
 

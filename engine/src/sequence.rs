@@ -281,11 +281,11 @@ impl Sequence {
 
     /// Releases the text that was held back for a stop string that did not come.
     fn release_rest(&mut self, reason: &FinishReason) {
+        self.stop_strings.finish(&mut self.step_text);
         if let FinishReason::StopToken(_) = reason {
             // The model is done, so it did write an incomplete character. Cut short, it might have completed it.
             self.utf8.finish(&mut self.step_text);
         }
-        self.stop_strings.finish(&mut self.step_text);
     }
 
     fn flush(&mut self) {

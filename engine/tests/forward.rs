@@ -1,11 +1,13 @@
 //! The fast forward pass against other people's: Hugging Face transformers, llama.cpp, candle.
 //!
+//! The embedded model is compared with what llama.cpp wrote with the same file (`tests/fixtures/embedded`).
 //! `tests/fixtures/references/<model>` holds small random-weight models with the logits that transformers gave
 //! for them; `tests/references/` has the scripts that made both.
 
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
+use sha2::{Digest, Sha256};
 use surmise_engine::{
     EngineError,
     kernels::Isa,
@@ -117,7 +119,7 @@ fn every_family_gives_the_logits_of_transformers() {
     for model in ["llama3", "qwen2", "r1-distill-qwen", "qwen3"] {
         let (tokens, expected) = expected(model, "logits");
         let gguf = open(fixture(model).join("bf16.gguf"));
-        for isa in [Isa::detect(), Isa::Portable] {
+        for isa in [Isa::detect(), Isa::PORTABLE] {
             let worst = largest_difference(&f32_logits(&gguf, isa, &tokens), &expected);
             assert!(worst < F32_TOLERANCE, "{model} on {}: {worst:e} off", isa.name());
         }
@@ -135,7 +137,7 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
             let gguf = open(fixture(model).join(format!("{dtype}.gguf")));
             let config = ModelConfig::from_gguf(&gguf).unwrap();
             let dequantized = reference::logits(&gguf, &config, &tokens).unwrap();
-            let worst = largest_difference(&f32_logits(&gguf, Isa::Portable, &tokens), &dequantized);
+            let worst = largest_difference(&f32_logits(&gguf, Isa::PORTABLE, &tokens), &dequantized);
             assert!(worst < F32_TOLERANCE, "{model} {dtype}, portable: {worst:e} off");
             let fast = root_mean_square_difference(&f32_logits(&gguf, Isa::detect(), &tokens), &dequantized);
             let llama_cpp = root_mean_square_difference(&witness, &dequantized);
@@ -236,6 +238,57 @@ fn a_half_precision_cache_moves_logits_only_a_little() {
     assert!(worst < 0.05, "{worst} off");
 }
 
+/// A copy of a fixture with some bytes changed.
+fn damaged(model: &str, file: &str, damage: impl FnOnce(&mut Vec<u8>)) -> (tempfile::NamedTempFile, Gguf) {
+    let mut bytes = std::fs::read(fixture(model).join(file)).unwrap();
+    damage(&mut bytes);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    let gguf = open(file.path().into());
+    (file, gguf)
+}
+
+#[test]
+fn a_weight_that_is_no_number_shows_in_the_logits() {
+    let (_file, gguf) = damaged("qwen2-k", "q4_k_m.gguf", |bytes| {
+        let whole = open(fixture("qwen2-k").join("q4_k_m.gguf"));
+        let scales = whole.require("blk.0.ffn_norm.weight").unwrap().bytes().to_vec();
+        let at = bytes
+            .windows(scales.len())
+            .position(|window| window == scales)
+            .unwrap();
+        bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    for isa in [Isa::detect(), Isa::PORTABLE] {
+        let logits = f32_logits(&gguf, isa, &[1, 2, 3]);
+        assert!(
+            logits.iter().any(|logit| logit.is_nan()),
+            "{}: NaN went lost",
+            isa.name()
+        );
+    }
+}
+
+#[test]
+fn weights_that_nothing_would_read_are_refused() {
+    let (_file, gguf) = damaged("qwen2-k", "q4_k_m.gguf", |bytes| {
+        let name = b"blk.0.attn_q.bias";
+        let at = bytes
+            .windows(name.len())
+            .position(|window| window == name)
+            .unwrap();
+        bytes[at + name.len() - 4..at + name.len()].copy_from_slice(b"mask");
+    });
+    let config = ModelConfig::from_gguf(&gguf).unwrap();
+    let error = Transformer::load(&gguf, config, 1, Isa::PORTABLE).err().unwrap();
+    assert!(
+        error
+            .to_string()
+            .starts_with("tensor `blk.0.attn_q.mask` is not supported"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_token_outside_the_vocabulary_is_refused() {
     let gguf = open(fixture("qwen3").join("bf16.gguf"));
@@ -250,4 +303,67 @@ fn a_token_outside_the_vocabulary_is_refused() {
     };
     let error = model.forward(batch, &mut cache, &mut Vec::new()).unwrap_err();
     assert!(matches!(error, EngineError::BadRequest(_)), "{error}");
+}
+
+/// Both products of 8-bit integers, with scales rounded differently: logits closer than this may change places.
+const NEAR_TIE: f64 = 0.1;
+
+#[test]
+fn the_embedded_model_writes_what_it_writes_in_llama_cpp() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let fixture = std::fs::read_to_string(root.join("tests/fixtures/embedded/greedy.json")).unwrap();
+    let fixture: serde_json::Value = serde_json::from_str(&fixture).unwrap();
+    let weights = std::fs::read(root.join("engine/weights/surmise.gguf")).unwrap();
+    let digest: String = Sha256::digest(&weights)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(
+        fixture["model_sha256"], digest,
+        "made with another model: run tests/references/embedded_greedy.py"
+    );
+
+    let gguf = open(root.join("engine/weights/surmise.gguf"));
+    let (mut n_compared, mut n_ties) = (0, 0);
+    for case in fixture["cases"].as_array().unwrap() {
+        let ids = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
+        let (prompt, greedy) = (ids("prompt"), ids("greedy"));
+        let gaps: Vec<f64> = serde_json::from_value(case["gap"].clone()).unwrap();
+        // llama.cpp's own tokens are fed back, so that a near tie does not end the comparison.
+        let tokens: Vec<u32> = prompt.iter().chain(&greedy).copied().collect();
+        let mut model = load(&gguf, Isa::detect());
+        let mut cache = KvCache::with_type(model.config(), 64, CacheType::F32);
+        let logits = run(
+            &mut model,
+            &mut cache,
+            &mut CachedSequence::default(),
+            &tokens,
+            64,
+        );
+        for (step, (expected, gap)) in greedy.iter().zip(gaps).enumerate() {
+            let logits = logits
+                .chunks_exact(model.config().vocab)
+                .nth(prompt.len() - 1 + step)
+                .unwrap();
+            let found = logits
+                .iter()
+                .enumerate()
+                .max_by(|a, b| a.1.total_cmp(b.1))
+                .unwrap()
+                .0;
+            n_compared += 1;
+            if found != *expected as usize {
+                assert!(
+                    gap < NEAR_TIE,
+                    "{}, step {step}: {found} for {expected}, gap {gap}",
+                    case["name"]
+                );
+                n_ties += 1;
+            }
+        }
+    }
+    assert!(
+        n_compared >= 384 && n_ties * 50 <= n_compared,
+        "{n_ties} near ties in {n_compared} tokens"
+    );
 }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use half::slice::HalfFloatSliceExt;
 
 use super::{
-    Isa, SharedOut,
+    Isa, Kind, SharedOut,
     float::{exp, largest, mul_add, sum},
     pool::ThreadPool,
 };
@@ -74,10 +74,10 @@ pub(crate) fn attend(
         let tile = tiles[tiles.len() - 1 - task_idx / shape.n_kv_heads];
         let kv_head = task_idx % shape.n_kv_heads;
         let blocks = batch.blocks[tile.sequence_idx];
-        SCRATCH.with_borrow_mut(|scratch| match isa {
+        SCRATCH.with_borrow_mut(|scratch| match isa.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` is only made where the instructions were detected.
-            Isa::Avx2 => unsafe {
+            // SAFETY: `Kind::Avx2` is only made where the instructions were detected.
+            Kind::Avx2 => unsafe {
                 attend_tile_avx2(
                     shape,
                     tile,
@@ -89,7 +89,7 @@ pub(crate) fn attend(
                     scratch,
                 )
             },
-            Isa::Portable => {
+            Kind::Portable => {
                 attend_tile::<false>(
                     shape,
                     tile,

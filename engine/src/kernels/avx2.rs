@@ -367,12 +367,10 @@ impl Format for Q6K {
     }
 }
 
-/// Products of `N_WEIGHT_ROWS` consecutive weight rows with `N` activation rows from `first_row` on.
-///
-/// `weights` are the rows' blocks; result `(row, weight_row)` goes to `out[row * stride + out_column + weight_row]`.
+/// Products of one weight row, whose blocks `weights` are, with `N` activation rows from `first_row` on.
 ///
 /// # Safety
-/// AVX2, FMA and F16C are there; `weights` holds whole rows of `input.n_columns()` weights of the format.
+/// AVX2, FMA and F16C are there; `weights` holds `input.n_columns()` weights of the format.
 #[inline(always)]
 unsafe fn products<F: Format, const N: usize>(
     weights: &[u8],

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
-use super::{Isa, SharedOut, float::dot, pool::ThreadPool};
+use super::{Isa, Kind, SharedOut, float::dot, pool::ThreadPool};
 use crate::{
     error::EngineError,
     quant,
@@ -42,7 +42,7 @@ impl QuantizedRows {
     /// Quantises `rows`, `(n_rows, n_columns)`. Does nothing where no kernel would read the result.
     pub(crate) fn set_rows(&mut self, isa: Isa, pool: &mut ThreadPool, rows: &[f32], n_columns: usize) {
         let n_runs = n_columns / 32;
-        if isa == Isa::Portable || !n_columns.is_multiple_of(32) {
+        if isa == Isa::PORTABLE || !n_columns.is_multiple_of(32) {
             return;
         }
         self.n_columns = n_columns;
@@ -65,11 +65,11 @@ impl QuantizedRows {
                     scaled_sums.slice(runs),
                 )
             };
-            match isa {
+            match isa.0 {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: `Isa::Avx2` is only made where the instructions were detected.
-                Isa::Avx2 => unsafe { avx2::quantize_row(&rows[columns], values, scales, scaled_sums) },
-                Isa::Portable => quantize_row(&rows[columns], values, scales, scaled_sums),
+                // SAFETY: `Kind::Avx2` is only made where the instructions were detected.
+                Kind::Avx2 => unsafe { avx2::quantize_row(&rows[columns], values, scales, scaled_sums) },
+                Kind::Portable => quantize_row(&rows[columns], values, scales, scaled_sums),
             }
         });
     }
@@ -96,7 +96,7 @@ impl QuantizedRows {
 #[inline(always)]
 pub(super) fn quantize_row(x: &[f32], values: &mut [i8], scales: &mut [f32], scaled_sums: &mut [f32]) {
     for (run, x) in x.chunks_exact(32).enumerate() {
-        let mut largest = [0.0f32; 8];
+        let (mut largest, mut poison) = ([0.0f32; 8], [0.0f32; 8]);
         for chunk in x.chunks_exact(8) {
             for lane in 0..8 {
                 let magnitude = chunk[lane].abs();
@@ -105,10 +105,12 @@ pub(super) fn quantize_row(x: &[f32], values: &mut [i8], scales: &mut [f32], sca
                 } else {
                     largest[lane]
                 };
+                // Comparisons pass over NaN, and integers cannot hold it: the scale carries it on.
+                poison[lane] += magnitude * 0.0;
             }
         }
         let largest = largest.into_iter().fold(0.0, f32::max);
-        let scale = largest / 127.0;
+        let scale = largest / 127.0 + poison.iter().sum::<f32>();
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         let mut sum = 0i32;
         for (value, x) in values[run * 32..run * 32 + 32].iter_mut().zip(x) {
@@ -158,7 +160,10 @@ impl Matrix {
     /// Takes a tensor of shape `[n_outputs, n_inputs]`.
     ///
     /// # Errors
-    /// [`EngineError::Unsupported`] for a type or a row length without kernels.
+    /// [`EngineError::Unsupported`] for a type without kernels.
+    ///
+    /// # Panics
+    /// If the tensor has not two dimensions.
     pub(crate) fn new(tensor: Tensor) -> Result<Self, EngineError> {
         quant::require_known(&tensor)?;
         let (n_outputs, n_inputs) = (tensor.shape[0], tensor.shape[1]);
@@ -174,14 +179,9 @@ impl Matrix {
         self.n_inputs
     }
 
-    /// Bytes that one pass over the weights reads.
-    pub(crate) fn n_bytes(&self) -> usize {
-        self.tensor.bytes().len()
-    }
-
     /// Whether products with this matrix read the 8-bit form of the activations.
     pub(crate) fn wants_quantized(&self, isa: Isa) -> bool {
-        isa != Isa::Portable && !matches!(self.tensor.dtype, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16)
+        isa != Isa::PORTABLE && !matches!(self.tensor.dtype, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16)
     }
 
     /// Row `row` as single-precision numbers.
@@ -209,10 +209,10 @@ impl Matrix {
         for start in (0..n_rows).step_by(ROW_TILE) {
             let rows = start..(start + ROW_TILE).min(n_rows);
             let outputs = outputs.clone();
-            match (isa, self.tensor.dtype) {
+            match (isa.0, self.tensor.dtype) {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the instructions were detected; the places of `out` are the caller's promise.
-                (Isa::Avx2, dtype) if self.wants_quantized(isa) => unsafe {
+                (Kind::Avx2, dtype) if self.wants_quantized(isa) => unsafe {
                     let weights = self.tensor.bytes();
                     let stride = self.n_outputs;
                     match dtype {
@@ -263,11 +263,11 @@ impl Matrix {
             self.row(output, &mut weights);
             for row in rows.clone() {
                 let input = &input[row * self.n_inputs..][..self.n_inputs];
-                let product = match isa {
+                let product = match isa.0 {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: the instructions were detected.
-                    Isa::Avx2 => unsafe { avx2::dot_f32(&weights, input) },
-                    Isa::Portable => dot::<false>(&weights, input),
+                    Kind::Avx2 => unsafe { avx2::dot_f32(&weights, input) },
+                    Kind::Portable => dot::<false>(&weights, input),
                 };
                 let at = row * self.n_outputs + output;
                 // SAFETY: the caller's promise.

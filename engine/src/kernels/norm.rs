@@ -3,36 +3,36 @@
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
 use super::{
-    Isa,
+    Isa, Kind,
     float::{rms_norm_generic, rms_norm_in_place_generic, swiglu_generic},
 };
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight`, all of one length.
 pub(crate) fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    match isa {
+    match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Isa::Avx2` is only made where the instructions were detected.
-        Isa::Avx2 => unsafe { avx2::rms_norm(x, weight, eps, out) },
-        Isa::Portable => rms_norm_generic::<false>(x, weight, eps, out),
+        // SAFETY: `Kind::Avx2` is only made where the instructions were detected.
+        Kind::Avx2 => unsafe { avx2::rms_norm(x, weight, eps, out) },
+        Kind::Portable => rms_norm_generic::<false>(x, weight, eps, out),
     }
 }
 
 /// [`rms_norm`] in place.
 pub(crate) fn rms_norm_in_place(isa: Isa, x: &mut [f32], weight: &[f32], eps: f32) {
-    match isa {
+    match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::rms_norm_in_place(x, weight, eps) },
-        Isa::Portable => rms_norm_in_place_generic::<false>(x, weight, eps),
+        Kind::Avx2 => unsafe { avx2::rms_norm_in_place(x, weight, eps) },
+        Kind::Portable => rms_norm_in_place_generic::<false>(x, weight, eps),
     }
 }
 
 /// `gate = silu(gate) * up`, both of one length.
 pub(crate) fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32]) {
-    match isa {
+    match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::swiglu(gate, up) },
-        Isa::Portable => swiglu_generic::<false>(gate, up),
+        Kind::Avx2 => unsafe { avx2::swiglu(gate, up) },
+        Kind::Portable => swiglu_generic::<false>(gate, up),
     }
 }

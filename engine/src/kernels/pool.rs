@@ -72,7 +72,7 @@ impl ThreadPool {
             sleeping: (0..n_workers).map(|_| AtomicBool::new(false)).collect(),
         });
         let workers = (0..n_workers)
-            .filter_map(|worker_idx| {
+            .map_while(|worker_idx| {
                 let shared = Arc::clone(&shared);
                 let name = format!("surmise-cpu-{}", worker_idx + 1);
                 // Fewer workers than asked for is slower, not wrong.
@@ -118,13 +118,11 @@ impl ThreadPool {
         while shared.gate.load(Ordering::Acquire) & INSIDE_MASK != 0 {
             wait(&mut n_spins);
         }
+        let worker_panicked = shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(payload) = own {
             resume_unwind(payload);
         }
-        assert!(
-            !shared.panicked.swap(false, Ordering::Relaxed),
-            "a task of the thread pool panicked"
-        );
+        assert!(!worker_panicked, "a task of the thread pool panicked");
     }
 
     /// Calls `run` with the range of each of `n_rows` rows of `width` numbers: on this thread if they are few.
@@ -264,7 +262,7 @@ mod tests {
     fn a_panic_in_a_task_reaches_the_caller_and_the_pool_lives_on() {
         let mut pool = ThreadPool::new(2);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            pool.run(100, &|task_idx| assert!(task_idx != 50, "task 50"));
+            pool.run(100, &|task_idx| assert!(task_idx < 50, "task {task_idx}"));
         }));
         assert!(result.is_err());
         let n_run = AtomicUsize::new(0);

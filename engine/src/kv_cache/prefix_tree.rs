@@ -124,11 +124,7 @@ impl PrefixTree {
 
     /// Nodes that no running sequence holds.
     pub(super) fn n_unreferenced(&self) -> usize {
-        self.nodes
-            .iter()
-            .flatten()
-            .filter(|node| node.n_references == 0)
-            .count()
+        self.n_unreferenced
     }
 
     /// Forgets the leaf that was not used for the longest time, and gives its block.

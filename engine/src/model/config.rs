@@ -10,6 +10,12 @@ const ARCHITECTURES: [(&str, RopePairing); 3] = [
     ("qwen3", RopePairing::Halves),
 ];
 
+/// Largest width, count or length that a file may give; beyond it, activations alone would take gigabytes.
+const MAX_WIDTH: usize = 1 << 20;
+
+const EPSILON: &str = "attention.layer_norm_rms_epsilon";
+const THETA: &str = "rope.freq_base";
+
 impl ModelConfig {
     /// Reads the shape from the keys that the GGUF specification gives for an architecture.
     ///
@@ -29,10 +35,20 @@ impl ModelConfig {
         let key = |name: &str| format!("{architecture}.{name}");
         let size = |name: &str| -> Result<usize, EngineError> {
             let value = metadata.require_u32(&key(name))? as usize;
-            if value == 0 {
-                Err(metadata.bad(&key(name), "0 found, at least 1 expected"))
-            } else {
+            if (1..=MAX_WIDTH).contains(&value) {
                 Ok(value)
+            } else {
+                Err(metadata.bad(&key(name), format!("{value} found, 1 to {MAX_WIDTH} expected")))
+            }
+        };
+        let positive = |name: &str, value: f32| -> Result<f32, EngineError> {
+            if value.is_finite() && value > 0.0 {
+                Ok(value)
+            } else {
+                Err(metadata.bad(
+                    &key(name),
+                    format!("{value} found, a finite number above 0 expected"),
+                ))
             }
         };
         let optional_size = |name: &str| -> Result<Option<usize>, EngineError> {
@@ -67,8 +83,8 @@ impl ModelConfig {
             head_dim,
             feed_forward: size("feed_forward_length")?,
             context_length: size("context_length")?,
-            rms_norm_eps: metadata.require_f32(&key("attention.layer_norm_rms_epsilon"))?,
-            rope_theta: metadata.get_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+            rms_norm_eps: positive(EPSILON, metadata.require_f32(&key(EPSILON))?)?,
+            rope_theta: positive(THETA, metadata.get_f32(&key(THETA))?.unwrap_or(10_000.0))?,
             rope_scale: rope_scale(gguf, architecture)?,
             rope_pairing,
             architecture: architecture.into(),
@@ -76,19 +92,28 @@ impl ModelConfig {
     }
 }
 
-/// What positions are divided by: 1, or the factor of linear scaling.
+/// What positions are divided by: 1, or the factor of linear scaling, which older files give without its type.
 fn rope_scale(gguf: &Gguf, architecture: &str) -> Result<f32, EngineError> {
     let metadata = gguf.metadata();
-    let factor_key = format!("{architecture}.rope.scaling.factor");
+    let linear = || {
+        for key in ["rope.scaling.factor", "rope.scale_linear"].map(|name| format!("{architecture}.{name}")) {
+            match metadata.get_f32(&key)? {
+                None => {}
+                // llama.cpp's converter writes 0 for "not scaled".
+                Some(0.0) => return Ok(1.0),
+                Some(factor) if factor.is_finite() && factor >= 1.0 => return Ok(factor),
+                Some(factor) => {
+                    return Err(
+                        metadata.bad(&key, format!("{factor} found, a number of at least 1 expected"))
+                    );
+                }
+            }
+        }
+        Ok(1.0)
+    };
     match metadata.get_str(&format!("{architecture}.rope.scaling.type"))? {
-        None | Some("none") => Ok(1.0),
-        Some("linear") => match metadata.require_f32(&factor_key)? {
-            factor if factor.is_finite() && factor >= 1.0 => Ok(factor),
-            factor => Err(metadata.bad(
-                &factor_key,
-                format!("{factor} found, a number of at least 1 expected"),
-            )),
-        },
+        Some("none") => Ok(1.0),
+        None | Some("linear") => linear(),
         Some(other) => Err(EngineError::Unsupported {
             what: "RoPE scaling",
             found: other.into(),

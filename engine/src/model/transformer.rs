@@ -51,7 +51,7 @@ struct Layer {
     down: Matrix,
 }
 
-/// Activations of one batch, kept between batches so that a step allocates nothing.
+/// Activations of one batch, kept between batches for their memory.
 #[derive(Default)]
 struct Buffers {
     /// Residual stream, `(rows, hidden)`.
@@ -83,6 +83,7 @@ impl Transformer {
     /// [`EngineError::BadFile`] if a tensor is missing or has another shape than the metadata says,
     /// [`EngineError::Unsupported`] for a tensor type without kernels.
     pub fn load(gguf: &Gguf, config: ModelConfig, n_threads: usize, isa: Isa) -> Result<Self, EngineError> {
+        refuse_unknown_tensors(gguf, &config)?;
         let ModelConfig {
             hidden,
             head_dim,
@@ -126,27 +127,6 @@ impl Transformer {
             buffers: Buffers::default(),
             config,
         })
-    }
-
-    /// Bytes of weights that one decoding step reads.
-    pub fn bytes_per_step(&self) -> usize {
-        let layers: usize = self
-            .layers
-            .iter()
-            .flat_map(|l| {
-                [
-                    &l.query,
-                    &l.key,
-                    &l.value,
-                    &l.attention_output,
-                    &l.gate,
-                    &l.up,
-                    &l.down,
-                ]
-            })
-            .map(Matrix::n_bytes)
-            .sum();
-        layers + self.output.as_ref().unwrap_or(&self.embedding).n_bytes()
     }
 }
 
@@ -473,6 +453,52 @@ fn add_to(sum: &mut [f32], x: &[f32]) {
     }
 }
 
+/// Tensors of a layer that this forward pass reads.
+const LAYER_TENSORS: [&str; 14] = [
+    "attn_norm.weight",
+    "attn_q.weight",
+    "attn_k.weight",
+    "attn_v.weight",
+    "attn_q.bias",
+    "attn_k.bias",
+    "attn_v.bias",
+    "attn_q_norm.weight",
+    "attn_k_norm.weight",
+    "attn_output.weight",
+    "ffn_norm.weight",
+    "ffn_gate.weight",
+    "ffn_up.weight",
+    "ffn_down.weight",
+];
+
+/// Refuses a file with weights that this forward pass would pass over: its text would be wrong without a word.
+fn refuse_unknown_tensors(gguf: &Gguf, config: &ModelConfig) -> Result<(), EngineError> {
+    let is_known = |name: &str| match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, part)) => {
+            layer.parse().is_ok_and(|layer: usize| layer < config.n_layers) && LAYER_TENSORS.contains(&part)
+        }
+        None => [
+            "token_embd.weight",
+            "output_norm.weight",
+            "output.weight",
+            "rope_freqs.weight",
+        ]
+        .contains(&name),
+    };
+    match gguf.tensors().find(|tensor| !is_known(&tensor.name)) {
+        None => Ok(()),
+        Some(tensor) => Err(EngineError::Unsupported {
+            what: "tensor",
+            found: tensor.name.clone(),
+            known: format!(
+                "for {}: per layer {}",
+                config.architecture,
+                LAYER_TENSORS.join(", ")
+            ),
+        }),
+    }
+}
+
 /// A vector of `len` numbers, as single precision.
 pub(super) fn vector(gguf: &Gguf, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
     let tensor = gguf.require(name)?;
@@ -502,6 +528,17 @@ pub(super) fn optional_vector(gguf: &Gguf, name: &str, len: usize) -> Result<Opt
 pub(super) fn rope_frequencies(gguf: &Gguf, config: &ModelConfig) -> Result<Vec<f32>, EngineError> {
     let n_pairs = config.head_dim / 2;
     let factors = optional_vector(gguf, "rope_freqs.weight", n_pairs)?;
+    if let Some(factor) = factors
+        .iter()
+        .flatten()
+        .find(|factor| !(factor.is_finite() && **factor > 0.0))
+    {
+        return Err(EngineError::BadFile {
+            path: gguf.path().into(),
+            field: "rope_freqs.weight".into(),
+            reason: format!("{factor} found, finite numbers above 0 expected"),
+        });
+    }
     let frequency = |pair: usize| {
         let exponent = -2.0 * pair as f64 / config.head_dim as f64;
         let factor = factors.as_ref().map_or(1.0, |factors| f64::from(factors[pair]));

@@ -105,7 +105,7 @@ fn reference(isa: Isa, matrix: &Matrix, rows: &[f32]) -> Vec<f64> {
 }
 
 fn isas() -> Vec<Isa> {
-    let mut isas = vec![Isa::Portable, Isa::detect()];
+    let mut isas = vec![Isa::PORTABLE, Isa::detect()];
     isas.dedup();
     isas
 }
@@ -171,7 +171,7 @@ fn quantized_activations_are_within_half_a_scale() {
         );
     }
     let detected = quantize(Isa::detect(), &x, 320);
-    if Isa::detect() != Isa::Portable {
+    if Isa::detect() != Isa::PORTABLE {
         assert_eq!(
             (detected.values, detected.scales, detected.scaled_sums),
             (values, scales, scaled_sums)
