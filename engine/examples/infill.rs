@@ -145,9 +145,15 @@ impl Answer {
 
 /// One true token: what copying says, and what probabilities both gave to it.
 struct FitRow {
-    class: (usize, usize),
+    class: Option<(usize, usize)>,
     copied: f64,
     network: f64,
+}
+
+impl FitRow {
+    fn mixed(&self, weight: f64) -> f64 {
+        weight * self.copied + (1.0 - weight) * self.network
+    }
 }
 
 struct Setup {
@@ -247,58 +253,71 @@ impl Setup {
         CopyPredictor::new(Arc::clone(&self.tokenizer), &place.tokens, Some(&self.template))
     }
 
-    /// Appends what network and copying say to each true token of the place.
+    /// Appends what network and copying say to each true token of the place, and to the end of the line.
     fn true_tokens(
         &self,
         model: &mut Transformer,
         place: &Place,
         rows: &mut Vec<FitRow>,
     ) -> Result<(), EngineError> {
-        let answer = self.tokenizer.encode(&place.truth, false)?;
+        let answer = self.tokenizer.encode(place.truth.trim_end(), false)?;
         let tokens = [place.tokens.as_slice(), &answer].concat();
         let n_prompt = place.tokens.len();
         let mut cache = KvCache::new(model.config(), tokens.len() / 32 + 2);
         let mut sequence = CachedSequence::default();
         cache.reserve(&mut sequence, tokens.len())?;
-        let (mut probabilities, mut logits) = (Vec::new(), Vec::new());
+        let (mut scores, mut logits) = (Vec::new(), Vec::new()); // (n, vocab), (n of the chunk, vocab)
         for start in (0..tokens.len()).step_by(128) {
             let chunk = &tokens[start..tokens.len().min(start + 128)];
-            let batch_rows: Vec<Row> = (start..)
-                .zip(chunk)
-                .map(|(position, &token)| Row {
-                    token,
-                    position: position as u32,
-                    sequence_idx: 0,
-                    wants_logits: position + 1 >= n_prompt && position + 1 < tokens.len(),
-                })
-                .collect();
-            model.forward(
-                Batch {
-                    rows: &batch_rows,
-                    blocks: &[sequence.blocks()],
-                },
-                &mut cache,
-                &mut logits,
-            )?;
+            let row = |(position, &token): (usize, &u32)| Row {
+                token,
+                position: position as u32,
+                sequence_idx: 0,
+                wants_logits: position + 1 >= n_prompt,
+            };
+            let batch = Batch {
+                rows: &(start..).zip(chunk).map(row).collect::<Vec<_>>(),
+                blocks: &[sequence.blocks()],
+            };
+            model.forward(batch, &mut cache, &mut logits)?;
             cache.commit(&mut sequence, chunk);
-            let vocab = model.config().vocab;
-            for row in logits.chunks(vocab) {
-                let token = tokens[n_prompt + probabilities.len()];
-                let total: f64 = row.iter().map(|&it| f64::from(it).exp()).sum();
-                probabilities.push(f64::from(row[token as usize]).exp() / total);
-            }
+            scores.extend_from_slice(&logits);
         }
         let mut predictor = self.predictor(place);
-        for (idx, (&token, network)) in answer.iter().zip(probabilities).enumerate() {
+        for (idx, logits) in scores.chunks(model.config().vocab).enumerate() {
+            let total: f64 = logits.iter().map(|&it| f64::from(it).exp()).sum();
+            let network = logits.iter().map(|&it| f64::from(it).exp() / total).zip(0..);
             let prediction = predictor.predict(&tokens[..n_prompt + idx]);
-            let vote = prediction.votes.iter().find(|it| it.0 == token);
+            let rest = &answer[idx..];
             rows.push(FitRow {
-                class: prediction.class().unwrap_or((usize::MAX, 0)),
-                copied: vote.map_or(0.0, |it| f64::from(it.1)),
-                network,
+                class: prediction.class(),
+                copied: self.sum_right(
+                    rest,
+                    prediction.votes.iter().map(|&(id, share)| (f64::from(share), id)),
+                ),
+                network: self.sum_right(rest, network),
             });
         }
         Ok(())
+    }
+
+    /// The part of a distribution that falls on right tokens: the next true one; after the last, those that end the
+    /// line; and the last one together with a line end.
+    fn sum_right(&self, rest: &[u32], distribution: impl Iterator<Item = (f64, u32)>) -> f64 {
+        let last = self
+            .tokenizer
+            .token_bytes(rest.first().copied().unwrap_or(u32::MAX));
+        let is_right = |id: u32| match rest {
+            [next, _, ..] => *next == id,
+            _ if self.tokenizer.token_bytes(id) == last => {
+                !last.is_empty() || self.template.stop_tokens().contains(&id)
+            }
+            _ => {
+                let rest = self.tokenizer.token_bytes(id).strip_prefix(last);
+                rest.is_some_and(|it| it.first() == Some(&b'\n'))
+            }
+        };
+        distribution.filter(|it| is_right(it.1)).map(|it| it.0).sum()
     }
 }
 
@@ -329,50 +348,36 @@ fn ask(engine: &Engine, place: &Place, copy: CopyMixing) -> Result<Answer, Engin
 /// Prints the weights that make the true tokens likeliest: expectation maximisation, which for a mixture of two fixed
 /// parts finds the one maximum. A few made-up observations keep thin classes near their row.
 fn print_weights(rows: &[FitRow]) {
-    const N_SUPPORTS: usize = 4;
     const MADE_UP: f64 = 8.0;
-    let n_classes = rows
-        .iter()
-        .filter(|it| it.class.0 < usize::MAX)
-        .map(|it| it.class.0 + 1)
-        .max()
-        .unwrap_or(0);
-    let fit = |chosen: &dyn Fn(&FitRow) -> bool, prior: f64| {
-        let chosen: Vec<&FitRow> = rows.iter().filter(|it| chosen(it)).collect();
+    let last_row = rows.iter().filter_map(|it| it.class).map(|it| it.0).max();
+    let fit = |is_chosen: &dyn Fn((usize, usize)) -> bool, prior: f64| {
+        let chosen: Vec<&FitRow> = rows.iter().filter(|it| it.class.is_some_and(is_chosen)).collect();
         let mut weight = prior;
         for _ in 0..200 {
-            let sum: f64 = chosen
-                .iter()
-                .map(|it| weight * it.copied / (weight * it.copied + (1.0 - weight) * it.network))
-                .sum();
+            let mixed = |it: &&FitRow| weight * it.copied / it.mixed(weight);
+            let sum: f64 = chosen.iter().map(mixed).sum();
             weight = (sum + MADE_UP * prior) / (chosen.len() as f64 + MADE_UP);
         }
         (weight, chosen.len())
     };
-    let mut weights = Vec::new();
-    for row in 0..n_classes {
-        let (of_row, _) = fit(&|it| it.class.0 == row, 0.3);
-        weights.push([0, 1, 2, 3].map(|column| fit(&|it| it.class == (row, column), of_row)));
-    }
+    let fit_row = |row: usize| {
+        let (of_row, _) = fit(&|it| it.0 == row, 0.5);
+        [0, 1, 2, 3].map(|column| fit(&|it| it == (row, column), of_row))
+    };
+    let weights: Vec<[(f64, usize); 4]> = (0..last_row.map_or(0, |it| it + 1)).map(fit_row).collect();
     for row in &weights {
         let numbers = row.map(|(weight, _)| format!("{weight:.2}")).join(", ");
         println!("    [{numbers}], // {:?}", row.map(|(_, n)| n));
     }
-    let nats = |use_weights: bool| {
-        let of = |it: &FitRow| {
-            let weight = weights
-                .get(it.class.0)
-                .filter(|_| use_weights)
-                .map_or(0.0, |row| row[it.class.1 % N_SUPPORTS].0);
-            -(weight * it.copied + (1.0 - weight) * it.network).ln()
-        };
-        rows.iter().map(of).sum::<f64>() / rows.len() as f64
-    };
+    let mean = |nats: &dyn Fn(&FitRow) -> f64| rows.iter().map(nats).sum::<f64>() / rows.len() as f64;
+    let network = mean(&|it| -it.mixed(0.0).ln());
+    let mixture = mean(&|it| {
+        let weight = it.class.map_or(0.0, |(row, column)| weights[row][column].0);
+        -it.mixed(weight).ln()
+    });
     println!(
-        "{} tokens, nats per token: network {:.3}, mixture {:.3}",
-        rows.len(),
-        nats(false),
-        nats(true)
+        "{} tokens; nats per token: network {network:.2}, mixture {mixture:.2}",
+        rows.len()
     );
 }
 

@@ -34,9 +34,25 @@ const NEAR: f32 = 2000.0;
 /// What stands between two pieces of text. It is no byte, and the text to be continued has none, so it matches nothing.
 const BORDER: u16 = 256;
 
-/// Least evidence of each row of [`RELIABILITY`].
-const EVIDENCE: [usize; 8] = [4, 6, 8, 12, 16, 24, 32, 48];
-
+/// The weight of copying, by evidence ([`EVIDENCE`]) and [`Support`]: maximum likelihood for the embedded model
+/// on the rests of lines in packages that it was not trained on. From `engine/`, with those in a folder:
+///
+/// ```sh
+/// cargo run --release --example infill -- weights/surmise.gguf FOLDER --fit --places 1600
+/// cargo run --release --example infill -- weights/surmise.gguf FOLDER --places 600
+/// ```
+///
+/// The first fits on the even half of its places (7,621 tokens): 4.12 nats per token for the 4.2 M network alone, 2.46
+/// for the mixture. The second reports on the odd half, 30 places in each of ten languages:
+///
+/// | predictor | exact | precision of the surest 20% | of the surest 50% | tokens per step |
+/// | --- | --- | --- | --- | --- |
+/// | network | 0.0% | 0.0% | 0.0% | 1.09 |
+/// | copying, silent without a match | 16.7% | 46.7% | 31.3% | |
+/// | mixture | 16.0% | 48.3% | 30.7% | 2.04 |
+///
+/// So with this network, which saw 6 M tokens, a whole line is right where copying makes it so; the network helps within
+/// the line only. Fit again when the weights change: a better network lowers these numbers.
 const RELIABILITY: [[f32; 4]; EVIDENCE.len()] = [
     [0.41, 0.79, 0.41, 0.24],
     [0.49, 0.80, 0.50, 0.28],
@@ -47,6 +63,9 @@ const RELIABILITY: [[f32; 4]; EVIDENCE.len()] = [
     [0.73, 0.95, 0.60, 0.69],
     [0.92, 0.96, 0.75, 0.65],
 ];
+
+/// Least evidence of each row of [`RELIABILITY`].
+const EVIDENCE: [usize; 8] = [4, 6, 8, 12, 16, 24, 32, 48];
 
 /// How the earlier places agree on what comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
