@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gguf_builder::{byte_level, open, strings};
 use surmise_engine::{
-    Answer, Engine, EngineOptions,
+    Answer, Engine, EngineOptions, WeightSource,
     copy::CopyPredictor,
     fim::FimTemplate,
     model::scripted::{HashedScript, ScriptedModel},
@@ -97,6 +97,13 @@ fn other_models_are_left_alone() {
     };
     assert_eq!(with(CopyMixing::Auto).tokens, with(CopyMixing::Off).tokens);
     assert_ne!(with(CopyMixing::On).text, with(CopyMixing::Off).text);
+}
+
+#[test]
+fn our_model_asks_for_it() {
+    let weights = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/surmise.gguf");
+    let engine = Engine::load(WeightSource::File(weights), EngineOptions::default()).unwrap();
+    assert!(engine.info().copies);
 }
 
 #[test]
