@@ -165,6 +165,23 @@ def test_tab_without_a_suggestion_is_a_tab():
     editor.close()
 
 
+def test_tab_without_a_suggestion_does_what_it_did_before():
+    editor = scripted({})
+    for mapping, expected in [
+        (r"""vim.cmd([[inoremap <expr> <Tab> pumvisible() ? "\<C-n>" : "\<Tab>"]])""", "x   "),
+        (r"""vim.cmd([[inoremap <expr> <Tab> "y\<lt>b>\<Left>\<Left>\<Left>"]])""", "xy<b>"),
+        (r"""vim.cmd([[inoremap <Tab> y<Space>z<lt>b>]])""", "xy z<b>"),
+        (r"""vim.keymap.set('i', '<Tab>', function() return 'y<Space>z' end, { expr = true })""", "xy z"),
+        (r"""vim.keymap.set('i', '<Tab>', function() vim.api.nvim_put({ 'yz' }, 'c', false, true) end)""", "xyz"),
+    ]:
+        editor.lua(f"vim.keymap.del('i', '<Tab>') {mapping} require('surmise').setup()")
+        editor.type("Sx")
+        editor.type("<Tab>")
+        editor.wait(lambda: editor.text() == expected, f"the key does what it did: {mapping}")
+        editor.type("<Esc>")
+    editor.close()
+
+
 def test_typing_what_was_predicted_keeps_the_rest():
     # Only "f" has an answer with text; later questions get null, "nothing new".
     editor = scripted({"f": item("for x in y", 0, 1), "fo": None, "for": None})

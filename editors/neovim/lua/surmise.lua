@@ -53,15 +53,29 @@ local function map(key, desc, action)
     return
   end
   local earlier = vim.fn.maparg(key, 'i', false, true)
-  vim.keymap.set('i', key, function()
-    if action() then
+  local function keycodes(keys)
+    return vim.api.nvim_replace_termcodes(keys, true, true, true)
+  end
+  --- What the key did before, as keys to type.
+  local function before()
+    if earlier.callback and earlier.expr ~= 1 then
+      vim.schedule(earlier.callback) -- it may change text, which an expression mapping must not
       return ''
-    elseif earlier.callback then
-      local keys = earlier.callback()
-      return earlier.expr == 1 and keys or ''
+    elseif earlier.expr == 1 then
+      local keys
+      if earlier.callback then
+        keys = earlier.callback()
+      else
+        keys = vim.api.nvim_eval((earlier.rhs:gsub('<SID>', ('<SNR>%d_'):format(earlier.sid))))
+      end
+      keys = keys == nil and '' or tostring(keys)
+      return earlier.replace_keycodes == 1 and keycodes(keys) or keys
     end
-    return earlier.rhs or key
-  end, { expr = true, replace_keycodes = true, desc = desc })
+    return keycodes(earlier.rhs or key)
+  end
+  vim.keymap.set('i', key, function()
+    return action() and '' or before()
+  end, { expr = true, replace_keycodes = false, desc = desc })
 end
 
 --- Whether suggestions are shown.
