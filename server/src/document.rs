@@ -1,6 +1,7 @@
 //! One open document: its text, its version, and its syntax tree, kept in step with each other.
 
 use std::{
+    borrow::Cow,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -55,10 +56,18 @@ impl Document {
     /// The text of `range`, with line breaks as models know them: `\n`.
     pub fn excerpt(&self, range: Range<usize>) -> String {
         let text = self.text.byte_slice(range).to_string();
-        if text.contains('\r') {
-            text.replace("\r\n", "\n").replace('\r', "\n")
-        } else {
-            text
+        match with_lf(&text) {
+            Cow::Owned(text) => text,
+            Cow::Borrowed(_) => text,
         }
+    }
+}
+
+/// `text` with `\n` for every line break.
+pub fn with_lf(text: &str) -> Cow<'_, str> {
+    if text.contains('\r') {
+        text.replace("\r\n", "\n").replace('\r', "\n").into()
+    } else {
+        text.into()
     }
 }

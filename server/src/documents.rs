@@ -87,6 +87,15 @@ impl DocumentStore {
         true
     }
 
+    /// Forgets all suggestions, and ends the requests that are running: they were made under other settings.
+    pub fn forget_suggestions(&mut self) {
+        for open in self.open.values_mut() {
+            open.remembered = None;
+            open.prepared_for = None;
+            open.turn = None;
+        }
+    }
+
     /// Forgets a document; a request that is running for it is superseded.
     pub fn close(&mut self, uri: &str) {
         self.open.remove(uri);

@@ -131,6 +131,21 @@ fn the_item_selected_in_the_menu_is_completed() {
     );
 }
 
+#[test]
+fn a_selected_item_may_end_with_any_line_break() {
+    let mut client = ready(SUM, ClientOptions::default());
+    let (text, line, character) = cursor("fn sum(a: i32, b: i32) -> i32 {\n    suˇ\n}\n");
+    client.open(URI, "rust", &text);
+    let range =
+        json!({ "start": { "line": line, "character": 4 }, "end": { "line": line, "character": character } });
+    for text in ["sum\r", "sum\r\n", "\n"] {
+        let mut params = Client::inline_params(URI, line, character, INVOKED);
+        params["context"]["selectedCompletionInfo"] = json!({ "range": range, "text": text });
+        let answer = client.request("textDocument/inlineCompletion", params);
+        assert!(answer["items"].is_array(), "{answer}");
+    }
+}
+
 const SLOW: Script = Script {
     step_time: Duration::from_millis(40),
     ..SUM
@@ -220,7 +235,21 @@ fn settings_are_followed_when_they_change() {
         "a + b"
     );
 
-    // Pushed, as some clients do it.
+    // Pushed, as some clients do it. What was suggested under other settings is not offered again.
+    for (completion, reason) in [
+        (json!({ "disabled_languages": ["rust"] }), "language_disabled"),
+        (json!({ "automatic": false }), "only_when_invoked"),
+    ] {
+        let settings = json!({ "surmise": { "completion": completion } });
+        client.notify(
+            "workspace/didChangeConfiguration",
+            json!({ "settings": settings }),
+        );
+        let params = Client::inline_params(URI, 1, 4, AUTOMATIC);
+        let answer = client.request("textDocument/inlineCompletion", params);
+        assert_eq!(answer, json!({ "items": [] }));
+        assert_eq!(explain(&mut client)["last"]["withheld"]["reason"], reason);
+    }
     let settings = json!({ "surmise": { "completion": { "enabled": false } } });
     client.notify(
         "workspace/didChangeConfiguration",

@@ -29,10 +29,14 @@ impl Remembered {
         if text.len_bytes() != self.text.len_bytes() + typed_bytes {
             return None;
         }
+        // Where other text stands now, `self.at` may be inside a character.
+        if text.get_byte_slice(..self.at)? != self.text.byte_slice(..self.at)
+            || text.byte_slice(at..) != self.text.byte_slice(self.at..)
+        {
+            return None;
+        }
         let rest = self.suggestion.strip_prefix(&*document.excerpt(self.at..at))?;
-        let unchanged = text.byte_slice(..self.at) == self.text.byte_slice(..self.at)
-            && text.byte_slice(at..) == self.text.byte_slice(self.at..);
-        (unchanged && !rest.trim().is_empty()).then_some(rest)
+        (!rest.trim().is_empty()).then_some(rest)
     }
 }
 
@@ -65,6 +69,7 @@ mod tests {
         assert_eq!(rest("a ˇ)", "+ b", "a -ˇ)"), None, "typed something else");
         assert_eq!(rest("a ˇ)", "+ b", "aˇ)"), None, "deleted");
         assert_eq!(rest("a ˇ)", "+ b", "b +ˇ)"), None, "changed above");
+        assert_eq!(rest("aˇ)", "+ b", "éˇ)"), None, "another character above");
         assert_eq!(rest("a ˇ)", "+ b", "a +ˇ)x"), None, "changed below");
         assert_eq!(
             rest("a ˇ)", "+ b", "a +ˇ]"),

@@ -31,24 +31,13 @@ pub fn decide(
     trigger: Trigger,
     config: &CompletionConfig,
 ) -> Result<Extent, Withheld> {
-    if !config.enabled {
-        return Err(Withheld::Disabled);
-    }
-    let language = document.language().name();
-    if config
-        .disabled_languages
-        .iter()
-        .any(|disabled| disabled.eq_ignore_ascii_case(language))
-    {
-        return Err(Withheld::LanguageDisabled { language });
-    }
+    check_settings(document, trigger, config)?;
     let line = line_at(&document.text, at);
+    // Between "\r" and "\n" is no place.
+    let at = at.min(line.end);
     let before = document.text.byte_slice(line.start..at).to_string();
     let after = document.text.byte_slice(at..line.end).to_string();
     if trigger == Trigger::Automatic {
-        if !config.automatic {
-            return Err(Withheld::OnlyWhenInvoked);
-        }
         if after.starts_with(is_word) {
             return Err(Withheld::InsideWord);
         }
@@ -62,6 +51,29 @@ pub fn decide(
         ExtentConfig::Block => Extent::Block,
         ExtentConfig::Auto => natural_extent(document, line.start, &before, &after, trigger),
     })
+}
+
+/// Whether the settings allow a suggestion in `document` at all.
+pub fn check_settings(
+    document: &Document,
+    trigger: Trigger,
+    config: &CompletionConfig,
+) -> Result<(), Withheld> {
+    if !config.enabled {
+        return Err(Withheld::Disabled);
+    }
+    let language = document.language().name();
+    if config
+        .disabled_languages
+        .iter()
+        .any(|disabled| disabled.eq_ignore_ascii_case(language))
+    {
+        return Err(Withheld::LanguageDisabled { language });
+    }
+    if trigger == Trigger::Automatic && !config.automatic {
+        return Err(Withheld::OnlyWhenInvoked);
+    }
+    Ok(())
 }
 
 /// A block where one begins, a statement where a line begins, the rest of the line elsewhere.
@@ -96,7 +108,8 @@ fn natural_extent(
     }
 }
 
-fn is_word(c: char) -> bool {
+/// Whether `c` belongs to words, as names in programs are made of them.
+pub(super) fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
@@ -135,6 +148,11 @@ mod tests {
         check("let a = ˇ", Trigger::Invoked, expect!["Statement"]);
         check("f(ˇ);", Trigger::Automatic, expect!["Line"]);
         check("ˇ", Trigger::Automatic, expect!["Block"]);
+    }
+
+    #[test]
+    fn inside_a_line_break_is_the_end_of_its_line() {
+        check("let a = \rˇ\n", Trigger::Automatic, expect!["Line"]);
     }
 
     #[test]

@@ -87,9 +87,11 @@ async fn follow(server: &Server) {
         ]
         .concat();
         let (config, problems) = Config::from_layers(&layers);
-        let load = matches!(state.model, ModelState::Absent)
-            || config.model != state.config.model
-            || config.engine != state.config.engine;
+        let is_other_model = config.model != state.config.model || config.engine != state.config.engine;
+        let load = is_other_model || matches!(state.model, ModelState::Absent);
+        if is_other_model || config.completion != state.config.completion {
+            state.documents.forget_suggestions();
+        }
         state.config = config;
         (problems, load)
     };

@@ -10,12 +10,18 @@ use tower_lsp_server::{
         InlineCompletionItem, InlineCompletionList, InlineCompletionParams, InlineCompletionResponse,
         InlineCompletionTriggerKind, SelectedCompletionInfo,
     },
-    jsonrpc::Result,
+    jsonrpc::{Error, Result},
 };
 
 use crate::{
-    completion::{Completion, Query, Suggestion, Trace, complete, reuse::Remembered, trigger::Trigger},
+    completion::{
+        Completion, Query, Suggestion, Trace, complete,
+        reuse::Remembered,
+        trigger::{self, Trigger},
+    },
+    document::with_lf,
     lsp::{Server, convert, load_model},
+    position::line_at,
 };
 
 pub(super) async fn handle(
@@ -37,16 +43,11 @@ pub(super) async fn handle(
         Some(completion) => completion,
         None => match load_model::ready(server) {
             Some(engine) => {
-                // On a task of its own, so that the next message is read while this one is worked on; the
-                // set ends the task when this future is dropped.
-                let mut tasks = JoinSet::new();
                 let for_task = query.clone();
-                tasks.spawn(async move { complete(&engine, &for_task).await });
-                tokio::select! {
-                    biased;
-                    _ = superseded => return Ok(None),
-                    Some(Ok(completion)) = tasks.join_next() => completion,
-                    else => return Ok(None),
+                let work = async move { complete(&engine, &for_task).await };
+                match run(work, superseded).await? {
+                    Some(completion) => completion,
+                    None => return Ok(None),
                 }
             }
             None => {
@@ -70,6 +71,25 @@ struct Request {
     remembered: Option<Completion>,
 }
 
+/// Does `work` on a task of its own, so that the next message is read meanwhile; none if the request is
+/// superseded first. The task ends when this future is dropped.
+async fn run(
+    work: impl Future<Output = Completion> + Send + 'static,
+    superseded: oneshot::Receiver<()>,
+) -> Result<Option<Completion>> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(work);
+    tokio::select! {
+        biased;
+        _ = superseded => Ok(None),
+        joined = tasks.join_next() => match joined {
+            Some(Ok(completion)) => Ok(Some(completion)),
+            Some(Err(error)) if error.is_panic() => Err(Error::internal_error()),
+            Some(Err(_)) | None => Ok(None),
+        },
+    }
+}
+
 /// Takes the snapshot. Nothing in here waits.
 fn begin(server: &Server, uri: &str, params: InlineCompletionParams) -> Option<Request> {
     let trigger = match params.context.trigger_kind {
@@ -89,8 +109,11 @@ fn begin(server: &Server, uri: &str, params: InlineCompletionParams) -> Option<R
         // Complete the text as it would be with the selected item in it.
         let start = convert::offset(&query.document, range.start, encoding);
         let end = convert::offset(&query.document, range.end, encoding).max(start);
-        query.document.replace(start..end, text);
-        query.at = start + text.len();
+        let text = with_lf(text);
+        query.document.replace(start..end, &text);
+        // Where a `\r` stands before and a `\n` after, the two have become one line break.
+        let at = start + text.len();
+        query.at = at.min(line_at(&query.document.text, at).end);
     }
     let open = state.documents.get_mut(uri)?;
     let superseded = open.take_turn();
@@ -100,7 +123,7 @@ fn begin(server: &Server, uri: &str, params: InlineCompletionParams) -> Option<R
         .as_ref()
         .and_then(|it| it.rest(&query.document, query.at));
     let remembered = remembered
-        .filter(|_| query.config.enabled)
+        .filter(|_| trigger::check_settings(&query.document, trigger, &query.config).is_ok())
         .map(|rest| Completion {
             outcome: Ok(Suggestion {
                 range: query.at..query.at,
@@ -155,4 +178,16 @@ fn finish(
     Some(InlineCompletionList {
         items: items.collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_answered() {
+        let (_turn, superseded) = oneshot::channel();
+        let answer = run(async { panic!("a bug") }, superseded).await;
+        assert_eq!(answer.unwrap_err(), Error::internal_error());
+    }
 }
