@@ -1,7 +1,7 @@
 //! Takes away from the end what follows the cursor already: punctuation, words, and whole lines.
 
 use super::{Candidate, suffix_lines};
-use crate::completion::withheld::Withheld;
+use crate::completion::{trigger::is_word, withheld::Withheld};
 
 pub(super) fn run(candidate: &Candidate<'_>, text: &str) -> Result<usize, Withheld> {
     if text.trim().is_empty() {
@@ -17,18 +17,28 @@ pub(super) fn run(candidate: &Candidate<'_>, text: &str) -> Result<usize, Withhe
     }
 }
 
-/// Cuts before a tail that `rest_of_line` begins with.
+/// Cuts before a tail that `rest_of_line` begins with, and never through a word of either: that `true` ends
+/// with the letter that `expires` begins with means nothing.
 fn without_tail(text: &str, rest_of_line: &str) -> usize {
     let rest_of_line = rest_of_line.trim_end();
     let overlap = (1..=rest_of_line.len().min(text.len()))
         .rev()
         .filter(|n| rest_of_line.is_char_boundary(*n))
-        .find(|n| text.ends_with(&rest_of_line[..*n]));
+        .find(|n| {
+            text.ends_with(&rest_of_line[..*n])
+                && !is_inside_word(text, text.len() - n)
+                && !is_inside_word(rest_of_line, *n)
+        });
     // A closer that the text opens itself belongs to it: `[b]` before `]` is not an overlap.
     match overlap {
         Some(n) if !closes_own_bracket(text, text.len() - n) => text.len() - n,
         _ => text.len(),
     }
+}
+
+/// Whether a word goes on across `at`.
+fn is_inside_word(text: &str, at: usize) -> bool {
+    text[..at].ends_with(is_word) && text[at..].starts_with(is_word)
 }
 
 /// Whether a bracket that `text[..at]` opens is closed in `text[at..]`.
@@ -78,4 +88,27 @@ fn without_lines(text: &str, rest_of_line: &str, lines_below: &[String]) -> usiz
         }
     }
     text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stay_whole() {
+        let kept = |text, rest_of_line| &text[..without_tail(text, rest_of_line)];
+        for (text, rest_of_line) in [
+            ("true", "expires: 0"),
+            ("r.IsNet", "time.Now()"),
+            ("amount: Amount", "to: &str"),
+            ("field", "dataclasses"),
+            ("0 % 100", "0 / 100"),
+            ("a + b", "bar()"),
+        ] {
+            assert_eq!(kept(text, rest_of_line), text, "before {rest_of_line:?}");
+        }
+        assert_eq!(kept("a, b)", "b)"), "a, ");
+        assert_eq!(kept("a.field", "field = 1"), "a.");
+        assert_eq!(kept("width);", ");"), "width");
+    }
 }
