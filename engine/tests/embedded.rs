@@ -61,7 +61,6 @@ fn fill(engine: &Engine, hole: &FimPrompt, speculation: Speculation, sampling: &
         },
         sampling: sampling.clone(),
         speculation,
-        ..Request::default()
     };
     engine.generate(request).blocking_collect().unwrap()
 }
