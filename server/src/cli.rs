@@ -191,12 +191,10 @@ fn serve(args: ModelArgs) -> Result<i32, CliError> {
         Ok(layer) => (layer, None),
         Err(problem) => (None, Some(problem)),
     };
-    if let Some(problem) = problem {
-        tracing::warn!("{problem}");
-    }
     let options = lsp::Options {
         below_editor: user_file.into_iter().collect(),
         above_editor: vec![args.layer()],
+        problems: problem.into_iter().collect(),
         load: Arc::new(model::load),
     };
     // The engine has its own threads; these run handlers.

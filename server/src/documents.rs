@@ -23,8 +23,8 @@ pub struct OpenDocument {
     pub document: Document,
     /// The last suggestion, for as long as the user may be typing it.
     pub remembered: Option<Remembered>,
-    /// How the last request for a suggestion ended.
-    pub last: Option<Completion>,
+    /// How the last request for a suggestion ended, and the text that it was about.
+    pub last: Option<(Completion, Document)>,
     /// How often the text has changed; unlike versions, ours to count.
     revision: u64,
     /// Text and place that a suggestion is being, or was last, prepared for in the background.

@@ -32,7 +32,7 @@ use tower_lsp_server::{
 
 use crate::{
     completion::{Query, trigger::Trigger},
-    config::{Config, Layer},
+    config::{Config, Layer, Problem},
     documents::DocumentStore,
     position::Encoding,
     transport::{self, Ending},
@@ -49,6 +49,8 @@ pub struct Options {
     pub below_editor: Vec<Layer>,
     /// Settings above the editor's: the command line.
     pub above_editor: Vec<Layer>,
+    /// What was wrong with where those come from; told to the user once.
+    pub problems: Vec<Problem>,
     /// Loads the model.
     pub load: EngineLoader,
 }
@@ -95,6 +97,12 @@ struct State {
     /// Folders that the editor has open.
     roots: Vec<PathBuf>,
     model: ModelState,
+    /// How often the editor's settings were asked for or came; only the newest count.
+    n_settings: u64,
+    /// Problems that the user has not been told of.
+    untold: Vec<Problem>,
+    /// Whether the editor is done with us.
+    is_shut_down: bool,
     /// How often a model was asked for.
     n_loads: u64,
     /// Whether the client knows that there is no model yet.
@@ -123,6 +131,9 @@ impl Server {
             encoding: Encoding::default(),
             roots: Vec::new(),
             model: ModelState::Absent,
+            n_settings: 0,
+            untold: options.problems.clone(),
+            is_shut_down: false,
             n_loads: 0,
             told_not_ready: false,
         });
@@ -186,7 +197,9 @@ impl LanguageServer for Server {
     }
 
     async fn shutdown(&self) -> Result<()> {
-        self.state().model = ModelState::Absent;
+        let mut state = self.state();
+        state.is_shut_down = true;
+        state.model = ModelState::Absent;
         Ok(())
     }
 }

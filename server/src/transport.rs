@@ -29,7 +29,7 @@ use tower_lsp_server::{
 };
 use tower_service::Service;
 
-/// Longest message that is read, in bytes; a longer one is skipped and answered with an error.
+/// Longest message that is read, in bytes; a longer one is answered with an error and ends the session.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 /// Messages that may wait between the reader and the loop.
@@ -222,8 +222,9 @@ fn drop_unreadable_capabilities(params: &mut Value) {
 
 /// Reads message bodies until the input ends or nobody listens.
 ///
-/// Anything that is not a header is skipped up to the next `Content-Length`, so one wrong length costs one
-/// message and not the session.
+/// Anything that is not a header is skipped up to the next `Content-Length`, so a length that is a little
+/// wrong costs a message or two and not the session. One above the limit ends it: to skip so much would be
+/// to wait, silently, for bytes that are not coming.
 async fn read_frames<R: AsyncBufRead + Unpin>(mut input: R, frames: mpsc::Sender<Result<Vec<u8>, Refusal>>) {
     let mut line = Vec::new();
     let mut content_length = None;
@@ -240,25 +241,23 @@ async fn read_frames<R: AsyncBufRead + Unpin>(mut input: R, frames: mpsc::Sender
         let Some(length) = content_length.take() else {
             continue;
         };
-        let frame = if length > MAX_MESSAGE_BYTES {
-            let skipped =
-                tokio::io::copy(&mut (&mut input).take(length as u64), &mut tokio::io::sink()).await;
-            if skipped.is_err() {
-                return;
-            }
-            Err(Refusal {
-                id: Id::Null,
-                error: Error::invalid_request(),
-            })
-        } else {
-            // Grows with what arrives, not with what the header claims.
-            let mut body = Vec::new();
-            match (&mut input).take(length as u64).read_to_end(&mut body).await {
-                Ok(n_read) if n_read == length => Ok(body),
-                _ => return,
-            }
-        };
-        if frames.send(frame).await.is_err() {
+        if length > MAX_MESSAGE_BYTES {
+            let mut error = Error::invalid_request();
+            error.message = format!(
+                "a message of {length} bytes is above the limit of {MAX_MESSAGE_BYTES}; the session ends"
+            )
+            .into();
+            let refusal = Refusal { id: Id::Null, error };
+            drop(frames.send(Err(refusal)).await);
+            return;
+        }
+        // Grows with what arrives, not with what the header claims.
+        let mut body = Vec::new();
+        match (&mut input).take(length as u64).read_to_end(&mut body).await {
+            Ok(n_read) if n_read == length => {}
+            _ => return,
+        }
+        if frames.send(Ok(body)).await.is_err() {
             return;
         }
     }
@@ -310,6 +309,25 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_never_comes_ends_the_input() {
         assert!(frames_of(b"Content-Length: 200000000\r\n\r\n{").await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_length_above_the_limit_is_refused_at_once() {
+        // The client keeps its end open and sends nothing more.
+        let (mut client, input) = tokio::io::duplex(64);
+        client
+            .write_all(b"Content-Length: 999999999999\r\n\r\n{}")
+            .await
+            .unwrap();
+        let (sender, mut receiver) = mpsc::channel(16);
+        read_frames(BufReader::new(input), sender).await;
+        let refusal = receiver.recv().await.expect("an answer").expect_err("a refusal");
+        assert!(
+            refusal.error.message.contains("999999999999 bytes"),
+            "{}",
+            refusal.error
+        );
+        assert!(receiver.recv().await.is_none());
     }
 
     #[test]

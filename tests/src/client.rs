@@ -1,8 +1,9 @@
 //! A client of the language server that knows what it expects to hear, and fails on anything else.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io::{BufRead, BufReader, Read, Write},
+    path::PathBuf,
     process::{Child, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     time::{Duration, Instant},
@@ -24,6 +25,8 @@ pub struct ClientOptions {
     pub capabilities: Value,
     /// `initializationOptions` of `initialize`.
     pub settings_at_start: Value,
+    /// The folder with the user's settings in it; one without any unless said otherwise.
+    pub config_home: PathBuf,
     /// What the client answers when it is asked for the section `surmise` of its configuration.
     pub settings: Value,
 }
@@ -43,6 +46,7 @@ impl Default for ClientOptions {
                 "experimental": { "surmiseStatus": true },
             }),
             settings_at_start: Value::Null,
+            config_home: binary::no_settings(),
             settings: Value::Null,
         }
     }
@@ -55,6 +59,9 @@ pub struct Client {
     output: Option<Box<dyn Write + Send>>,
     messages: Receiver<Value>,
     next_id: i64,
+    /// Ids of requests without an answer so far.
+    open: HashSet<i64>,
+    /// Answers that no test has taken yet.
     answers: HashMap<i64, Value>,
     /// Notifications and requests of the server that no test has taken yet.
     inbox: VecDeque<Value>,
@@ -70,6 +77,7 @@ impl Client {
     pub fn start(options: ClientOptions) -> Self {
         let mut process = binary::command()
             .args(&options.args)
+            .env("XDG_CONFIG_HOME", &options.config_home)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -98,6 +106,7 @@ impl Client {
             output: Some(output),
             messages,
             next_id: 1,
+            open: HashSet::new(),
             answers: HashMap::new(),
             inbox: VecDeque::new(),
             // How often there is progress or a status is up to the server.
@@ -157,8 +166,14 @@ impl Client {
     pub fn send_request(&mut self, method: &str, params: Value) -> i64 {
         let id = self.next_id;
         self.next_id += 1;
+        self.expect_answer(id);
         self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
         id
+    }
+
+    /// Expects one answer with this id, as `send_request` does for its own; for bytes sent by hand.
+    pub fn expect_answer(&mut self, id: i64) {
+        self.open.insert(id);
     }
 
     /// Sends a notification.
@@ -257,8 +272,19 @@ impl Client {
             Err(RecvTimeoutError::Timeout) => panic!("no message for {PATIENCE:?}"),
             Err(RecvTimeoutError::Disconnected) => panic!("the server is gone"),
         };
+        self.sort_in(message);
+    }
+
+    #[track_caller]
+    fn sort_in(&mut self, message: Value) {
         match (message["method"].as_str(), message["id"].as_i64()) {
-            (None, Some(id)) => drop(self.answers.insert(id, message)),
+            (None, Some(id)) => {
+                assert!(
+                    self.open.remove(&id),
+                    "an answer that nobody asked for: {message}"
+                );
+                self.answers.insert(id, message);
+            }
             (Some("workspace/configuration"), Some(id)) => {
                 assert_eq!(message["params"], json!({ "items": [{ "section": "surmise" }] }));
                 self.send(&json!({ "jsonrpc": "2.0", "id": id, "result": [self.settings] }));
@@ -275,7 +301,7 @@ impl Client {
     /// Closes the server's input without a word, and waits for its end.
     pub fn hang_up(mut self) -> i32 {
         self.output = None;
-        self.wait_for_end()
+        self.finish()
     }
 
     /// Sends `exit`, with `shutdown` before it if asked to, and waits for the end.
@@ -284,7 +310,7 @@ impl Client {
             assert_eq!(self.request("shutdown", Value::Null), Value::Null);
         }
         self.notify("exit", Value::Null);
-        let code = self.wait_for_end();
+        let code = self.finish();
         self.output = None;
         code
     }
@@ -292,6 +318,43 @@ impl Client {
     /// Id of the server's process.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
+    }
+
+    /// Waits for the end, hears the server out, and checks that it said nothing that nobody expected.
+    #[track_caller]
+    fn finish(&mut self) -> i32 {
+        let code = self.wait_for_end();
+        // The server's last words end with its side of the connection; one in this process, which closes it
+        // a moment later, gets that moment.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self
+                .messages
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                // A question that crossed our `exit` needs no answer any more.
+                Ok(message) if message.get("method").is_some() && message.get("id").is_some() => {}
+                Ok(message) => self.sort_in(message),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("the server has not closed its output"),
+            }
+        }
+        assert!(
+            self.answers.is_empty(),
+            "answers that no test took: {:#?}",
+            self.answers
+        );
+        let is_expected = |message: &&Value| self.expected.iter().any(|method| message["method"] == *method);
+        let unexpected: Vec<&Value> = self
+            .inbox
+            .iter()
+            .filter(|message| !is_expected(message))
+            .collect();
+        assert!(
+            unexpected.is_empty(),
+            "messages that nobody expected: {unexpected:#?}"
+        );
+        code
     }
 
     fn wait_for_end(&mut self) -> i32 {
@@ -325,17 +388,7 @@ impl Drop for Client {
         }
         assert_eq!(self.request("shutdown", Value::Null), Value::Null);
         self.notify("exit", Value::Null);
-        assert_eq!(self.wait_for_end(), 0, "exit code");
-        let is_expected = |message: &&Value| self.expected.iter().any(|method| message["method"] == *method);
-        let unexpected: Vec<&Value> = self
-            .inbox
-            .iter()
-            .filter(|message| !is_expected(message))
-            .collect();
-        assert!(
-            unexpected.is_empty(),
-            "messages that nobody expected: {unexpected:#?}"
-        );
+        assert_eq!(self.finish(), 0, "exit code");
     }
 }
 

@@ -51,6 +51,7 @@ pub fn start(script: Script, options: ClientOptions) -> Client {
     let server = lsp::Options {
         below_editor: Vec::new(),
         above_editor: Vec::new(),
+        problems: Vec::new(),
         load: Arc::new(move |config| {
             std::thread::sleep(script.load_time);
             if config.model == "missing" {

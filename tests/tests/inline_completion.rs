@@ -66,6 +66,9 @@ fn ghost_text_stands_at_the_cursor() {
     assert_eq!(explained["last"]["extent"], "line");
     assert_eq!(explained["last"]["suggestion"]["text"], "a + b");
     assert_eq!(explained["last"]["engine"]["finish_reason"], "stop_string");
+    // Places are those of the text that it was made for, whatever has become of it.
+    type_text(&mut client, 0, 0, "\n\n", 2);
+    assert_eq!(explain(&mut client)["last"], explained["last"]);
 }
 
 #[test]

@@ -102,6 +102,7 @@ fn messages_that_make_no_sense_are_answered_and_survived() {
     assert_eq!(codes(client.take_orphan()), (Value::Null, json!(-32700)));
     client.send_body(b"[1, 2]");
     assert_eq!(codes(client.take_orphan()), (Value::Null, json!(-32600)));
+    client.expect_answer(900);
     client.send_body(b"{\"jsonrpc\": \"2.0\", \"id\": 900, \"method\": 7}");
     assert_eq!(codes(client.answer(900)), (json!(900), json!(-32600)));
     client.send_body(b"{\"jsonrpc\": \"2.0\", \"id\": 12345, \"result\": null}");
@@ -154,6 +155,27 @@ fn messages_that_make_no_sense_are_answered_and_survived() {
         client.request("textDocument/inlineCompletion", params),
         Value::Null
     );
+}
+
+#[test]
+fn a_settings_file_that_cannot_be_read_is_said_once() {
+    let folder = std::env::temp_dir().join(format!("surmise-broken-settings-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("surmise")).expect("a folder for settings");
+    std::fs::write(folder.join("surmise/config.toml"), "model = \n").expect("a settings file");
+    let mut client = Client::start(ClientOptions {
+        config_home: folder.clone(),
+        ..options(json!({}))
+    });
+    client.expect("window/logMessage");
+    let mut said: Vec<String> = [(); 2]
+        .map(|()| client.take("window/showMessage")["params"]["message"].to_string())
+        .into();
+    said.retain(|message| message.contains("config.toml"));
+    assert_eq!(said.len(), 1, "{said:?}");
+    // The model's failure is the other one: nothing more is said when the settings change.
+    client.notify("workspace/didChangeConfiguration", json!({}));
+    drop(client);
+    std::fs::remove_dir_all(folder).expect("the folder is ours");
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn prepare(server: &Server, uri: String, query: Query) {
             if let Ok(suggestion) = &completion.outcome {
                 open.remembered = Some(Remembered::new(&query.document, query.at, &suggestion.text));
             }
-            open.last = Some(completion);
+            open.last = Some((completion, query.document));
         }
     });
 }

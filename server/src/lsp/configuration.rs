@@ -26,12 +26,17 @@ pub(super) struct Changed {
 
 /// Asks the editor for its settings, follows them, and starts loading the model. Does not wait.
 pub(super) fn pull_then_load(server: &Server) {
+    let attempt = begin_settings(server);
     let server = server.clone();
     tokio::spawn(async move {
-        if let Ok(Some(settings)) = tokio::time::timeout(PULL_TIMEOUT, pull(&server)).await {
-            replace_editor_settings(&server, settings);
+        let pulled = tokio::time::timeout(PULL_TIMEOUT, pull(&server)).await;
+        let is_current = match pulled {
+            Ok(Some(settings)) => replace_editor_settings(&server, attempt, settings),
+            _ => server.state().n_settings == attempt,
+        };
+        if is_current {
+            follow(&server).await;
         }
-        follow(&server).await;
     });
 }
 
@@ -46,8 +51,10 @@ pub(super) async fn handle_change(server: &Server, params: Changed) {
         // In a task: the client's answer comes in the same stream as this notification.
         None => pull_then_load(server),
         Some(settings) => {
-            replace_editor_settings(server, settings);
-            follow(server).await;
+            let attempt = begin_settings(server);
+            if replace_editor_settings(server, attempt, settings) {
+                follow(server).await;
+            }
         }
     }
 }
@@ -64,14 +71,27 @@ async fn pull(server: &Server) -> Option<Value> {
     server.client().configuration(vec![section]).await.ok()?.pop()
 }
 
-fn replace_editor_settings(server: &Server, settings: Value) {
+/// Makes the settings that are about to come the newest; returns their number.
+fn begin_settings(server: &Server) -> u64 {
+    let mut state = server.state();
+    state.n_settings += 1;
+    state.n_settings
+}
+
+/// Takes the settings of an attempt; false if newer ones have been asked for since.
+fn replace_editor_settings(server: &Server, attempt: u64, settings: Value) -> bool {
     const SOURCE: &str = "editor settings";
-    let layers = &mut server.state().editor_settings;
+    let mut state = server.state();
+    if state.n_settings != attempt {
+        return false;
+    }
+    let layers = &mut state.editor_settings;
     layers.retain(|layer| layer.source != SOURCE);
     layers.push(Layer {
         source: SOURCE.to_owned(),
         settings,
     });
+    true
 }
 
 /// Works the settings out anew, tells the user what could not be followed, and loads the model if another one
@@ -86,7 +106,8 @@ async fn follow(server: &Server) {
             &*options.above_editor,
         ]
         .concat();
-        let (config, problems) = Config::from_layers(&layers);
+        let (config, mut problems) = Config::from_layers(&layers);
+        problems.append(&mut state.untold);
         let is_other_model = config.model != state.config.model || config.engine != state.config.engine;
         let load = is_other_model || matches!(state.model, ModelState::Absent);
         if is_other_model || config.completion != state.config.completion {

@@ -21,6 +21,6 @@ pub(super) async fn handle(server: &Server, params: AboutDocument) -> Result<Val
     let last = open
         .last
         .as_ref()
-        .map(|completion| completion.report(&open.document));
+        .map(|(completion, document)| completion.report(document));
     Ok(json!({ "model": model, "last": last }))
 }

@@ -159,7 +159,7 @@ fn finish(
         open.remembered = Some(Remembered::new(&query.document, query.at, &suggestion.text));
     }
     let suggestion = completion.outcome.clone();
-    open.last = Some(completion);
+    open.last = Some((completion, query.document.clone()));
     if open.revision() != revision {
         return None;
     }

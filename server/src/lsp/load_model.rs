@@ -7,10 +7,14 @@ use tower_lsp_server::gen_lsp_types::{MessageType, ProgressToken};
 
 use crate::lsp::{ModelState, Server, status};
 
-/// Starts loading the model that the settings name; the one loaded so far, if any, is let go. Does not wait.
+/// Starts loading the model that the settings name; the one loaded so far, if any, is let go. Does not wait,
+/// and does nothing once the editor has shut us down.
 pub(super) fn start(server: &Server) {
     let (config, attempt, former) = {
         let mut state = server.state();
+        if state.is_shut_down {
+            return;
+        }
         state.n_loads += 1;
         let attempt = state.n_loads;
         let former = std::mem::replace(&mut state.model, ModelState::Loading(attempt));
