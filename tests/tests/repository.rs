@@ -113,6 +113,42 @@ fn no_file_knows_the_machine_it_was_written_on() {
     assert!(found.is_empty(), "paths of one machine:\n{}", found.join("\n"));
 }
 
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut broken = Vec::new();
+    for (path, text) in texts(|path| has_extension(path, &["md"])) {
+        let folder = repository().join(path.parent().expect("a file lies in a folder"));
+        for target in link_targets(&text) {
+            let file = target.split('#').next().unwrap_or_default();
+            if !file.is_empty() && !folder.join(file).exists() {
+                broken.push(format!("{}: {target}", path.display()));
+            }
+        }
+    }
+    assert!(
+        broken.is_empty(),
+        "links to files that do not exist:\n{}",
+        broken.join("\n")
+    );
+}
+
+/// Targets of `[text](target)` and `src="target"` that are paths, in Markdown without its code blocks.
+fn link_targets(text: &str) -> Vec<&str> {
+    let prose = text.split("```").step_by(2);
+    let targets = prose.flat_map(|prose| {
+        let inline = prose
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', ' ']).next());
+        let images = prose
+            .split("src=\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next());
+        inline.chain(images)
+    });
+    targets.filter(|target| !target.contains(':')).collect()
+}
+
 /// Whether `line` has `folder` as the beginning of an absolute path, not as a part of a longer one or a URI.
 fn mentions(line: &str, folder: &str) -> bool {
     line.match_indices(folder).any(|(at, _)| {
