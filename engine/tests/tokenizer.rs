@@ -116,51 +116,6 @@ fn encodes_and_decodes_as_the_reference_does() {
     println!("{n_cases} cases of {} vocabularies", VOCABULARIES.len());
 }
 
-/// Time that this thread has been running, as Linux counts it; on a busy machine a clock says little.
-fn cpu_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    Duration::from_nanos(
-        text.split(' ')
-            .next()
-            .and_then(|nanos| nanos.parse().ok())
-            .unwrap_or_default(),
-    )
-}
-
-#[test]
-#[ignore = "prints times, checks nothing"]
-fn times() {
-    let Some(folder) = vocabularies() else { return };
-    let text: String = [
-        include_str!("../src/tokenizer.rs"),
-        include_str!("../src/weights/gguf.rs"),
-    ]
-    .concat();
-    for name in VOCABULARIES {
-        let started = cpu_time();
-        let gguf = Gguf::open(WeightSource::File(folder.join(format!("ggml-vocab-{name}.gguf")))).unwrap();
-        let opened = cpu_time() - started;
-        let started = cpu_time();
-        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
-        let built = cpu_time() - started;
-        let started = cpu_time();
-        let n_tokens = tokenizer.encode(&text, false).unwrap().len();
-        let first = cpu_time() - started;
-        let started = cpu_time();
-        for _ in 0..10 {
-            tokenizer.encode(&text, false).unwrap();
-        }
-        let again = (cpu_time() - started) / 10;
-        let for_2k = |time: Duration| time.as_secs_f64() * 1e6 * 2000.0 / n_tokens as f64;
-        println!(
-            "{name}: {} tokens; open {opened:.1?}, build {built:.1?}; 2,000 tokens of code {:.0} us at first, {:.0} us again",
-            tokenizer.vocab_size(),
-            for_2k(first),
-            for_2k(again)
-        );
-    }
-}
-
 #[test]
 fn megabytes_of_one_character_are_encoded_in_time() {
     let Some(folder) = vocabularies() else { return };
