@@ -10,7 +10,7 @@ use surmise_tests::{
     scripted::{Script, start},
 };
 
-const URI: &str = "file:///work/sum.rs";
+const URI: &str = "file:///project/sum.rs";
 const INVOKED: u32 = 1;
 const AUTOMATIC: u32 = 2;
 
