@@ -44,6 +44,7 @@ fn random_matrix(dtype: GgmlType, n_outputs: usize, n_inputs: usize, random: &mu
     for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
         match dtype {
             GgmlType::F32 => block.copy_from_slice(&random.float().to_le_bytes()),
+            GgmlType::F16 => block.copy_from_slice(&half::f16::from_f32(random.float()).to_le_bytes()),
             GgmlType::BF16 => block.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes()),
             _ => {
                 for &at in scales_at {
@@ -114,7 +115,10 @@ fn isas() -> Vec<Isa> {
 fn products_equal_the_dequantized_reference() {
     let mut random = Random(1);
     for isa in isas() {
-        for dtype in QUANTIZED.into_iter().chain([GgmlType::F32, GgmlType::BF16]) {
+        for dtype in QUANTIZED
+            .into_iter()
+            .chain([GgmlType::F32, GgmlType::F16, GgmlType::BF16])
+        {
             for n_inputs in [256, 768] {
                 let matrix = random_matrix(dtype, 19, n_inputs, &mut random);
                 for n_rows in [1, 2, 3, 5, 8, 13, 50] {
