@@ -269,12 +269,8 @@ impl Setup {
         let (mut scores, mut logits) = (Vec::new(), Vec::new()); // (n, vocab), (n of the chunk, vocab)
         for start in (0..tokens.len()).step_by(128) {
             let chunk = &tokens[start..tokens.len().min(start + 128)];
-            let row = |(position, &token): (usize, &u32)| Row {
-                token,
-                position: position as u32,
-                sequence_idx: 0,
-                wants_logits: position + 1 >= n_prompt,
-            };
+            let row =
+                |(position, &token): (usize, &u32)| Row::chain(token, position, 0, position + 1 >= n_prompt);
             let batch = Batch {
                 rows: &(start..).zip(chunk).map(row).collect::<Vec<_>>(),
                 blocks: &[sequence.blocks()],

@@ -6,12 +6,12 @@
 
 mod block_pool;
 mod prefix_tree;
-
-use half::{f16, vec::HalfBitsVecExt};
+mod storage;
 
 use self::{
     block_pool::BlockPool,
     prefix_tree::{NodeId, PrefixTree},
+    storage::{Orientation, RUN_LEN, Storage},
 };
 use crate::{error::EngineError, model::ModelConfig};
 
@@ -26,91 +26,26 @@ pub enum CacheType {
     F16,
     /// Single precision, for comparison with references.
     F32,
+    /// 8-bit integers with a half-precision scale for each 32 of a head: 17/32 of the memory of `F16`.
+    Q8_0,
 }
 
 impl CacheType {
-    /// Bytes of one number.
-    pub fn bytes(self) -> usize {
+    /// Bytes that the key, or the value, of one head and position takes.
+    pub fn head_bytes(self, head_dim: usize) -> usize {
         match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
+            Self::F16 => 2 * head_dim,
+            Self::F32 => 4 * head_dim,
+            Self::Q8_0 => head_dim + 2 * head_dim.div_ceil(RUN_LEN),
         }
     }
-}
-
-/// Keys or values of all layers, in the cache's number format.
-#[derive(Debug)]
-enum Storage {
-    F16(Vec<f16>),
-    F32(Vec<f32>),
-}
-
-impl Storage {
-    fn new(cache_type: CacheType, len: usize) -> Self {
-        match cache_type {
-            // Zeroed as integers: only then does the system lend the pages one by one.
-            CacheType::F16 => Self::F16(vec![0u16; len].reinterpret_into()),
-            CacheType::F32 => Self::F32(vec![0.0; len]),
-        }
-    }
-
-    fn write(&mut self, at: usize, row: &[f32]) {
-        match self {
-            Self::F16(data) => {
-                for (cached, value) in data[at..at + row.len()].iter_mut().zip(row) {
-                    *cached = f16::from_f32(*value);
-                }
-            }
-            Self::F32(data) => data[at..at + row.len()].copy_from_slice(row),
-        }
-    }
-
-    /// Writes the numbers of `row` every `stride` places.
-    fn write_strided(&mut self, at: usize, stride: usize, row: &[f32]) {
-        match self {
-            Self::F16(data) => {
-                for (cached, value) in data[at..].iter_mut().step_by(stride).zip(row) {
-                    *cached = f16::from_f32(*value);
-                }
-            }
-            Self::F32(data) => {
-                for (cached, value) in data[at..].iter_mut().step_by(stride).zip(row) {
-                    *cached = *value;
-                }
-            }
-        }
-    }
-
-    fn slice(&self, at: usize, len: usize) -> CacheSlice<'_> {
-        match self {
-            Self::F16(data) => CacheSlice::F16(&data[at..at + len]),
-            Self::F32(data) => CacheSlice::F32(&data[at..at + len]),
-        }
-    }
-
-    fn copy_within(&mut self, from: usize, to: usize, len: usize) {
-        match self {
-            Self::F16(data) => data.copy_within(from..from + len, to),
-            Self::F32(data) => data.copy_within(from..from + len, to),
-        }
-    }
-}
-
-/// A run of cached numbers, as stored.
-#[derive(Debug, Clone, Copy)]
-pub enum CacheSlice<'a> {
-    /// Half precision.
-    F16(&'a [f16]),
-    /// Single precision.
-    F32(&'a [f32]),
 }
 
 /// Keys and values of all sequences of one model.
 #[derive(Debug)]
 pub struct KvCache {
-    /// `(n_layers, n_blocks, n_kv_heads, head_dim, BLOCK_LEN)`: the scores of a whole block come out side by side.
+    /// Head blocks in order of layer, block and head.
     keys: Storage,
-    /// `(n_layers, n_blocks, n_kv_heads, BLOCK_LEN, head_dim)`.
     values: Storage,
     n_blocks: usize,
     n_layers: usize,
@@ -159,10 +94,11 @@ impl KvCache {
 
     /// Makes an empty cache of `n_blocks` blocks. Memory is taken from the system as blocks are first used.
     pub fn with_type(config: &ModelConfig, n_blocks: usize, cache_type: CacheType) -> Self {
-        let len = config.n_layers * n_blocks * config.n_kv_heads * BLOCK_LEN * config.head_dim;
+        let n_head_blocks = config.n_layers * n_blocks * config.n_kv_heads;
+        let storage = |orientation| Storage::new(cache_type, orientation, config.head_dim, n_head_blocks);
         Self {
-            keys: Storage::new(cache_type, len),
-            values: Storage::new(cache_type, len),
+            keys: storage(Orientation::SlotsInside),
+            values: storage(Orientation::SlotsOutside),
             n_blocks,
             n_layers: config.n_layers,
             n_kv_heads: config.n_kv_heads,
@@ -174,7 +110,7 @@ impl KvCache {
 
     /// Bytes that one block takes in all layers.
     pub fn block_bytes(config: &ModelConfig, cache_type: CacheType) -> usize {
-        2 * config.n_layers * config.n_kv_heads * BLOCK_LEN * config.head_dim * cache_type.bytes()
+        2 * config.n_layers * config.n_kv_heads * BLOCK_LEN * cache_type.head_bytes(config.head_dim)
     }
 
     /// Blocks of the cache, used or not.
@@ -321,41 +257,83 @@ impl KvCache {
         }
     }
 
-    /// Writes the key and the value of one position, each `(n_kv_heads, head_dim)`.
+    /// Writes the key and the value of one slot of a block, each `(n_kv_heads, head_dim)`.
     pub fn write(&mut self, layer: usize, block: u32, slot: usize, key: &[f32], value: &[f32]) {
-        for head in 0..self.n_kv_heads {
-            let start = self.start(layer, block, head);
-            let columns = head * self.head_dim..(head + 1) * self.head_dim;
-            self.keys
-                .write_strided(start + slot, BLOCK_LEN, &key[columns.clone()]);
-            self.values.write(start + slot * self.head_dim, &value[columns]);
+        let heads = key
+            .chunks_exact(self.head_dim)
+            .zip(value.chunks_exact(self.head_dim));
+        for (head, (key, value)) in heads.enumerate() {
+            let head_block = self.head_block(layer, block, head);
+            self.keys.write(head_block, slot, key);
+            self.values.write(head_block, slot, value);
         }
     }
 
-    /// Keys of one block and head, `(head_dim, BLOCK_LEN)`.
-    pub fn keys(&self, layer: usize, block: u32, head: usize) -> CacheSlice<'_> {
+    /// Keys of one block and head as `(head_dim, BLOCK_LEN)`.
+    #[inline(always)]
+    pub fn load_keys(&self, layer: usize, block: u32, head: usize, out: &mut [f32]) {
         self.keys
-            .slice(self.start(layer, block, head), BLOCK_LEN * self.head_dim)
+            .load(self.head_block(layer, block, head), BLOCK_LEN, out);
     }
 
-    /// Values of one block and head, `(BLOCK_LEN, head_dim)`.
-    pub fn values(&self, layer: usize, block: u32, head: usize) -> CacheSlice<'_> {
+    /// The first `n_slots` values of one block and head as `(n_slots, head_dim)`.
+    #[inline(always)]
+    pub fn load_values(&self, layer: usize, block: u32, head: usize, n_slots: usize, out: &mut [f32]) {
         self.values
-            .slice(self.start(layer, block, head), BLOCK_LEN * self.head_dim)
+            .load(self.head_block(layer, block, head), n_slots, out);
     }
 
-    /// Where the numbers of one block and head start, in `keys` and in `values`.
-    fn start(&self, layer: usize, block: u32, head: usize) -> usize {
-        ((layer * self.n_blocks + block as usize) * self.n_kv_heads + head) * BLOCK_LEN * self.head_dim
+    /// Key and value of one slot of a block and head, to slot `to` of `keys`, `(head_dim, BLOCK_LEN)`, and of
+    /// `values`, `(BLOCK_LEN, head_dim)`.
+    #[inline(always)]
+    pub fn load_slot(
+        &self,
+        layer: usize,
+        (block, slot): (u32, usize),
+        head: usize,
+        to: usize,
+        keys: &mut [f32],
+        values: &mut [f32],
+    ) {
+        let head_block = self.head_block(layer, block, head);
+        self.keys.load_slot(head_block, slot, keys, to);
+        self.values.load_slot(head_block, slot, values, to);
+    }
+
+    /// Moves the rows of a path through a tree of drafts together: of the nodes whose slots follow position
+    /// `context_len` (in order, each higher than the one before), the others are dropped. They can then be committed.
+    ///
+    /// # Panics
+    /// If the slots were not reserved.
+    pub fn keep_path(&mut self, sequence: &CachedSequence, context_len: usize, path: &[usize]) {
+        let place = |slot: usize| (sequence.blocks[slot / BLOCK_LEN], slot % BLOCK_LEN);
+        for (to, &node) in path.iter().enumerate().filter(|(to, node)| to != *node) {
+            let (from, to) = (place(context_len + node), place(context_len + to));
+            for layer in 0..self.n_layers {
+                for head in 0..self.n_kv_heads {
+                    let from = (self.head_block(layer, from.0, head), from.1);
+                    let to = (self.head_block(layer, to.0, head), to.1);
+                    self.keys.copy_slot(from, to);
+                    self.values.copy_slot(from, to);
+                }
+            }
+        }
+    }
+
+    fn head_block(&self, layer: usize, block: u32, head: usize) -> usize {
+        (layer * self.n_blocks + block as usize) * self.n_kv_heads + head
     }
 
     fn copy_rows(&mut self, from: u32, to: u32, n_rows: usize) {
         for layer in 0..self.n_layers {
             for head in 0..self.n_kv_heads {
-                let (source, target) = (self.start(layer, from, head), self.start(layer, to, head));
-                // Columns of keys that stand after the last row are overwritten before they are read.
-                self.keys.copy_within(source, target, BLOCK_LEN * self.head_dim);
-                self.values.copy_within(source, target, n_rows * self.head_dim);
+                // Keys that stand after the last row are overwritten before they are read.
+                let (from, to) = (
+                    self.head_block(layer, from, head),
+                    self.head_block(layer, to, head),
+                );
+                self.keys.copy_slots(from, to, n_rows);
+                self.values.copy_slots(from, to, n_rows);
             }
         }
     }

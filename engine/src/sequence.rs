@@ -162,12 +162,11 @@ impl Sequence {
         let pending = &self.tokens[start..start + self.n_step_tokens];
         let first_wanted = self.n_step_rows() - self.n_wanted_rows();
         let tokens = pending.iter().chain(self.speculator.proposed());
-        rows.extend(tokens.enumerate().map(|(i, &token)| Row {
-            token,
-            position: (start + i) as u32,
-            sequence_idx: sequence_idx as u32,
-            wants_logits: i >= first_wanted,
-        }));
+        rows.extend(
+            tokens
+                .enumerate()
+                .map(|(i, &token)| Row::chain(token, start + i, sequence_idx, i >= first_wanted)),
+        );
     }
 
     /// Takes the logits of the step's wanted rows, `(n_wanted_rows, vocab)`, and returns the sequence's length in the

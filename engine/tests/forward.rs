@@ -56,13 +56,8 @@ fn expected(model: &str, name: &str) -> (Vec<u32>, Vec<f32>) {
     (tokens, logits)
 }
 
-fn rows(tokens: &[u32], first_position: usize, sequence_idx: u32) -> Vec<Row> {
-    let row = |(idx, &token): (usize, &u32)| Row {
-        token,
-        position: (first_position + idx) as u32,
-        sequence_idx,
-        wants_logits: true,
-    };
+fn rows(tokens: &[u32], first_position: usize, sequence_idx: usize) -> Vec<Row> {
+    let row = |(idx, &token): (usize, &u32)| Row::chain(token, first_position + idx, sequence_idx, true);
     tokens.iter().enumerate().map(row).collect()
 }
 
@@ -222,20 +217,123 @@ fn chunks_steps_batches_and_rollbacks_give_the_same_bits() {
 }
 
 #[test]
-fn a_half_precision_cache_moves_logits_only_a_little() {
+fn a_path_through_a_tree_has_the_bits_of_the_chain() {
+    // The parent of each node; the path of nodes 1, 3, 4, 6 is right, 0, 2 and 5 are wrong guesses.
+    const PARENTS: [Option<usize>; 7] = [None, None, Some(0), Some(1), Some(3), Some(3), Some(4)];
+    const PATH: [usize; 4] = [1, 3, 4, 6];
+    let gguf = open(fixture("qwen2-k").join("q4_k_m.gguf"));
+    let (tokens, _) = expected("qwen2-k", "logits");
+    for isa in [Isa::detect(), Isa::PORTABLE] {
+        let mut model = load(&gguf, isa);
+        let vocab = model.config().vocab;
+        for cache_type in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
+            let mut cache = KvCache::with_type(model.config(), 16, cache_type);
+            let mut plain = CachedSequence::default();
+            let whole = run(&mut model, &mut cache, &mut plain, &tokens, 7);
+            // Contexts that end within a block, at its end, and so that the tree crosses it.
+            for context_len in [1, 17, 29, 31, 32] {
+                let mut sequence = CachedSequence::default();
+                run(&mut model, &mut cache, &mut sequence, &tokens[..context_len], 32);
+                cache.reserve(&mut sequence, 1 + PARENTS.len()).unwrap();
+                let root = Row::chain(tokens[context_len], context_len, 0, true);
+                let mut tree = vec![root];
+                for (node, parent) in PARENTS.iter().enumerate() {
+                    let place_on_path = PATH.iter().position(|it| *it == node);
+                    tree.push(Row {
+                        token: place_on_path.map_or(5, |depth| tokens[context_len + 1 + depth]),
+                        ancestors: parent.map_or(0, |parent| tree[1 + parent].ancestors) | 1 << node,
+                        ..root
+                    });
+                }
+                let (blocks, mut logits) = (sequence.blocks().to_vec(), Vec::new());
+                let batch = Batch {
+                    rows: &tree,
+                    blocks: &[&blocks],
+                };
+                model.forward(batch, &mut cache, &mut logits).unwrap();
+                let row = |row: usize| &logits[row * vocab..(row + 1) * vocab];
+                let expected = |position: usize| &whole[position * vocab..(position + 1) * vocab];
+                let at = format!("{cache_type:?}, {}, context of {context_len}", isa.name());
+                assert_eq!(row(0), expected(context_len), "{at}: root");
+                for (depth, node) in PATH.into_iter().enumerate() {
+                    assert_eq!(
+                        row(1 + node),
+                        expected(context_len + 1 + depth),
+                        "{at}: node {node}"
+                    );
+                }
+                assert_ne!(row(1), expected(context_len + 1), "{at}: a wrong guess");
+
+                cache.keep_path(&sequence, context_len + 1, &PATH);
+                let n_kept = context_len + 1 + PATH.len();
+                cache.commit(&mut sequence, &tokens[context_len..n_kept]);
+                let rest = run(&mut model, &mut cache, &mut sequence, &tokens[n_kept..], 3);
+                assert_eq!(rest, whole[n_kept * vocab..], "{at}: after the tree");
+                cache.close(sequence);
+            }
+        }
+    }
+}
+
+#[test]
+fn captured_states_are_the_residual_streams_of_transformers() {
+    let gguf = open(fixture("qwen3").join("bf16.gguf"));
+    let mut model = load(&gguf, Isa::detect());
+    let hidden = model.config().hidden;
+    let n_layers = model.config().n_layers;
+    let mut cache = KvCache::with_type(model.config(), 8, CacheType::F32);
+    let layers = [n_layers, 0, 2];
+    model.capture(&layers).unwrap();
+    let (tokens, _) = expected("qwen3", "logits");
+    let mut sequence = CachedSequence::default();
+    run(&mut model, &mut cache, &mut sequence, &tokens, tokens.len());
+    let norm: Vec<f32> = gguf
+        .require("output_norm.weight")
+        .unwrap()
+        .bytes()
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+        .collect();
+    for (place, layer) in layers.into_iter().enumerate() {
+        let (_, expected) = expected("qwen3", &format!("hidden.{layer}"));
+        let mut found = Vec::new();
+        for row in model.captured().chunks_exact(layers.len() * hidden) {
+            let state = &row[place * hidden..][..hidden];
+            if layer == n_layers {
+                // Transformers gives the last one after the output norm.
+                let mean_square = state.iter().map(|x| x * x).sum::<f32>() / hidden as f32;
+                let scale = (mean_square + model.config().rms_norm_eps).sqrt();
+                found.extend(state.iter().zip(&norm).map(|(x, weight)| x / scale * weight));
+            } else {
+                found.extend_from_slice(state);
+            }
+        }
+        let worst = largest_difference(&found, &expected);
+        assert!(worst < F32_TOLERANCE, "layer {layer}: {worst:e} off");
+    }
+    let error = model.capture(&[n_layers + 1]).unwrap_err().to_string();
+    assert!(error.contains(&format!("0 to {n_layers}")), "{error}");
+}
+
+#[test]
+fn a_smaller_cache_moves_logits_only_a_little() {
     let gguf = open(fixture("qwen3").join("bf16.gguf"));
     let (tokens, expected) = expected("qwen3", "logits");
     let mut model = load(&gguf, Isa::detect());
-    let mut cache = KvCache::new(model.config(), 8);
-    let found = run(
-        &mut model,
-        &mut cache,
-        &mut CachedSequence::default(),
-        &tokens,
-        40,
-    );
-    let worst = largest_difference(&found, &expected);
-    assert!(worst < 0.05, "{worst} off");
+    for (cache_type, tolerance) in [(CacheType::F16, 0.05), (CacheType::Q8_0, 0.5)] {
+        let mut cache = KvCache::with_type(model.config(), 8, cache_type);
+        let mut sequence = CachedSequence::default();
+        let found = run(&mut model, &mut cache, &mut sequence, &tokens, 40);
+        let worst = largest_difference(&found, &expected);
+        eprintln!("{cache_type:?}: {worst} off");
+        assert!(worst < tolerance, "{cache_type:?}: {worst} off");
+
+        // Rows that are shared and copied keep their bits.
+        let vocab = model.config().vocab;
+        cache.truncate(&mut sequence, 19);
+        let again = run(&mut model, &mut cache, &mut sequence, &tokens[19..], 40);
+        assert_eq!(again, found[19 * vocab..], "{cache_type:?}");
+    }
 }
 
 /// A copy of a fixture with some bytes changed.

@@ -198,14 +198,7 @@ fn expected_distribution(logits: &[f32], params: &SamplingParams) -> Vec<f64> {
 fn logits_after(script: HashedScript) -> Vec<Vec<f32>> {
     let mut model = ScriptedModel::hashed(script);
     let mut cache = KvCache::with_type(model.config(), 1, CacheType::F32);
-    let rows = |token| {
-        [Row {
-            token,
-            position: 0,
-            sequence_idx: 0,
-            wants_logits: true,
-        }]
-    };
+    let rows = |token| [Row::chain(token, 0, 0, true)];
     let after = (0..script.vocab as u32).map(|token| {
         let mut logits = Vec::new();
         let batch = Batch {

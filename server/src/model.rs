@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use surmise_engine::{Engine, EngineError, EngineOptions, WeightSource};
+use surmise_engine::{Engine, EngineError, EngineOptions, WeightSource, kv_cache::CacheType};
 
-use crate::config::{Config, EngineConfig};
+use crate::config::{Config, EngineConfig, KvCacheType};
 
 /// Loads the model that `config` names. Blocks until it can be used.
 pub fn load(config: &Config) -> Result<Engine, EngineError> {
@@ -24,6 +24,7 @@ fn options(config: &EngineConfig) -> EngineOptions {
         threads,
         context_length,
         kv_cache_bytes,
+        kv_cache_type,
         ..
     } = *config;
     let default = EngineOptions::default();
@@ -32,6 +33,10 @@ fn options(config: &EngineConfig) -> EngineOptions {
         threads: given(threads),
         context_length: given(context_length),
         kv_cache_bytes: given(kv_cache_bytes),
+        kv_cache_type: match kv_cache_type {
+            KvCacheType::F16 => CacheType::F16,
+            KvCacheType::Q8_0 => CacheType::Q8_0,
+        },
         ..default
     }
 }

@@ -3,8 +3,8 @@
 
 Reads SOURCE/<model>/{config.json, model.safetensors, expected.safetensors}, as make_fixtures.py writes them, and
 writes OUT/<model>/: the file that llama.cpp's own converter makes of it (bf16), or its quantised siblings, and
-expected.safetensors: the ids, the logits that transformers gave, and for quantised files those of llama.cpp
-(single-precision cache, no flash attention).
+expected.safetensors: the ids, the logits that transformers gave, for one model the residual stream around each layer
+too, and for quantised files llama.cpp's logits (single-precision cache, no flash attention).
 
 Needs torch, safetensors, gguf, and llama.cpp as vendored by the source distribution of PyPI's llama-cpp-python:
 LLAMA_CPP (the folder of convert_hf_to_gguf.py), LLAMA_CPP_LIB_PATH (the built libraries), and the package's
@@ -32,6 +32,7 @@ from safetensors.numpy import load_file, save_file
 
 UNQUANTISED = ["llama3", "qwen2", "r1-distill-qwen", "qwen3"]
 QUANTISED = {"llama3-k": ["q8_0", "q4_0"], "qwen2-k": ["q4_k_m", "q5_k_m"]}
+WITH_RESIDUALS = "qwen3"
 FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17}
 
 
@@ -97,6 +98,8 @@ def main() -> None:
         (out / name).mkdir(parents=True, exist_ok=True)
         known = load_file(source / name / "expected.safetensors")
         expected = {"input_ids": known["input_ids"].astype(np.uint32), "logits": known["logits"].astype(np.float32)}
+        if name == WITH_RESIDUALS:
+            expected |= {key: value for key, value in known.items() if key.startswith("hidden.")}
         if name in UNQUANTISED:
             convert(source / name, out / name / "bf16.gguf", gguf.LlamaFileType.MOSTLY_BF16)
         else:

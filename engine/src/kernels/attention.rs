@@ -3,10 +3,11 @@
 //! Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; the blocks of the cache are the
 //! tiles of Dao et al. 2022, "FlashAttention". Grouped heads share each key that was read. The slow reference
 //! is `model/reference.rs`.
+//!
+//! What a row sees is always cut into blocks by order, not by slot: a node of a tree, whose ancestors stand
+//! scattered, gathers them first. So a path through a tree has the bits of the same text decoded step by step.
 
 use std::cell::RefCell;
-
-use half::slice::HalfFloatSliceExt;
 
 use super::{
     Isa, Kind, SharedOut,
@@ -14,8 +15,8 @@ use super::{
     pool::ThreadPool,
 };
 use crate::{
-    kv_cache::{BLOCK_LEN, CacheSlice, KvCache},
-    model::Batch,
+    kv_cache::{BLOCK_LEN, KvCache},
+    model::{Batch, Row},
 };
 
 /// Rows of one sequence that share each key and value read from the cache.
@@ -31,20 +32,21 @@ pub(crate) struct AttentionShape {
     pub(crate) scale: f32,
 }
 
-/// Some rows of one sequence, at consecutive positions.
+/// Some rows of one sequence: either at consecutive positions, or nodes of one tree.
 #[derive(Debug, Clone, Copy)]
 struct Tile {
     first_row: usize,
     n_rows: usize,
-    first_position: usize,
     sequence_idx: usize,
 }
 
 /// What a thread needs for a tile, kept between calls.
 #[derive(Default)]
 struct Scratch {
-    /// Keys, then values of one block, `(BLOCK_LEN, head_dim)`.
-    block: Vec<f32>,
+    /// Keys of one block, `(head_dim, BLOCK_LEN)`.
+    keys: Vec<f32>,
+    /// Values of one block, `(BLOCK_LEN, head_dim)`.
+    values: Vec<f32>,
     /// For each (row, head of the group): weighted sum of values, `head_dim`.
     sums: Vec<f32>,
     /// For each (row, head of the group): largest score so far, sum of exponentials.
@@ -55,7 +57,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Attends every row of `batch` to the positions of its sequence up to its own.
+/// Attends every row of `batch` to the slots of its sequence that it sees.
 ///
 /// `queries` and `out` are `(rows, n_heads, head_dim)`, f32; keys and values of the rows are in `cache` already.
 pub(crate) fn attend(
@@ -80,7 +82,7 @@ pub(crate) fn attend(
             Kind::Avx2 => unsafe {
                 attend_tile_avx2(
                     shape,
-                    tile,
+                    (tile, &batch.rows[tile.first_row..][..tile.n_rows]),
                     kv_head,
                     blocks,
                     (cache, layer),
@@ -92,7 +94,7 @@ pub(crate) fn attend(
             Kind::Portable => {
                 attend_tile::<false>(
                     shape,
-                    tile,
+                    (tile, &batch.rows[tile.first_row..][..tile.n_rows]),
                     kv_head,
                     blocks,
                     (cache, layer),
@@ -114,11 +116,11 @@ fn tiles(batch: Batch<'_>) -> impl Iterator<Item = Tile> {
             .iter()
             .take(TILE_ROWS)
             .take_while(|row| row.sequence_idx == first.sequence_idx)
+            .take_while(|row| (row.ancestors == 0) == (first.ancestors == 0))
             .count();
         let tile = Tile {
             first_row: at,
             n_rows,
-            first_position: first.position as usize,
             sequence_idx: first.sequence_idx as usize,
         };
         at += n_rows;
@@ -134,7 +136,7 @@ fn tiles(batch: Batch<'_>) -> impl Iterator<Item = Tile> {
 )]
 fn attend_tile_avx2(
     shape: AttentionShape,
-    tile: Tile,
+    (tile, rows): (Tile, &[Row]),
     kv_head: usize,
     blocks: &[u32],
     cache: (&KvCache, usize),
@@ -142,7 +144,7 @@ fn attend_tile_avx2(
     out: SharedOut<'_, f32>,
     scratch: &mut Scratch,
 ) {
-    attend_tile::<true>(shape, tile, kv_head, blocks, cache, queries, out, scratch);
+    attend_tile::<true>(shape, (tile, rows), kv_head, blocks, cache, queries, out, scratch);
 }
 
 #[inline(always)]
@@ -152,7 +154,7 @@ fn attend_tile_avx2(
 )]
 fn attend_tile<const FMA: bool>(
     shape: AttentionShape,
-    tile: Tile,
+    (tile, rows): (Tile, &[Row]),
     kv_head: usize,
     blocks: &[u32],
     (cache, layer): (&KvCache, usize),
@@ -164,55 +166,52 @@ fn attend_tile<const FMA: bool>(
         n_heads,
         n_kv_heads,
         head_dim,
-        scale,
+        ..
     } = shape;
     let group = n_heads / n_kv_heads;
     let n_streams = tile.n_rows * group;
-    scratch.block.resize(2 * BLOCK_LEN * head_dim, 0.0);
+    scratch.keys.resize(BLOCK_LEN * head_dim, 0.0);
+    scratch.values.resize(BLOCK_LEN * head_dim, 0.0);
     scratch.sums.clear();
     scratch.sums.resize(n_streams * head_dim, 0.0);
     scratch.softmax.clear();
     scratch.softmax.resize(n_streams, (f32::NEG_INFINITY, 0.0));
-    let (keys, values) = scratch.block.split_at_mut(BLOCK_LEN * head_dim);
-    let n_positions = tile.first_position + tile.n_rows;
+    let queries = |row: usize| {
+        let start = ((tile.first_row + row) * n_heads + kv_head * group) * head_dim;
+        &queries[start..start + group * head_dim]
+    };
 
-    for (block_idx, &block) in blocks[..n_positions.div_ceil(BLOCK_LEN)].iter().enumerate() {
-        let first_slot_position = block_idx * BLOCK_LEN;
-        let n_slots = (n_positions - first_slot_position).min(BLOCK_LEN);
-        load(cache.keys(layer, block, kv_head), keys);
-        load(
-            cache.values(layer, block, kv_head),
-            &mut values[..n_slots * head_dim],
-        );
-        for row in 0..tile.n_rows {
-            let position = tile.first_position + row;
-            if position < first_slot_position {
-                continue;
+    // Rows of a tree share only the whole blocks of their context.
+    let n_shared = match rows.last() {
+        Some(row) if row.ancestors == 0 => row.context_len as usize,
+        Some(row) => row.context_len as usize / BLOCK_LEN * BLOCK_LEN,
+        None => 0,
+    };
+    for (block_idx, &block) in blocks[..n_shared.div_ceil(BLOCK_LEN)].iter().enumerate() {
+        let first_slot = block_idx * BLOCK_LEN;
+        let n_slots = (n_shared - first_slot).min(BLOCK_LEN);
+        cache.load_keys(layer, block, kv_head, &mut scratch.keys);
+        cache.load_values(layer, block, kv_head, n_slots, &mut scratch.values);
+        for (row_idx, row) in rows.iter().enumerate() {
+            let n_visible = (row.context_len as usize)
+                .saturating_sub(first_slot)
+                .min(BLOCK_LEN);
+            if n_visible > 0 {
+                scratch.attend_block::<FMA>(shape, queries(row_idx), row_idx * group, n_visible);
             }
-            let n_visible = (position - first_slot_position + 1).min(BLOCK_LEN);
-            for head_in_group in 0..group {
-                let head = kv_head * group + head_in_group;
-                let query = &queries[((tile.first_row + row) * n_heads + head) * head_dim..][..head_dim];
-                let stream = row * group + head_in_group;
-                let (old_max, old_total) = scratch.softmax[stream];
-
-                let mut scores = scores::<FMA>(query, keys);
-                for (slot, score) in scores.iter_mut().enumerate() {
-                    *score = if slot < n_visible {
-                        *score * scale
-                    } else {
-                        f32::NEG_INFINITY
-                    };
-                }
-                let max = largest(&scores).max(old_max);
-                for score in &mut scores {
-                    *score = exp::<FMA>(*score - max);
-                }
-                let rescale = exp::<FMA>(old_max - max);
-                scratch.softmax[stream] = (max, old_total * rescale + sum(&scores));
-                let sums = &mut scratch.sums[stream * head_dim..][..head_dim];
-                add_values::<FMA>(sums, rescale, &scores[..n_visible], values);
+        }
+    }
+    for (row_idx, row) in rows.iter().enumerate().filter(|(_, row)| row.ancestors != 0) {
+        let mut slots = row.visible_slots().skip(n_shared).peekable();
+        while slots.peek().is_some() {
+            let mut n_visible = 0;
+            for slot in slots.by_ref().take(BLOCK_LEN) {
+                let place = (blocks[slot / BLOCK_LEN], slot % BLOCK_LEN);
+                let Scratch { keys, values, .. } = &mut *scratch;
+                cache.load_slot(layer, place, kv_head, n_visible, keys, values);
+                n_visible += 1;
             }
+            scratch.attend_block::<FMA>(shape, queries(row_idx), row_idx * group, n_visible);
         }
     }
 
@@ -226,6 +225,40 @@ fn attend_tile<const FMA: bool>(
             for (out, sum) in out.iter_mut().zip(&scratch.sums[stream * head_dim..]) {
                 *out = sum * inverse;
             }
+        }
+    }
+}
+
+impl Scratch {
+    /// Takes in the first `n_visible` slots of the block at hand for one row: its `queries`, `(group, head_dim)`, and the
+    /// streams from `first_stream` on.
+    #[inline(always)]
+    fn attend_block<const FMA: bool>(
+        &mut self,
+        shape: AttentionShape,
+        queries: &[f32],
+        first_stream: usize,
+        n_visible: usize,
+    ) {
+        let head_dim = shape.head_dim;
+        for (stream, query) in (first_stream..).zip(queries.chunks_exact(head_dim)) {
+            let (old_max, old_total) = self.softmax[stream];
+            let mut scores = scores::<FMA>(query, &self.keys);
+            for (slot, score) in scores.iter_mut().enumerate() {
+                *score = if slot < n_visible {
+                    *score * shape.scale
+                } else {
+                    f32::NEG_INFINITY
+                };
+            }
+            let max = largest(&scores).max(old_max);
+            for score in &mut scores {
+                *score = exp::<FMA>(*score - max);
+            }
+            let rescale = exp::<FMA>(old_max - max);
+            self.softmax[stream] = (max, old_total * rescale + sum(&scores));
+            let sums = &mut self.sums[stream * head_dim..][..head_dim];
+            add_values::<FMA>(sums, rescale, &scores[..n_visible], &self.values);
         }
     }
 }
@@ -266,12 +299,5 @@ fn add_values<const FMA: bool>(sums: &mut [f32], rescale: f32, weights: &[f32], 
                 }
             }
         }
-    }
-}
-
-fn load(cached: CacheSlice<'_>, out: &mut [f32]) {
-    match cached {
-        CacheSlice::F16(rows) => rows[..out.len()].convert_to_f32_slice(out),
-        CacheSlice::F32(rows) => out.copy_from_slice(&rows[..out.len()]),
     }
 }

@@ -56,14 +56,10 @@ fn assert_rows(cache: &KvCache, sequence: &CachedSequence) {
             for head in 0..2 {
                 let block = sequence.blocks()[position / BLOCK_LEN];
                 let slot = position % BLOCK_LEN;
-                for (slice, at) in [
-                    (cache.keys(layer, block, head), slot),
-                    (cache.values(layer, block, head), slot * 2),
-                ] {
-                    let CacheSlice::F32(numbers) = slice else {
-                        panic!("made with F32")
-                    };
-                    assert_eq!(numbers[at], expected, "position {position}");
+                let (mut keys, mut values) = ([0.0; 2 * BLOCK_LEN], [0.0; 2 * BLOCK_LEN]);
+                cache.load_slot(layer, (block, slot), head, 0, &mut keys, &mut values);
+                for found in [keys[0], keys[BLOCK_LEN], values[0], values[1]] {
+                    assert_eq!(found, expected, "position {position}");
                 }
             }
         }

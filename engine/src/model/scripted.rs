@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::{
     error::EngineError,
-    kv_cache::{BLOCK_LEN, CacheSlice, KvCache},
-    model::{Batch, Model, ModelConfig, RopePairing},
+    kv_cache::{BLOCK_LEN, KvCache},
+    model::{Batch, Model, ModelConfig, RopePairing, Row},
     sampler::split_mix,
     tokenizer::Tokenizer,
 };
@@ -136,15 +136,9 @@ impl Model for ScriptedModel {
                 )));
             }
             let blocks = batch.blocks[row.sequence_idx as usize];
-            let position = row.position as usize;
+            let (position, slot) = (row.position(), row.slot());
             let key = key_of(row.token);
-            cache.write(
-                0,
-                blocks[position / BLOCK_LEN],
-                position % BLOCK_LEN,
-                &key,
-                &[0.0; 2],
-            );
+            cache.write(0, blocks[slot / BLOCK_LEN], slot % BLOCK_LEN, &key, &[0.0; 2]);
             if !row.wants_logits {
                 continue;
             }
@@ -153,8 +147,7 @@ impl Model for ScriptedModel {
             let logits = &mut logits[start..];
             match &self.script {
                 Script::Hashed(script) => {
-                    let start = (position + 1).saturating_sub(script.order);
-                    read_tokens(cache, blocks, start..position + 1, &mut self.history);
+                    read_tokens(cache, blocks, row, script.order, &mut self.history);
                     script.score(&self.history, position, logits);
                 }
                 Script::Replay {
@@ -162,7 +155,7 @@ impl Model for ScriptedModel {
                     end_token,
                     tokenizer,
                 } => {
-                    read_tokens(cache, blocks, 0..position + 1, &mut self.history);
+                    read_tokens(cache, blocks, row, usize::MAX, &mut self.history);
                     let next = next_in_reply(replies, &tokenizer.decode(&self.history), &self.history);
                     logits[next.unwrap_or(*end_token) as usize] = Self::SURE;
                 }
@@ -207,15 +200,14 @@ fn key_of(token: u32) -> [f32; 2] {
     [(token / DIGIT) as f32, (token % DIGIT) as f32]
 }
 
-fn read_tokens(cache: &KvCache, blocks: &[u32], positions: std::ops::Range<usize>, tokens: &mut Vec<u32>) {
+/// Reads the last tokens that `row` sees, at most `n_tokens`.
+fn read_tokens(cache: &KvCache, blocks: &[u32], row: &Row, n_tokens: usize, tokens: &mut Vec<u32>) {
     tokens.clear();
-    tokens.extend(positions.map(|position| {
-        // A block holds the first numbers of all its keys, then the second ones.
-        let at = position % BLOCK_LEN;
-        let [high, low] = match cache.keys(0, blocks[position / BLOCK_LEN], 0) {
-            CacheSlice::F16(keys) => [keys[at].to_f32(), keys[BLOCK_LEN + at].to_f32()],
-            CacheSlice::F32(keys) => [keys[at], keys[BLOCK_LEN + at]],
-        };
-        high as u32 * DIGIT + low as u32
+    let (mut keys, mut values) = ([0.0; 2 * BLOCK_LEN], [0.0; 2 * BLOCK_LEN]);
+    let n_unseen = (row.position() + 1).saturating_sub(n_tokens);
+    tokens.extend(row.visible_slots().skip(n_unseen).map(|slot| {
+        let place = (blocks[slot / BLOCK_LEN], slot % BLOCK_LEN);
+        cache.load_slot(0, place, 0, 0, &mut keys, &mut values);
+        keys[0] as u32 * DIGIT + keys[BLOCK_LEN] as u32
     }));
 }

@@ -32,6 +32,9 @@ pub struct Transformer {
     /// Rotations per position of each pair, `(head_dim / 2)`.
     rope_frequencies: Vec<f32>,
     buffers: Buffers,
+    captured_layers: Vec<usize>,
+    /// `(rows, captured layers, hidden)`.
+    captured: Vec<f32>,
 }
 
 struct Layer {
@@ -125,6 +128,8 @@ impl Transformer {
             output,
             rope_frequencies: rope_frequencies(gguf, &config)?,
             buffers: Buffers::default(),
+            captured_layers: Vec::new(),
+            captured: Vec::new(),
             config,
         })
     }
@@ -151,16 +156,50 @@ impl Model for Transformer {
         self.buffers.resize(&self.config, batch.rows.len());
         self.embed(batch);
         self.prepare_rotations(batch);
+        self.captured.resize(
+            batch.rows.len() * self.captured_layers.len() * self.config.hidden,
+            0.0,
+        );
         for layer_idx in 0..self.layers.len() {
+            self.capture_residual(layer_idx);
             self.attention(layer_idx, batch, cache);
             self.feed_forward(layer_idx, batch.rows.len());
         }
+        self.capture_residual(self.layers.len());
         self.score(batch, logits);
         Ok(())
+    }
+
+    fn capture(&mut self, layers: &[usize]) -> Result<(), EngineError> {
+        if let Some(layer) = layers.iter().find(|layer| **layer > self.layers.len()) {
+            return Err(EngineError::Unsupported {
+                what: "captured layer",
+                found: layer.to_string(),
+                known: format!("0 to {}", self.layers.len()),
+            });
+        }
+        self.captured_layers = layers.to_vec();
+        Ok(())
+    }
+
+    fn captured(&self) -> &[f32] {
+        &self.captured
     }
 }
 
 impl Transformer {
+    /// Keeps the residual stream that enters layer `layer_idx`, if it was asked for.
+    fn capture_residual(&mut self, layer_idx: usize) {
+        let (hidden, n_captured) = (self.config.hidden, self.captured_layers.len());
+        let wanted = self.captured_layers.iter().enumerate();
+        for (place, _) in wanted.filter(|(_, layer)| **layer == layer_idx) {
+            let rows = self.captured.chunks_exact_mut(n_captured * hidden);
+            for (captured, residual) in rows.zip(self.buffers.residual.chunks_exact(hidden)) {
+                captured[place * hidden..][..hidden].copy_from_slice(residual);
+            }
+        }
+    }
+
     fn embed(&mut self, batch: Batch<'_>) {
         let hidden = self.config.hidden;
         for (row, residual) in batch
@@ -181,7 +220,7 @@ impl Transformer {
             .zip(sines.chunks_exact_mut(n_pairs));
         for (row, (cosines, sines)) in batch.rows.iter().zip(rotations) {
             for ((frequency, cos), sin) in self.rope_frequencies.iter().zip(cosines).zip(sines) {
-                (*sin, *cos) = (row.position as f32 * frequency).sin_cos();
+                (*sin, *cos) = (row.position() as f32 * frequency).sin_cos();
             }
         }
     }
@@ -249,9 +288,9 @@ impl Transformer {
             .chunks_exact(key_width)
             .zip(buffers.value.chunks_exact(key_width));
         for (row, (key, value)) in batch.rows.iter().zip(rows) {
-            let position = row.position as usize;
-            let block = batch.blocks[row.sequence_idx as usize][position / BLOCK_LEN];
-            cache.write(layer_idx, block, position % BLOCK_LEN, key, value);
+            let slot = row.slot();
+            let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
+            cache.write(layer_idx, block, slot % BLOCK_LEN, key, value);
         }
         let shape = AttentionShape {
             n_heads: config.n_heads,
