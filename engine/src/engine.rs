@@ -61,7 +61,7 @@ impl Default for EngineOptions {
             context_length: None,
             kv_cache_bytes: None,
             kv_cache_type: CacheType::F16,
-            max_running: 8,
+            max_running: 32,
             step: StepLimits::default(),
         }
     }
@@ -83,6 +83,8 @@ pub struct EngineInfo {
     pub can_fim: bool,
     /// Whether [`CopyMixing::Auto`] mixes copying in.
     pub copies: bool,
+    /// Bytes of one block of the KV cache.
+    pub block_bytes: usize,
 }
 
 /// What the engine is doing, as of its last step.
@@ -96,8 +98,10 @@ pub struct EngineStatus {
     pub n_steps: u64,
     /// Blocks of the KV cache.
     pub n_blocks: usize,
-    /// Blocks that running sequences hold. Others may keep prefixes for later requests.
+    /// Blocks that running sequences hold.
     pub n_held_blocks: usize,
+    /// Blocks that hold anything: those of running sequences, and prefixes kept for later requests.
+    pub n_used_blocks: usize,
 }
 
 /// A model that generates. Dropping it cancels what runs and waits for the end of the current step.
@@ -140,10 +144,7 @@ impl Engine {
                 ),
             });
         }
-        let n_threads = options
-            .threads
-            .or_else(|| Some(thread::available_parallelism().ok()?.get()));
-        let model = load_model(&gguf, n_threads.unwrap_or(1).max(1))?;
+        let model = load_model(&gguf, n_threads(options.threads))?;
         let mut engine = Self::start(Box::new(model), Arc::new(tokenizer), fim, options)?;
         engine.info.copies = gguf.metadata().get_bool("surmise.copy")?.unwrap_or(false);
         Ok(engine)
@@ -186,6 +187,7 @@ impl Engine {
             context_length: config.context_length.min(asked_for).min(n_blocks * BLOCK_LEN),
             can_fim: fim.is_some(),
             copies: false,
+            block_bytes,
         };
         let (commands, receiver) = channel();
         let status = Arc::new(Mutex::new(EngineStatus::default()));
@@ -340,6 +342,12 @@ impl Drop for Engine {
             let _ = thread.join();
         }
     }
+}
+
+/// Threads to run a model on, if `asked_for` of them are.
+pub(crate) fn n_threads(asked_for: Option<usize>) -> usize {
+    let of_machine = || Some(thread::available_parallelism().ok()?.get());
+    asked_for.or_else(of_machine).unwrap_or(1).max(1)
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -266,6 +266,7 @@ impl EngineLoop {
             n_steps: self.n_steps,
             n_blocks: self.cache.n_blocks(),
             n_held_blocks: self.cache.n_held_blocks(),
+            n_used_blocks: self.cache.n_blocks() - self.cache.n_free_blocks(),
         };
     }
 }

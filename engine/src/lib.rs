@@ -19,6 +19,7 @@ pub mod sampler;
 pub mod scheduler;
 mod sequence;
 pub mod speculative;
+pub mod step_timer;
 pub mod stop;
 mod suffix_index;
 pub mod tokenizer;

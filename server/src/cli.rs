@@ -2,8 +2,10 @@
 //!
 //! Exit codes: 0 done, 1 could not, 2 usage (which clap reports before anything here runs).
 
+mod bench;
 mod complete;
 mod render;
+pub(crate) mod style;
 
 use std::{io, path::PathBuf, str::FromStr, sync::Arc};
 
@@ -48,6 +50,8 @@ enum Command {
     },
     /// Prints the suggestion at a place in a file.
     Complete(CompleteArgs),
+    /// Measures how fast models run on this machine.
+    Bench(BenchArgs),
     /// What can be set, and how.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -92,6 +96,28 @@ struct CompleteArgs {
     seed: u64,
     #[command(flatten)]
     model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+struct BenchArgs {
+    /// The model: `embedded`, or the path of a .gguf file.
+    #[arg(long, value_name = "FILE")]
+    model: Option<String>,
+    /// Threads that compute; 0 takes one for each core.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// How often each thing is measured, time permitting.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Begin no new round after so many seconds.
+    #[arg(long, value_name = "S", default_value_t = 45)]
+    seconds: u64,
+    /// Print everything as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Draw the cost of wide steps and the gain of batches.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -166,6 +192,14 @@ pub enum CliError {
     /// The engine failed while it made the suggestion.
     #[error("{0}")]
     Completion(String),
+    /// A file that the user asked for cannot be written.
+    #[error("cannot write {path}")]
+    WriteFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The terminal or the pipe is gone.
     #[error("cannot write")]
     Write(#[from] io::Error),
@@ -178,6 +212,7 @@ impl Cli {
             None => serve(ModelArgs::default()),
             Some(Command::Lsp { model, .. }) => serve(model),
             Some(Command::Complete(args)) => complete::run(&args),
+            Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Config(ConfigCommand::Schema)) => {
                 println!("{:#}", Config::schema());
                 Ok(0)

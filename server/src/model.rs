@@ -8,18 +8,26 @@ use crate::config::{Config, EngineConfig, KvCacheType};
 
 /// Loads the model that `config` names. Blocks until it can be used.
 pub fn load(config: &Config) -> Result<Engine, EngineError> {
-    let source = match config.model.as_str() {
+    Engine::load(source(config)?, options(&config.engine))
+}
+
+/// The model that `config` names.
+///
+/// # Errors
+/// [`EngineError::Unsupported`] for the embedded model in a program that was built without one.
+pub fn source(config: &Config) -> Result<WeightSource, EngineError> {
+    Ok(match config.model.as_str() {
         "embedded" => surmise_engine::embedded_model().ok_or_else(|| EngineError::Unsupported {
             what: "model",
             found: config.model.clone(),
             known: "the path of a .gguf file, for this program was built without a model inside".to_owned(),
         })?,
         path => WeightSource::File(in_home(path)),
-    };
-    Engine::load(source, options(&config.engine))
+    })
 }
 
-fn options(config: &EngineConfig) -> EngineOptions {
+/// How `config` wants an engine to run.
+pub fn options(config: &EngineConfig) -> EngineOptions {
     let EngineConfig {
         threads,
         context_length,

@@ -10,7 +10,7 @@ use serde_json::json;
 use surmise_engine::request::SamplingParams;
 
 use crate::{
-    cli::{CliError, CompleteArgs, ExtentArg, Place, render, settings},
+    cli::{CliError, CompleteArgs, ExtentArg, Place, render, settings, style::Style},
     completion::{Completion, Query, complete, trigger::Trigger, withheld::Withheld},
     config::{Config, Layer},
     document::Document,
@@ -39,7 +39,7 @@ pub(super) fn run(args: &CompleteArgs) -> Result<i32, CliError> {
             json!({ "name": engine.info().model_name, "load_ms": load_time.as_millis() as u64 });
         writeln!(out, "{report:#}")?;
     } else {
-        let style = render::Style::new(out.is_terminal());
+        let style = Style::new(out.is_terminal());
         write!(out, "{}", render::completion(&query, &completion, style))?;
     }
     match completion {

@@ -3,39 +3,13 @@
 use std::fmt::Write;
 
 use crate::{
+    cli::style::Style,
     completion::{Completion, Query, Suggestion, report::tokens_per_second},
     position::{Encoding, position_at},
 };
 
 /// Lines shown above and below.
 const CONTEXT_LINES: usize = 4;
-
-/// Colours, or none.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Style {
-    ghost: &'static str,
-    faint: &'static str,
-    reset: &'static str,
-}
-
-impl Style {
-    /// Colours if the output is a terminal and `NO_COLOR` is not set.
-    pub(super) fn new(is_terminal: bool) -> Self {
-        if is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) {
-            Self {
-                ghost: "\x1b[3;36m",
-                faint: "\x1b[2m",
-                reset: "\x1b[0m",
-            }
-        } else {
-            Self {
-                ghost: "",
-                faint: "",
-                reset: "",
-            }
-        }
-    }
-}
 
 pub(super) fn completion(query: &Query, completion: &Completion, style: Style) -> String {
     let Style { faint, reset, .. } = style;
@@ -65,7 +39,9 @@ fn nothing(query: &Query) -> Suggestion {
 
 /// The lines around the cursor with the suggestion between them; `+` marks lines that are new.
 fn in_place(query: &Query, suggestion: &Suggestion, style: Style) -> String {
-    let Style { ghost, faint, reset } = style;
+    let Style {
+        ghost, faint, reset, ..
+    } = style;
     let document = &query.document;
     let cursor = position_at(&document.text, suggestion.range.start, Encoding::Utf8);
     let text = document.excerpt(0..document.text.len_bytes());

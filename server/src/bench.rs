@@ -1,0 +1,9 @@
+//! Benchmarks that anybody can run: each measures on this machine, in this process or a fresh one, and gives plain data.
+//!
+//! One file for each question. How the answers are printed is the command line's business.
+
+mod bandwidth;
+pub mod chart;
+mod resident_memory;
+pub mod speed;
+pub mod spread;

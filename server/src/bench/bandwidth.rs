@@ -1,0 +1,76 @@
+//! How fast this machine reads memory: the ceiling under which decoding lives.
+
+use std::{hint::black_box, sync::Barrier, thread, time::Instant};
+
+/// Memory that several threads read, each a part of its own.
+pub(super) struct Bandwidth {
+    parts: Vec<Vec<u64>>,
+}
+
+impl Bandwidth {
+    /// Takes `n_bytes` of memory, or a little less, for `n_threads` threads.
+    pub(super) fn new(n_bytes: usize, n_threads: usize) -> Self {
+        let n_words = n_bytes / size_of::<u64>() / n_threads;
+        // Not zeros: the system would back those with a single page.
+        let part = |idx: usize| (0..n_words as u64).map(|word| word + idx as u64).collect();
+        Self {
+            parts: (0..n_threads).map(part).collect(),
+        }
+    }
+
+    /// Bytes of it.
+    pub(super) fn n_bytes(&self) -> usize {
+        self.parts.iter().map(|part| size_of_val(&**part)).sum()
+    }
+
+    /// Reads all of it `n_passes` times on all threads at once; bytes per second.
+    pub(super) fn measure(&self, n_passes: usize) -> f64 {
+        let start_line = Barrier::new(self.parts.len());
+        let seconds = thread::scope(|scope| {
+            let runners: Vec<_> = self
+                .parts
+                .iter()
+                .map(|part| {
+                    scope.spawn(|| {
+                        black_box(sum(part));
+                        start_line.wait();
+                        let started = Instant::now();
+                        for _ in 0..n_passes {
+                            black_box(sum(black_box(part)));
+                        }
+                        started.elapsed().as_secs_f64()
+                    })
+                })
+                .collect();
+            let seconds = runners
+                .into_iter()
+                .map(|runner| runner.join().unwrap_or(f64::INFINITY));
+            seconds.fold(f64::MIN_POSITIVE, f64::max)
+        });
+        (self.n_bytes() * n_passes) as f64 / seconds
+    }
+}
+
+/// Adds in as many places as it takes to keep loads in flight.
+fn sum(words: &[u64]) -> u64 {
+    let mut sums = [0u64; 32];
+    for words in words.chunks_exact(32) {
+        for (sum, word) in sums.iter_mut().zip(words) {
+            *sum = sum.wrapping_add(*word);
+        }
+    }
+    sums.into_iter().fold(0, u64::wrapping_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_read() {
+        assert_eq!(sum(&(0..64).collect::<Vec<u64>>()), 63 * 64 / 2);
+        let bandwidth = Bandwidth::new(1 << 20, 2);
+        assert_eq!(bandwidth.n_bytes(), 1 << 20);
+        assert!(bandwidth.measure(1) > 0.0);
+    }
+}

@@ -1,0 +1,84 @@
+//! `surmise bench`: which benchmark is run, and where its answer goes.
+
+mod speed;
+mod table;
+
+use std::{
+    io::{IsTerminal, Write},
+    path::Path,
+    time::Duration,
+};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    bench::{
+        chart::{Chart, svg},
+        speed::{Effort, measure},
+    },
+    cli::{BenchArgs, CliError, settings, style::Style},
+    config::Layer,
+    model,
+};
+
+pub(super) fn run(args: &BenchArgs) -> Result<i32, CliError> {
+    let config = settings(layer(args))?;
+    let effort = Effort {
+        n_rounds: args.rounds.into(),
+        time: Duration::from_secs(args.seconds),
+    };
+    let progress = |n_rounds: usize| progress(&format!("round {n_rounds} of {} done", effort.n_rounds));
+    let speed = measure(
+        &model::source(&config)?,
+        model::options(&config.engine),
+        effort,
+        &progress,
+    )?;
+    clear_progress();
+    plot(args.plot.as_deref(), &speed.charts())?;
+    print(args.json, &speed, |style| speed::table(&speed, style))?;
+    Ok(0)
+}
+
+/// The settings that the command line has an option for.
+fn layer(args: &BenchArgs) -> Layer {
+    Layer {
+        source: "command line".to_owned(),
+        settings: json!({ "model": args.model, "engine": { "threads": args.threads } }),
+    }
+}
+
+/// JSON, or a table for people.
+fn print(as_json: bool, report: &impl Serialize, table: impl Fn(Style) -> String) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let mut report = serde_json::to_value(report).unwrap_or_default();
+        report["version"] = Value::from(env!("CARGO_PKG_VERSION"));
+        writeln!(out, "{report:#}")?;
+    } else {
+        let style = Style::new(out.is_terminal());
+        write!(out, "{}", table(style))?;
+    }
+    Ok(())
+}
+
+fn plot(path: Option<&Path>, charts: &[Chart]) -> Result<(), CliError> {
+    let Some(path) = path else { return Ok(()) };
+    std::fs::write(path, svg(charts)).map_err(|source| CliError::WriteFile {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// One line that keeps changing, where somebody may be watching.
+fn progress(message: &str) {
+    let mut err = std::io::stderr();
+    if err.is_terminal() {
+        let _ = write!(err, "\r\x1b[K{message}");
+    }
+}
+
+fn clear_progress() {
+    progress("");
+}
