@@ -94,12 +94,10 @@ impl StepTimer {
     fn forward(&mut self, start: usize, n_rows: usize, wants_logits: bool) -> Result<Duration, EngineError> {
         let vocab = self.model.config().vocab;
         self.rows.clear();
-        self.rows.extend((start..start + n_rows).map(|position| Row {
+        self.rows.extend((start..start + n_rows).map(|position| {
             // Any tokens do, as long as they differ.
-            token: (position * 7919 % vocab) as u32,
-            position: position as u32,
-            sequence_idx: 0,
-            wants_logits,
+            let token = (position * 7919 % vocab) as u32;
+            Row::chain(token, position, 0, wants_logits)
         }));
         let batch = Batch {
             rows: &self.rows,

@@ -389,24 +389,24 @@ impl Speed {
         let largest = self.batches.last().map_or(1.0, |batch| batch.n_sequences as f64);
         vec![
             Chart {
-                title: format!("Cost of a step, {}", self.model.name),
+                title: "What a step costs".to_owned(),
                 x_label: "rows".to_owned(),
                 y_label: "times a step of one row".to_owned(),
                 lines: vec![
                     Line::solid(
-                        "measured",
+                        &self.model.name,
                         self.steps.iter().map(|it| (it.n_rows as f64, it.relative)),
                     ),
                     Line::dashed("each row as dear as the first", [(1.0, 1.0), (widest, widest)]),
                 ],
             },
             Chart {
-                title: format!("Sequences that decode together, {}", self.model.name),
+                title: "What decoding together gives".to_owned(),
                 x_label: "sequences".to_owned(),
                 y_label: "times the tokens/s of one".to_owned(),
                 lines: vec![
                     Line::solid(
-                        "measured",
+                        &self.model.name,
                         self.batches.iter().map(|it| (it.n_sequences as f64, it.scaling)),
                     ),
                     Line::dashed("SGLang on a DGX Spark", [(1.0, 1.0), (largest, SGLANG_SCALING)]),
