@@ -181,6 +181,9 @@ pub struct GeneratedToken {
     pub id: u32,
     /// Natural logarithm of the probability the target gave it, copying mixed in, before temperature and filters.
     pub logprob: f32,
+    /// Byte of the answer at which its text ends. Text may come later than its token, or never: a stop string is held
+    /// back until it is complete.
+    pub text_end: usize,
     /// Whether it was proposed by a drafter and accepted.
     pub drafted: bool,
 }

@@ -53,6 +53,8 @@ pub(crate) struct Sequence {
     utf8: Utf8Stream,
     /// Whole characters of the token at hand, kept for its memory.
     piece: String,
+    /// Bytes of the answer so far, with those held back for a stop string.
+    text_len: usize,
     step_text: String,
     step_tokens: Vec<GeneratedToken>,
     output: Output,
@@ -91,6 +93,7 @@ impl Sequence {
             tokenizer,
             utf8: Utf8Stream::default(),
             piece: String::new(),
+            text_len: 0,
             step_text: String::new(),
             step_tokens: Vec::new(),
             output,
@@ -211,14 +214,16 @@ impl Sequence {
             return false;
         }
         self.tokens.push(picked.id);
-        self.step_tokens.push(GeneratedToken {
-            id: picked.id,
-            logprob: picked.logprob,
-            drafted,
-        });
         self.piece.clear();
         self.utf8
             .push(self.tokenizer.token_bytes(picked.id), &mut self.piece);
+        self.text_len += self.piece.len();
+        self.step_tokens.push(GeneratedToken {
+            id: picked.id,
+            logprob: picked.logprob,
+            text_end: self.text_len,
+            drafted,
+        });
         if let Some(string) = self.stop_strings.push(&self.piece, &mut self.step_text) {
             self.outcome = Some(Ok(FinishReason::StopString(string.to_owned())));
             return false;

@@ -302,6 +302,23 @@ fn sampled_tokens_have_the_target_distribution() {
 }
 
 #[test]
+fn a_token_says_where_its_text_ends_however_many_come_at_once() {
+    let text = "größe = größe + 1;\n";
+    let engine = replaying(&[("", text)]);
+    for speculation in [Speculation::Off, Speculation::Fixed(8)] {
+        let mut request = text_request("größe = größe + 1;\n// again:\n", 100);
+        request.speculation = speculation;
+        let answer = engine.generate(request).blocking_collect().unwrap();
+        let ends: Vec<usize> = answer.tokens.iter().map(|token| token.text_end).collect();
+        // One token for each byte: the first half of a character ends where the character begins.
+        let expected: Vec<usize> = (1..=text.len())
+            .map(|end| text.floor_char_boundary(end))
+            .collect();
+        assert_eq!(ends, expected, "{speculation:?}");
+    }
+}
+
+#[test]
 fn stop_strings_end_the_text_before_them() {
     let text = "let a = 1;\nlet b = 2;\n\nfn main() {}\n";
     let engine = replaying(&[("", text)]);

@@ -4,10 +4,16 @@
 
 mod bench;
 mod complete;
+mod eval;
 mod render;
 pub(crate) mod style;
 
-use std::{io, path::PathBuf, str::FromStr, sync::Arc};
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
@@ -52,6 +58,8 @@ enum Command {
     Complete(CompleteArgs),
     /// Measures how fast models run on this machine.
     Bench(BenchArgs),
+    /// Fills holes in the code of a folder and says how good the suggestions are.
+    Eval(EvalArgs),
     /// What can be set, and how.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -120,6 +128,27 @@ struct BenchArgs {
     plot: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct EvalArgs {
+    /// A folder of source files, best of a kind that the model was not trained on.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Holes to fill, as many for each language; in every other one nothing is missing.
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    holes: usize,
+    /// Seed of the places; the same seed gives the same holes.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Compare thresholds of confidence, and say which one `completion.min_confidence` should be.
+    #[arg(long)]
+    calibrate: bool,
+    /// Print everything as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ExtentArg {
     Auto,
@@ -183,6 +212,11 @@ pub enum CliError {
         /// The line asked for.
         line: usize,
     },
+    /// There is nothing to ask about.
+    #[error(
+        "no source files in {0} that could be read; a folder with code in a language that Surmise knows is expected"
+    )]
+    NoCode(PathBuf),
     /// A setting cannot be followed.
     #[error("{0}")]
     Setting(Problem),
@@ -212,6 +246,7 @@ impl Cli {
             None => serve(ModelArgs::default()),
             Some(Command::Lsp { model, .. }) => serve(model),
             Some(Command::Complete(args)) => complete::run(&args),
+            Some(Command::Eval(args)) => eval::run(&args),
             Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Config(ConfigCommand::Schema)) => {
                 println!("{:#}", Config::schema());
@@ -274,6 +309,15 @@ impl ModelArgs {
             source: "command line".to_owned(),
             settings: json!({ "model": self.model, "engine": { "speculation": speculation } }),
         }
+    }
+}
+
+/// One line that keeps changing, where somebody may be watching; an empty one clears it.
+fn progress(message: &str) {
+    let mut err = io::stderr();
+    if err.is_terminal() {
+        // Nothing depends on its being seen.
+        let _ = write!(err, "\r\x1b[K{message}");
     }
 }
 

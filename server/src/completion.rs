@@ -17,7 +17,7 @@ use std::{
 use serde::Serialize;
 use surmise_engine::{
     Engine,
-    request::{Event, Finish, GeneratedToken, Prompt, Request, SamplingParams, Speculation, StopCondition},
+    request::{Event, Finish, Prompt, Request, SamplingParams, Speculation, StopCondition},
 };
 use surmise_grammars::Extent;
 
@@ -162,9 +162,9 @@ async fn generate(
             Event::Started { .. } => {}
             Event::Text { text, tokens } if !enough => {
                 trace.generated.push_str(&text);
-                for GeneratedToken { logprob, drafted, .. } in tokens {
-                    logprobs.push((trace.generated.len(), logprob));
-                    trace.drafted_tokens += usize::from(drafted);
+                for token in tokens {
+                    logprobs.push((token.text_end, token.logprob));
+                    trace.drafted_tokens += usize::from(token.drafted);
                 }
                 if text.contains('\n') && postprocess::is_complete(candidate, &trace.generated) {
                     enough = true;

@@ -9,6 +9,7 @@ pub mod completion;
 pub mod config;
 pub mod document;
 pub mod documents;
+pub mod eval;
 pub mod lsp;
 pub mod model;
 pub mod position;

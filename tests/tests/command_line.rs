@@ -111,10 +111,57 @@ fn the_schema_is_printed() {
 }
 
 #[test]
+fn eval_judges_the_same_holes_at_every_threshold() {
+    let eval = || {
+        let output = binary::command()
+            .args(["eval", "tests/fixtures", "--holes", "12", "--calibrate", "--json"])
+            .args(binary::model_arguments())
+            .output()
+            .expect("the binary runs");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let mut report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        // How fast it goes is no property of the holes.
+        assert!(report["latency_ms"].take()["p50"].as_f64() > Some(0.0));
+        assert!(report["tokens_per_step"].take().as_f64() >= Some(1.0));
+        report
+    };
+    let report = eval();
+    assert_eq!(report, eval(), "a seed gives the same holes and answers");
+    let all = report["languages"]
+        .as_array()
+        .and_then(|rows| rows.last())
+        .expect("rows");
+    assert_eq!((&all["language"], &all["holes"]), (&"all".into(), &12.into()));
+    let show_rates: Vec<f64> = report["thresholds"]
+        .as_array()
+        .expect("thresholds")
+        .iter()
+        .map(|row| row["show_rate"].as_f64().expect("some holes want something"))
+        .collect();
+    assert_eq!(show_rates.len(), 19);
+    assert!(show_rates.is_sorted_by(|a, b| a >= b), "{show_rates:?}");
+
+    check(
+        &["eval", "no/such/folder"],
+        1,
+        expect![[r#"
+            error: cannot read no/such/folder: No such file or directory (os error 2)
+        "#]],
+    );
+    check(
+        &["eval", "tests/fixtures/embedded"],
+        1,
+        expect![[r#"
+            error: no source files in tests/fixtures/embedded that could be read; a folder with code in a language that Surmise knows is expected
+        "#]],
+    );
+}
+
+#[test]
 fn help_names_every_command() {
     let output = binary::command().arg("--help").output().expect("the binary runs");
     let help = String::from_utf8_lossy(&output.stdout);
-    for command in ["lsp", "complete", "config"] {
+    for command in ["lsp", "complete", "bench", "eval", "config"] {
         assert!(help.contains(command), "{help}");
     }
     let output = binary::command().output().expect("the binary runs");

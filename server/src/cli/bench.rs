@@ -17,7 +17,7 @@ use crate::{
         chart::{Chart, svg},
         speed::{Effort, measure},
     },
-    cli::{BenchArgs, CliError, settings, style::Style},
+    cli::{BenchArgs, CliError, progress, settings, style::Style},
     config::Layer,
     model,
 };
@@ -28,14 +28,14 @@ pub(super) fn run(args: &BenchArgs) -> Result<i32, CliError> {
         n_rounds: args.rounds.into(),
         time: Duration::from_secs(args.seconds),
     };
-    let progress = |n_rounds: usize| progress(&format!("round {n_rounds} of {} done", effort.n_rounds));
+    let show_progress = |n_rounds: usize| progress(&format!("round {n_rounds} of {} done", effort.n_rounds));
     let speed = measure(
         &model::source(&config)?,
         model::options(&config.engine),
         effort,
-        &progress,
+        &show_progress,
     )?;
-    clear_progress();
+    progress("");
     plot(args.plot.as_deref(), &speed.charts())?;
     print(args.json, &speed, |style| speed::table(&speed, style))?;
     Ok(0)
@@ -69,16 +69,4 @@ fn plot(path: Option<&Path>, charts: &[Chart]) -> Result<(), CliError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// One line that keeps changing, where somebody may be watching.
-fn progress(message: &str) {
-    let mut err = std::io::stderr();
-    if err.is_terminal() {
-        let _ = write!(err, "\r\x1b[K{message}");
-    }
-}
-
-fn clear_progress() {
-    progress("");
 }
