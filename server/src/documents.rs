@@ -1,6 +1,10 @@
 //! The documents that the editor has open, with what we remember about the suggestions in each.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 
@@ -27,6 +31,8 @@ pub struct OpenDocument {
     pub last: Option<(Completion, Document)>,
     /// How often the text has changed; unlike versions, ours to count.
     revision: u64,
+    /// How long the last change took to apply, the tree's part included.
+    pub changed_in: Duration,
     /// Text and place that a suggestion is being, or was last, prepared for in the background.
     prepared_for: Option<(u64, usize)>,
     /// Held for the newest request; dropping it tells that request that it has been superseded.
@@ -50,6 +56,7 @@ impl DocumentStore {
             remembered: None,
             last: None,
             revision: 0,
+            changed_in: Duration::ZERO,
             prepared_for: None,
             turn: None,
         };
@@ -67,11 +74,15 @@ impl DocumentStore {
         encoding: Encoding,
     ) -> bool {
         let Some(OpenDocument {
-            document, revision, ..
+            document,
+            revision,
+            changed_in,
+            ..
         }) = self.open.get_mut(uri)
         else {
             return false;
         };
+        let started = Instant::now();
         for change in changes {
             match change.range {
                 None => document.replace_all(&change.text),
@@ -84,6 +95,7 @@ impl DocumentStore {
         }
         document.version = version;
         *revision += 1;
+        *changed_in = started.elapsed();
         true
     }
 

@@ -35,6 +35,13 @@ impl Completion {
             "steps": trace.steps,
             "drafted_tokens": trace.drafted_tokens,
             "elapsed_ms": millis(trace.elapsed),
+            "stages_ms": {
+                "change": millis(trace.stages.change),
+                "trigger": millis(trace.stages.trigger),
+                "context": millis(trace.stages.context),
+                "prompt": millis(trace.stages.prompt),
+                "postprocess": millis(trace.stages.postprocess),
+            },
             "engine": trace.finish.as_ref().map(engine),
         })
     }
@@ -99,6 +106,7 @@ fn range(document: &Document, range: Range<usize>) -> Value {
     json!({ "start": place(range.start), "end": place(range.end) })
 }
 
-fn millis(duration: Duration) -> f64 {
+/// Milliseconds, to the microsecond.
+pub fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
