@@ -14,7 +14,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     fim::FimTemplate,
     logits::Candidate,
-    speculative::drafter::{Draft, Drafter},
+    speculative::drafter::{Draft, Drafter, DrafterKind, Evidence},
     suffix_index::{SuffixIndex, common_suffix},
     tokenizer::Tokenizer,
 };
@@ -294,6 +294,10 @@ impl fmt::Debug for CopyPredictor {
 }
 
 impl Drafter for CopyPredictor {
+    fn kind(&self) -> DrafterKind {
+        DrafterKind::Copy
+    }
+
     /// Follows the best place. Unlike prompt lookup it knows that a hole's prefix goes on, and starts within tokens.
     fn draft(&mut self, tokens: &[u32], max_len: usize, draft: &mut Draft) {
         draft.clear();
@@ -301,12 +305,12 @@ impl Drafter for CopyPredictor {
             return;
         }
         // About three bytes make a token.
-        draft.match_len = self.prediction.evidence.div_ceil(3);
+        let evidence = Evidence::of_match(self.prediction.evidence.div_ceil(3));
         let mut source = self.best_source;
         let period = self.text.len() - source;
-        while draft.tokens.len() < max_len && self.text[source] != BORDER {
+        while draft.len() < max_len && self.text[source] != BORDER {
             let token = self.token_at(source);
-            draft.tokens.push(token);
+            draft.push(token, evidence);
             source += self.tokenizer.token_bytes(token).len();
             if source >= self.text.len() {
                 // The place reaches the end: the text is periodic, and the draft goes on reading itself.

@@ -23,6 +23,11 @@ use crate::{
     request::{CopyMixing, Event, Finish, GeneratedToken, Prompt, Request},
     scheduler::StepLimits,
     sequence::{Output, Sequence},
+    speculative::{
+        edit::EditDraft,
+        prompt_lookup::PromptLookup,
+        references::{ReferenceLookup, References},
+    },
     tokenizer::Tokenizer,
     weights::{Gguf, WeightSource},
 };
@@ -111,6 +116,7 @@ pub struct Engine {
     tokenizer: Arc<Tokenizer>,
     fim: Option<FimTemplate>,
     info: EngineInfo,
+    references: Arc<References>,
     status: Arc<Mutex<EngineStatus>>,
     stopped: Arc<OnceLock<String>>,
 }
@@ -214,6 +220,7 @@ impl Engine {
             tokenizer,
             fim,
             info,
+            references: Arc::default(),
             status,
             stopped,
         })
@@ -232,6 +239,28 @@ impl Engine {
     /// Text to tokens and back, as the model has it.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    /// Makes `text` one that drafts of all requests may be drawn from, such as an open file, in place of the one that
+    /// had this name. It changes how fast answers come, never what they say.
+    ///
+    /// # Errors
+    /// As the tokenizer's.
+    pub fn set_reference(&self, name: &str, text: &str) -> Result<(), EngineError> {
+        self.references.set(name, &self.draft_tokens(text)?);
+        Ok(())
+    }
+
+    /// Forgets the reference with this name.
+    pub fn remove_reference(&self, name: &str) {
+        self.references.remove(name);
+    }
+
+    /// Tokens of a text that drafts may be made from: those that the model can read.
+    fn draft_tokens(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let mut tokens = self.tokenizer.encode(text, false)?;
+        tokens.retain(|&token| (token as usize) < self.info.vocab);
+        Ok(tokens)
     }
 
     /// Tokens of a prompt, as the model will read them.
@@ -318,6 +347,9 @@ impl Engine {
         };
         let predictor =
             copies.then(|| CopyPredictor::new(Arc::clone(&self.tokenizer), &prompt, self.fim.as_ref()));
+        let original = request.original.as_deref();
+        let original = original.map(|text| self.draft_tokens(text)).transpose()?;
+        let prompt_len = prompt.len();
         let mut sequence = Sequence::new(
             request,
             prompt,
@@ -326,9 +358,18 @@ impl Engine {
             Arc::clone(&self.tokenizer),
             output,
         )?;
-        if let Some(predictor) = predictor {
-            sequence.mix_copy(predictor, request.speculation);
+        let speculator = &mut sequence.speculator;
+        if let Some(original) = original {
+            speculator.add(EditDraft::new(original, prompt_len));
         }
+        match predictor {
+            Some(predictor) => {
+                sequence.sampler.mix_copy(predictor.clone());
+                speculator.add(predictor);
+            }
+            None => speculator.add(PromptLookup::default()),
+        }
+        speculator.add(ReferenceLookup::new(Arc::clone(&self.references)));
         Ok(sequence)
     }
 }
@@ -466,7 +507,7 @@ fn gather(
             tokens.extend(new_tokens);
             None
         }
-        Event::Finished(finish) => Some(Ok(finish)),
+        Event::Finished(finish) => Some(Ok(*finish)),
         Event::Failed(error) => Some(Err(error)),
     }
 }

@@ -186,7 +186,7 @@ impl EngineLoop {
                 continue;
             };
             if !sequence.speculator.proposed().is_empty() {
-                sequence.speculator.skip();
+                sequence.speculator.withdraw();
             } else if !is_alone {
                 self.preempt_youngest();
             } else {
@@ -230,9 +230,14 @@ impl EngineLoop {
         for sequence in &mut self.running {
             let (own, others) = logits.split_at(sequence.n_wanted_rows() * vocab);
             logits = others;
-            let cached_len = sequence.advance(own, duration);
-            let committed = &sequence.tokens[sequence.cached.len()..cached_len];
+            let start = Instant::now();
+            let kept = sequence.advance(own, duration);
+            let cached_len = sequence.cached.len();
+            let n_run = cached_len + sequence.n_step_tokens;
+            self.cache.keep_path(&sequence.cached, n_run, &kept);
+            let committed = &sequence.tokens[cached_len..n_run + kept.len()];
             self.cache.commit(&mut sequence.cached, committed);
+            sequence.speculator.stats.commit_nanos += start.elapsed().as_nanos() as u64;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::EngineError;
+use crate::{error::EngineError, speculative::drafter::DrafterKind};
 
 /// One generation to run.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,9 @@ pub struct Request {
     pub stop: StopCondition,
     /// How drafts are made.
     pub speculation: Speculation,
+    /// Text that the answer mostly repeats, such as the span that an edit rewrites: drafts follow it. The model does not
+    /// read it, so the prompt should hold it too.
+    pub original: Option<String>,
 }
 
 /// What the model reads.
@@ -148,6 +151,25 @@ pub enum Speculation {
     /// Always ask for this many draft tokens, [`MAX_FIXED_DRAFT`](crate::speculative::MAX_FIXED_DRAFT) at most
     /// (experiments and tests).
     Fixed(usize),
+    /// One drafter alone (experiments and tests).
+    Only {
+        /// The drafter.
+        drafter: DrafterKind,
+        /// As for [`Fixed`](Self::Fixed); follows measured acceptance if there is none.
+        len: Option<usize>,
+    },
+}
+
+impl Speculation {
+    /// Draft tokens to ask for, where that is not left to the policy.
+    pub(crate) fn fixed_len(self) -> Option<usize> {
+        match self {
+            Self::Off => Some(0),
+            Self::Auto => None,
+            Self::Fixed(len) => Some(len),
+            Self::Only { len, .. } => len,
+        }
+    }
 }
 
 /// What the engine reports while a request runs. After [`Event::Finished`] or [`Event::Failed`] none follow.
@@ -169,7 +191,7 @@ pub enum Event {
         tokens: Vec<GeneratedToken>,
     },
     /// The generation ended as it should.
-    Finished(Finish),
+    Finished(Box<Finish>),
     /// The generation could not go on.
     Failed(EngineError),
 }
@@ -184,8 +206,8 @@ pub struct GeneratedToken {
     /// Byte of the answer at which its text ends. Text may come later than its token, or never: a stop string is held
     /// back until it is complete.
     pub text_end: usize,
-    /// Whether it was proposed by a drafter and accepted.
-    pub drafted: bool,
+    /// Who proposed it, if it was proposed and accepted.
+    pub drafter: Option<DrafterKind>,
 }
 
 /// How a generation ended, and what it cost.
@@ -245,18 +267,29 @@ pub struct SpeculationStats {
     pub steps: usize,
     /// Tokens that those passes emitted.
     pub emitted: usize,
+    /// By drafter, in the order of [`DrafterKind::ALL`].
+    pub drafters: [DrafterStats; DrafterKind::ALL.len()],
+    /// Nanoseconds spent in drafting.
+    pub draft_nanos: u64,
+    /// Nanoseconds that those passes took, with all the sequences they ran.
+    pub verify_nanos: u64,
+    /// Nanoseconds spent in picking tokens and in keeping their keys and values.
+    pub commit_nanos: u64,
+}
+
+/// What one drafter did for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DrafterStats {
+    /// Forward passes that verified its drafts.
+    pub steps: usize,
     /// Draft tokens proposed.
     pub proposed: usize,
     /// Draft tokens kept.
     pub accepted: usize,
     /// Tokens picked by the target at a first rejection.
     pub recovered: usize,
-    /// Extra tokens gained when a whole draft was kept.
+    /// Extra tokens gained when a draft was kept to its end.
     pub bonus: usize,
-    /// Nanoseconds spent in drafting.
-    pub draft_nanos: u64,
-    /// Nanoseconds that those passes took, with all the sequences they ran.
-    pub verify_nanos: u64,
 }
 
 impl SpeculationStats {
@@ -269,12 +302,45 @@ impl SpeculationStats {
         }
     }
 
+    /// What one drafter did.
+    pub fn of(&self, drafter: DrafterKind) -> &DrafterStats {
+        &self.drafters[drafter as usize]
+    }
+
+    pub(crate) fn of_mut(&mut self, drafter: DrafterKind) -> &mut DrafterStats {
+        &mut self.drafters[drafter as usize]
+    }
+
+    /// What all drafters did.
+    pub fn total(&self) -> DrafterStats {
+        let mut total = DrafterStats::default();
+        for stats in &self.drafters {
+            total.steps += stats.steps;
+            total.proposed += stats.proposed;
+            total.accepted += stats.accepted;
+            total.recovered += stats.recovered;
+            total.bonus += stats.bonus;
+        }
+        total
+    }
+}
+
+impl DrafterStats {
     /// Accepted over proposed draft tokens; 0 if none was proposed.
     pub fn acceptance_rate(&self) -> f64 {
         if self.proposed == 0 {
             0.0
         } else {
             self.accepted as f64 / self.proposed as f64
+        }
+    }
+
+    /// Tokens emitted by each pass that verified its drafts; 1 if there was none.
+    pub fn tokens_per_step(&self) -> f64 {
+        if self.steps == 0 {
+            1.0
+        } else {
+            (self.accepted + self.recovered + self.bonus) as f64 / self.steps as f64
         }
     }
 }

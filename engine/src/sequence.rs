@@ -14,16 +14,15 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
-    copy::CopyPredictor,
     error::EngineError,
     kv_cache::CachedSequence,
     model::Row,
-    request::{Event, Finish, FinishReason, GeneratedToken, Request, Speculation, Timings, Usage},
+    request::{Event, Finish, FinishReason, GeneratedToken, Request, Timings, Usage},
     sampler::{PickedToken, Sampler},
     speculative::{
         Speculator,
+        drafter::DrafterKind,
         policy::{StepCosts, StepLoad},
-        prompt_lookup::PromptLookup,
     },
     stop::StopStrings,
     tokenizer::{Tokenizer, Utf8Stream},
@@ -87,7 +86,7 @@ impl Sequence {
             cached: CachedSequence::default(),
             n_step_tokens: 0,
             sampler: Sampler::new(&request.sampling)?,
-            speculator: Speculator::new(request.speculation, Box::new(PromptLookup::default())),
+            speculator: Speculator::new(request.speculation),
             stop_tokens,
             stop_strings: StopStrings::new(&request.stop.strings),
             tokenizer,
@@ -103,12 +102,6 @@ impl Sequence {
             started: None,
             first_token: None,
         })
-    }
-
-    /// Mixes copying into the target, and drafts by copying.
-    pub(crate) fn mix_copy(&mut self, predictor: CopyPredictor, speculation: Speculation) {
-        self.sampler.mix_copy(predictor.clone());
-        self.speculator = Speculator::new(speculation, Box::new(predictor));
     }
 
     /// Tells the reader that the generation begins, if it has not begun before.
@@ -164,25 +157,24 @@ impl Sequence {
         let start = self.cached.len();
         let pending = &self.tokens[start..start + self.n_step_tokens];
         let first_wanted = self.n_step_rows() - self.n_wanted_rows();
-        let tokens = pending.iter().chain(self.speculator.proposed());
-        rows.extend(
-            tokens
-                .enumerate()
-                .map(|(i, &token)| Row::chain(token, start + i, sequence_idx, i >= first_wanted)),
-        );
+        rows.extend(pending.iter().enumerate().map(|(idx, &token)| {
+            let wants_logits = first_wanted <= idx;
+            Row::chain(token, start + idx, sequence_idx, wants_logits)
+        }));
+        let draft = self.speculator.proposed();
+        draft.push_rows(start + self.n_step_tokens, sequence_idx, rows);
     }
 
-    /// Takes the logits of the step's wanted rows, `(n_wanted_rows, vocab)`, and returns the sequence's length in the
-    /// KV cache after the step. `forward` is how long the pass took.
-    pub(crate) fn advance(&mut self, logits: &[f32], forward: Duration) -> usize {
-        let n_run = self.cached.len() + self.n_step_tokens;
+    /// Takes the logits of the step's wanted rows, `(n_wanted_rows, vocab)`, and returns the nodes of the draft that were
+    /// kept: a path from the root down. `forward` is how long the pass took.
+    pub(crate) fn advance(&mut self, logits: &[f32], forward: Duration) -> Vec<usize> {
         if !self.reaches_end() {
-            return n_run;
+            return Vec::new();
         }
         if self.tokens.len() == self.max_len {
             // Nothing was to be generated: the prompt is in the cache, which is all that was asked for.
             self.outcome = Some(Ok(FinishReason::Length));
-            return n_run;
+            return Vec::new();
         }
         let is_first = self.first_token.is_none();
         if is_first {
@@ -193,22 +185,19 @@ impl Sequence {
             stats.steps += 1;
             stats.verify_nanos += forward.as_nanos() as u64;
         }
-        let n_accepted = match self.verify(logits) {
-            Ok(n_accepted) => n_accepted,
-            Err(error) => {
-                self.fail(error);
-                0
-            }
-        };
+        let kept = self.verify(logits).unwrap_or_else(|error| {
+            self.fail(error);
+            Vec::new()
+        });
         if is_first {
             self.speculator.stats.emitted = 0;
         }
         self.flush();
-        n_run + n_accepted
+        kept
     }
 
     /// Takes in one token of the answer; returns whether the generation goes on.
-    pub(crate) fn emit(&mut self, picked: PickedToken, drafted: bool) -> bool {
+    pub(crate) fn emit(&mut self, picked: PickedToken, drafter: Option<DrafterKind>) -> bool {
         if self.stop_tokens.contains(&picked.id) {
             self.outcome = Some(Ok(FinishReason::StopToken(picked.id)));
             return false;
@@ -222,7 +211,7 @@ impl Sequence {
             id: picked.id,
             logprob: picked.logprob,
             text_end: self.text_len,
-            drafted,
+            drafter,
         });
         if let Some(string) = self.stop_strings.push(&self.piece, &mut self.step_text) {
             self.outcome = Some(Ok(FinishReason::StopString(string.to_owned())));
@@ -266,7 +255,7 @@ impl Sequence {
         let now = Instant::now();
         let started = self.started.unwrap_or(now);
         let first_token = self.first_token.unwrap_or(now);
-        self.send(Event::Finished(Finish {
+        let finish = Finish {
             reason,
             usage: Usage {
                 prompt_tokens: self.prompt_len,
@@ -280,7 +269,8 @@ impl Sequence {
                 decode: now - first_token,
             },
             speculation: self.speculator.stats,
-        }));
+        };
+        self.send(Event::Finished(Box::new(finish)));
     }
 
     /// Releases the text that was held back for a stop string that did not come.

@@ -5,43 +5,78 @@
 
 use std::time::Instant;
 
-use crate::request::{Speculation, SpeculationStats};
+use crate::{
+    model::MAX_TREE_NODES,
+    request::{Speculation, SpeculationStats},
+};
 
 pub mod drafter;
+pub mod edit;
 pub(crate) mod policy;
 pub mod prompt_lookup;
+pub mod references;
+mod suffix_automaton;
 mod verify;
 
-use drafter::{Draft, Drafter};
-use policy::{Acceptance, MAX_DRAFT, StepCosts, StepLoad, draft_length};
+use drafter::{Draft, Drafter, DrafterKind};
+use policy::{Acceptance, MAX_DRAFT, RankedNode, StepCosts, StepLoad, draft_length};
 
 /// Longest draft that [`Speculation::Fixed`] can ask for: it bounds the rows and logits of one step.
 pub const MAX_FIXED_DRAFT: usize = 128;
 
-/// The drafts of one sequence: the drafter, how well it did, and what is proposed in the current step.
+/// The drafts of one sequence: its drafters, how well each did, and what is proposed in the current step.
 pub(crate) struct Speculator {
     mode: Speculation,
+    sources: Vec<Source>,
+    proposed: Draft,
+    /// Whose tokens are proposed.
+    proposed_by: Option<DrafterKind>,
+    pub(crate) stats: SpeculationStats,
+    // Kept between steps for their memory.
+    ranking: Vec<RankedNode>,
+    picked: Vec<usize>,
+}
+
+/// A drafter, its last draft, and how often it was right.
+struct Source {
     drafter: Box<dyn Drafter>,
     draft: Draft,
-    /// How many of the draft's tokens are verified in this step; the policy may think the rest too dear.
-    n_proposed: usize,
     acceptance: Acceptance,
-    pub(crate) stats: SpeculationStats,
 }
 
 impl Speculator {
-    pub(crate) fn new(mode: Speculation, drafter: Box<dyn Drafter>) -> Self {
+    pub(crate) fn new(mode: Speculation) -> Self {
         Self {
             mode,
-            drafter,
-            draft: Draft::default(),
-            n_proposed: 0,
-            acceptance: Acceptance::default(),
+            sources: Vec::new(),
+            proposed: Draft::default(),
+            proposed_by: None,
             stats: SpeculationStats::default(),
+            ranking: Vec::new(),
+            picked: Vec::new(),
+        }
+    }
+
+    /// Adds a drafter, if the policy has any use for it. Among equally promising drafts that of the first one added is
+    /// taken.
+    pub(crate) fn add(&mut self, drafter: impl Drafter + 'static) {
+        let is_wanted = match self.mode {
+            Speculation::Off => false,
+            Speculation::Auto | Speculation::Fixed(_) => true,
+            Speculation::Only { drafter: kind, .. } => kind == drafter.kind(),
+        };
+        if is_wanted {
+            self.sources.push(Source {
+                drafter: Box::new(drafter),
+                draft: Draft::default(),
+                acceptance: Acceptance::default(),
+            });
         }
     }
 
     /// Drafts at most `room` tokens to follow `tokens`, and returns the step's load with them.
+    ///
+    /// All drafters draft, as that takes microseconds; the draft that promises the most tokens per second is proposed.
     pub(crate) fn propose(
         &mut self,
         tokens: &[u32],
@@ -50,47 +85,75 @@ impl Speculator {
         costs: &StepCosts,
     ) -> StepLoad {
         self.skip();
-        let longest = match self.mode {
-            Speculation::Off => 0,
-            Speculation::Auto => room.min(MAX_DRAFT),
-            Speculation::Fixed(len) => room.min(len).min(MAX_FIXED_DRAFT),
-        };
-        if longest == 0 {
+        let fixed_len = self.mode.fixed_len();
+        let longest = room.min(fixed_len.unwrap_or(MAX_DRAFT)).min(MAX_FIXED_DRAFT);
+        if longest == 0 || self.sources.is_empty() {
             return load;
         }
         let start = Instant::now();
-        self.drafter.draft(tokens, longest, &mut self.draft);
-        let longest = self.draft.tokens.len();
-        let rate = self.acceptance.rate(self.draft.match_len);
-        self.n_proposed = match self.mode {
-            Speculation::Auto => draft_length(load, rate, longest, costs),
-            _ => longest,
-        };
+        let mut best: Option<(f64, StepLoad, usize)> = None;
+        for (idx, source) in self.sources.iter_mut().enumerate() {
+            source.drafter.draft(tokens, longest, &mut source.draft);
+            source.acceptance.rank(&source.draft, &mut self.ranking);
+            if !source.draft.is_chain() {
+                self.ranking.truncate(MAX_TREE_NODES);
+            }
+            let len = match fixed_len {
+                Some(_) => self.ranking.len(),
+                None => draft_length(load, &self.ranking, costs),
+            };
+            let drafted = load.with_draft(&self.ranking[..len]);
+            // What was asked for counts, not what it costs.
+            let promise = match fixed_len {
+                Some(_) => drafted.n_tokens,
+                None => drafted.speed(costs),
+            };
+            if len > 0 && best.is_none_or(|(most, ..)| promise > most) {
+                best = Some((promise, drafted, idx));
+                self.picked.clear();
+                self.picked.extend(self.ranking[..len].iter().map(|it| it.idx));
+            }
+        }
+        let load = best.map_or(load, |(_, drafted, idx)| {
+            let source = &self.sources[idx];
+            self.picked.sort_unstable();
+            self.proposed.select(&source.draft, &self.picked);
+            self.proposed_by = Some(source.drafter.kind());
+            drafted
+        });
         self.stats.draft_nanos += start.elapsed().as_nanos() as u64;
-        load.with_draft(self.n_proposed, rate)
+        load
     }
 
-    /// Forgets the last draft, for a step without one.
+    /// Forgets the last drafts, for a step without one.
     pub(crate) fn skip(&mut self) {
-        self.draft.clear();
-        self.n_proposed = 0;
+        for source in &mut self.sources {
+            source.draft.clear();
+        }
+        self.withdraw();
     }
 
-    /// The draft tokens to verify in this step.
-    pub(crate) fn proposed(&self) -> &[u32] {
-        &self.draft.tokens[..self.n_proposed]
+    /// Proposes nothing in this step, whatever was drafted.
+    pub(crate) fn withdraw(&mut self) {
+        self.proposed.clear();
+        self.proposed_by = None;
+    }
+
+    /// The draft to verify in this step.
+    pub(crate) fn proposed(&self) -> &Draft {
+        &self.proposed
+    }
+
+    /// Whose draft it is.
+    pub(crate) fn proposed_by(&self) -> Option<DrafterKind> {
+        self.proposed_by
     }
 
     /// Learns from the tokens that the step really gave. Draft tokens that were not worth proposing count too, so
     /// drafting resumes by itself when it would have paid.
     pub(crate) fn learn(&mut self, emitted: &[u32]) {
-        if self.draft.tokens.is_empty() || emitted.is_empty() {
-            return;
+        for source in &mut self.sources {
+            source.acceptance.learn(&source.draft, emitted);
         }
-        let pairs = self.draft.tokens.iter().zip(emitted);
-        let n_right = pairs.take_while(|(drafted, emitted)| drafted == emitted).count();
-        let was_rejected = n_right < emitted.len().min(self.draft.tokens.len());
-        self.acceptance
-            .observe(self.draft.match_len, n_right, was_rejected);
     }
 }

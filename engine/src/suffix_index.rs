@@ -1,4 +1,4 @@
-//! Where the end of a growing sequence of symbols occurred before: what prompt lookup and copying are made from.
+//! Where the end of a growing sequence of symbols occurred before: what copying and repository lookup are made from.
 //!
 //! Every position is linked to the one before it whose last few symbols hash alike, as in LZ77 compressors
 //! (RFC 1951, §4).
@@ -21,11 +21,6 @@ pub(crate) struct SuffixIndex<const N: usize> {
 }
 
 impl<const N: usize> SuffixIndex<N> {
-    /// Symbols that were added.
-    pub(crate) fn len(&self) -> usize {
-        self.previous.len()
-    }
-
     /// Adds the symbols that came since the last call.
     pub(crate) fn extend<T: Copy + Into<u64>>(&mut self, symbols: &[T]) {
         let n_heads = (symbols.len() * 2).next_power_of_two().max(MIN_HEADS);
@@ -48,9 +43,20 @@ impl<const N: usize> SuffixIndex<N> {
 
     /// Ends of earlier places that may have the same last `N` symbols, most recent first: the index after each place.
     pub(crate) fn candidates(&self) -> impl Iterator<Item = usize> {
+        self.chain(self.previous.last().copied().unwrap_or(NONE))
+    }
+
+    /// Ends of places that may have the same last `N` symbols as `symbols`, which need not be those that were added.
+    pub(crate) fn ends_like<T: Copy + Into<u64>>(&self, symbols: &[T]) -> impl Iterator<Item = usize> {
+        let last = symbols.len().checked_sub(N).map(|start| hash(&symbols[start..]));
+        let head = last.and_then(|hash| self.heads.get(hash & self.heads.len().wrapping_sub(1)));
+        self.chain(head.copied().unwrap_or(NONE))
+    }
+
+    fn chain(&self, first: u32) -> impl Iterator<Item = usize> {
         let link = |position: u32| (position != NONE).then_some(position);
-        let first = self.previous.last().copied().and_then(link);
-        std::iter::successors(first, move |&it| link(self.previous[it as usize])).map(|it| it as usize + 1)
+        std::iter::successors(link(first), move |&it| link(self.previous[it as usize]))
+            .map(|it| it as usize + 1)
     }
 }
 
@@ -90,6 +96,11 @@ mod tests {
             let expected: Vec<usize> = (1..end).rev().filter(agrees).collect();
             let agreeing: Vec<usize> = found.into_iter().filter(agrees).collect();
             assert_eq!(agreeing, expected, "at {end}");
+            if end >= 3 {
+                let like: Vec<usize> = grown.ends_like(symbols).filter(agrees).collect();
+                assert_eq!(like[0], end);
+                assert_eq!(like[1..], expected);
+            }
         }
     }
 }

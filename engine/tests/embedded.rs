@@ -61,6 +61,7 @@ fn fill(engine: &Engine, hole: &FimPrompt, speculation: Speculation, sampling: &
         },
         sampling: sampling.clone(),
         speculation,
+        original: None,
     };
     engine.generate(request).blocking_collect().unwrap()
 }

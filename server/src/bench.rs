@@ -4,8 +4,6 @@
 
 mod bandwidth;
 pub mod chart;
-pub mod latency;
 mod resident_memory;
 pub mod speed;
 pub mod spread;
-pub mod startup;

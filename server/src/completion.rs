@@ -14,10 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use surmise_engine::{
-    Engine, Generation,
+    Engine,
     request::{Event, Finish, Prompt, Request, SamplingParams, Speculation, StopCondition},
+    speculative::drafter::DrafterKind,
 };
 use surmise_grammars::Extent;
 
@@ -74,31 +75,30 @@ pub struct Trace {
     pub steps: Vec<StepTrace>,
     /// Geometric mean of the probabilities of the tokens shown, from 0 to 1.
     pub confidence: Option<f64>,
-    /// Tokens accepted from drafts.
-    pub drafted_tokens: usize,
+    /// The model's text token by token.
+    pub tokens: Vec<TracedToken>,
     /// Whether it was the rest of an earlier suggestion, which took no model.
     pub reused: bool,
     /// What the engine says about its part; none if it did not run to an end.
     pub finish: Option<Finish>,
-    /// Where the rest of the time went.
-    pub stages: Stages,
     /// All of it.
     pub elapsed: Duration,
 }
 
-/// How long each stage of a completion took, the engine's own apart.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stages {
-    /// Applying the change before it to the text and its tree; zero where there was none.
-    pub change: Duration,
-    /// Deciding whether and how far to suggest.
-    pub trigger: Duration,
-    /// Gathering the context.
-    pub context: Duration,
-    /// Laying the prompt out and handing it to the engine as tokens.
-    pub prompt: Duration,
-    /// Making a suggestion of what the model wrote.
-    pub postprocess: Duration,
+/// A token that the model wrote.
+#[derive(Debug, Clone, Serialize)]
+pub struct TracedToken {
+    /// Its text; U+FFFD stands for parts of a character.
+    pub text: String,
+    /// Probability that the model gave it.
+    pub probability: f64,
+    /// Who drafted it; none if the model wrote it without a draft.
+    #[serde(serialize_with = "drafter_name")]
+    pub drafter: Option<DrafterKind>,
+}
+
+fn drafter_name<S: Serializer>(drafter: &Option<DrafterKind>, serializer: S) -> Result<S::Ok, S::Error> {
+    drafter.map(DrafterKind::name).serialize(serializer)
 }
 
 /// Runs a query from start to end. Dropping the future stops the generation.
@@ -121,20 +121,17 @@ async fn run(engine: &Engine, query: &Query, trace: &mut Trace) -> Result<Sugges
         config,
         ..
     } = query;
-    let mut lap = Lap::begin();
-    let extent = trigger::decide(document, *at, *trigger, config);
-    trace.stages.trigger = lap.end();
-    let extent = extent?;
+    let extent = trigger::decide(document, *at, *trigger, config)?;
     trace.extent = Some(extent);
     let context = context::gather(query, prompt::budget(engine, config), &|text| {
         prompt::cost(engine, text)
     });
-    trace.stages.context = lap.end();
     let request = Request {
         prompt: Prompt::Fim(prompt::build(context)),
         sampling: query.sampling.clone(),
         stop: stop_condition(extent, config),
         speculation: query.speculation,
+        original: None,
     };
     let mut candidate = Candidate {
         document,
@@ -144,14 +141,9 @@ async fn run(engine: &Engine, query: &Query, trace: &mut Trace) -> Result<Sugges
         logprobs: &[],
         invoked: *trigger == Trigger::Invoked,
     };
-    let generation = engine.generate(request);
-    trace.stages.prompt = lap.end();
-    let logprobs = read(generation, &candidate, trace).await?;
+    let logprobs = generate(engine, request, &candidate, trace).await?;
     candidate.logprobs = &logprobs;
-    let mut lap = Lap::begin();
-    let text = postprocess(&candidate, &trace.generated, &mut trace.steps).map(str::to_owned);
-    trace.stages.postprocess = lap.end();
-    let text = text?;
+    let text = postprocess(&candidate, &trace.generated, &mut trace.steps)?.to_owned();
     trace.confidence = postprocess::check_confidence::confidence(&logprobs, text.len());
     Ok(Suggestion {
         range: *at..*at,
@@ -174,11 +166,13 @@ fn stop_condition(extent: Extent, config: &CompletionConfig) -> StopCondition {
 
 /// Reads the model's text into `trace` until it ends or reaches far enough. Returns the tokens' logarithmic
 /// probabilities, each with the byte at which the token's text ends.
-async fn read(
-    mut generation: Generation,
+async fn generate(
+    engine: &Engine,
+    request: Request,
     candidate: &Candidate<'_>,
     trace: &mut Trace,
 ) -> Result<Vec<(usize, f32)>, Withheld> {
+    let mut generation = engine.generate(request);
     let mut logprobs = Vec::new();
     let mut enough = false;
     while let Some(event) = generation.next().await {
@@ -188,7 +182,11 @@ async fn read(
                 trace.generated.push_str(&text);
                 for token in tokens {
                     logprobs.push((token.text_end, token.logprob));
-                    trace.drafted_tokens += usize::from(token.drafted);
+                    trace.tokens.push(TracedToken {
+                        text: engine.tokenizer().decode(&[token.id]),
+                        probability: f64::from(token.logprob).exp(),
+                        drafter: token.drafter,
+                    });
                 }
                 if text.contains('\n') && postprocess::is_complete(candidate, &trace.generated) {
                     enough = true;
@@ -197,7 +195,7 @@ async fn read(
             }
             Event::Text { .. } => {}
             Event::Finished(finish) => {
-                trace.finish = Some(finish);
+                trace.finish = Some(*finish);
                 break;
             }
             Event::Failed(error) => {
@@ -208,19 +206,4 @@ async fn read(
         }
     }
     Ok(logprobs)
-}
-
-/// A stopwatch for one stage after another.
-struct Lap(Instant);
-
-impl Lap {
-    fn begin() -> Self {
-        Self(Instant::now())
-    }
-
-    /// The time since the last one ended.
-    fn end(&mut self) -> Duration {
-        let now = Instant::now();
-        now - std::mem::replace(&mut self.0, now)
-    }
 }

@@ -1,10 +1,6 @@
 //! The documents that the editor has open, with what we remember about the suggestions in each.
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, path::PathBuf};
 
 use tokio::sync::oneshot;
 
@@ -31,8 +27,8 @@ pub struct OpenDocument {
     pub last: Option<(Completion, Document)>,
     /// How often the text has changed; unlike versions, ours to count.
     revision: u64,
-    /// How long the last change took to apply, the tree's part included.
-    pub changed_in: Duration,
+    /// The text that the engine was last given to draft from.
+    given: Option<u64>,
     /// Text and place that a suggestion is being, or was last, prepared for in the background.
     prepared_for: Option<(u64, usize)>,
     /// Held for the newest request; dropping it tells that request that it has been superseded.
@@ -56,7 +52,7 @@ impl DocumentStore {
             remembered: None,
             last: None,
             revision: 0,
-            changed_in: Duration::ZERO,
+            given: None,
             prepared_for: None,
             turn: None,
         };
@@ -74,15 +70,11 @@ impl DocumentStore {
         encoding: Encoding,
     ) -> bool {
         let Some(OpenDocument {
-            document,
-            revision,
-            changed_in,
-            ..
+            document, revision, ..
         }) = self.open.get_mut(uri)
         else {
             return false;
         };
-        let started = Instant::now();
         for change in changes {
             match change.range {
                 None => document.replace_all(&change.text),
@@ -95,7 +87,6 @@ impl DocumentStore {
         }
         document.version = version;
         *revision += 1;
-        *changed_in = started.elapsed();
         true
     }
 
@@ -105,6 +96,26 @@ impl DocumentStore {
             open.remembered = None;
             open.prepared_for = None;
             open.turn = None;
+        }
+    }
+
+    /// The texts that have changed since they were last taken by this, with their URIs: what to draft from.
+    pub fn take_changed(&mut self) -> Vec<(String, Document)> {
+        let changed = self
+            .open
+            .iter_mut()
+            .filter(|(_, open)| open.given != Some(open.revision));
+        let taken = changed.map(|(uri, open)| {
+            open.given = Some(open.revision);
+            (uri.clone(), open.document.clone())
+        });
+        taken.collect()
+    }
+
+    /// From now on all texts count as changed: there is another engine.
+    pub fn forget_taken(&mut self) {
+        for open in self.open.values_mut() {
+            open.given = None;
         }
     }
 
@@ -204,6 +215,22 @@ mod tests {
         assert!(documents.change("u", Some(2), &changes, Encoding::Utf16));
         assert_eq!(documents.get("u").expect("open").document.text, "ab\ne");
         assert!(!documents.change("v", None, &changes, Encoding::Utf16));
+    }
+
+    #[test]
+    fn a_text_is_given_once_until_it_changes() {
+        let mut documents = DocumentStore::default();
+        documents.open("u".to_owned(), Document::new(None, None, None, "a"));
+        assert_eq!(documents.take_changed()[0].0, "u");
+        assert!(documents.take_changed().is_empty());
+        let change = Change {
+            range: None,
+            text: "b".to_owned(),
+        };
+        documents.change("u", None, &[change], Encoding::Utf16);
+        assert_eq!(documents.take_changed()[0].1.text, "b");
+        documents.forget_taken();
+        assert_eq!(documents.take_changed().len(), 1);
     }
 
     #[tokio::test]

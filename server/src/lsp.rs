@@ -14,6 +14,7 @@ mod did_open;
 mod explain;
 mod inline_completion;
 mod load_model;
+mod references;
 mod status;
 mod view_text;
 
@@ -177,6 +178,7 @@ impl State {
     fn finish_loading(&mut self, attempt: u64, loaded: std::result::Result<Engine, String>) -> bool {
         let is_current = matches!(self.model, ModelState::Loading(current) if current == attempt);
         if is_current {
+            self.documents.forget_taken();
             self.model = match loaded {
                 Ok(engine) => ModelState::Ready(Arc::new(engine)),
                 Err(reason) => ModelState::Failed(reason),

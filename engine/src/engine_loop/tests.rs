@@ -8,9 +8,10 @@ use super::*;
 use crate::{
     kv_cache::BLOCK_LEN,
     model::scripted::{HashedScript, ScriptedModel},
-    request::{Event, FinishReason, GeneratedToken, Request, StopCondition},
+    request::{Event, FinishReason, GeneratedToken, Request, SamplingParams, Speculation},
     sampler::split_mix,
     sequence::Output,
+    speculative::drafter::{Draft, Drafter, DrafterKind, Evidence},
     tokenizer::Tokenizer,
 };
 
@@ -60,13 +61,12 @@ impl Reader {
 }
 
 fn sequence(prompt_len: usize, seed: u64, max_tokens: usize) -> (Sequence, Reader) {
-    let request = Request {
-        stop: StopCondition {
-            max_tokens,
-            ..Default::default()
-        },
-        ..Default::default()
-    };
+    sequence_of(&Request::default(), prompt_len, seed, max_tokens)
+}
+
+fn sequence_of(request: &Request, prompt_len: usize, seed: u64, max_tokens: usize) -> (Sequence, Reader) {
+    let mut request = request.clone();
+    request.stop.max_tokens = max_tokens;
     let prompt = (0..prompt_len as u64)
         .map(|i| (split_mix(seed << 32 | i) % 40) as u32)
         .collect();
@@ -219,5 +219,94 @@ fn no_more_than_the_limit_run_at_once() {
     run_until_idle(&mut engine_loop);
     for reader in &mut readers {
         assert_eq!(reader.tokens().len(), 10);
+    }
+}
+
+/// Knows the answer, and drafts trees in which the right token is one of several, or none.
+struct Tempting {
+    answer: Vec<u32>,
+    prompt_len: usize,
+}
+
+impl Drafter for Tempting {
+    fn kind(&self) -> DrafterKind {
+        DrafterKind::References
+    }
+
+    fn draft(&mut self, tokens: &[u32], max_len: usize, draft: &mut Draft) {
+        draft.clear();
+        let evidence = Evidence::of_probability(0.5);
+        let mut at = None;
+        let rest = &self.answer[tokens.len() - self.prompt_len..];
+        for (depth, &right) in rest.iter().enumerate() {
+            let random = split_mix((tokens.len() + depth) as u64);
+            let n_siblings = 1 + random % 4;
+            let right_sibling = random >> 8 & 3;
+            let mut next = None;
+            for sibling in 0..n_siblings {
+                if draft.len() == max_len {
+                    return;
+                }
+                let is_right = sibling == right_sibling;
+                let token = if is_right {
+                    right
+                } else {
+                    (right + 1 + sibling as u32) % 40
+                };
+                let node = draft.push_after(at, token, evidence);
+                next = if is_right { Some(node) } else { next };
+            }
+            at = next.or(Some(draft.len() - 1));
+        }
+    }
+}
+
+#[test]
+fn trees_of_drafts_change_nothing() {
+    for temperature in [0.0, 0.7] {
+        let request = Request {
+            sampling: SamplingParams {
+                temperature,
+                top_p: 0.95,
+                ..SamplingParams::default()
+            },
+            ..Request::default()
+        };
+        let plain: Vec<Vec<GeneratedToken>> = (0..4)
+            .map(|seed| {
+                let mut engine_loop = engine_loop(1000, 1);
+                let (sequence, mut reader) = sequence_of(&request, 20 + seed as usize * 9, seed, 400);
+                engine_loop.submit(sequence);
+                run_until_idle(&mut engine_loop);
+                reader.tokens()
+            })
+            .collect();
+        for len in [None, Some(3), Some(12), Some(64)] {
+            let drafter = DrafterKind::References;
+            let speculation = Speculation::Only { drafter, len };
+            let request = Request {
+                speculation,
+                ..request.clone()
+            };
+            let mut engine_loop = engine_loop(1000, 4);
+            let mut readers = Vec::new();
+            for (seed, plain) in plain.iter().enumerate() {
+                let (mut sequence, reader) = sequence_of(&request, 20 + seed * 9, seed as u64, 400);
+                sequence.speculator.add(Tempting {
+                    answer: ids(plain),
+                    prompt_len: sequence.prompt_len,
+                });
+                engine_loop.submit(sequence);
+                readers.push(reader);
+            }
+            run_until_idle(&mut engine_loop);
+            for (reader, plain) in readers.iter_mut().zip(&plain) {
+                let tokens = reader.tokens();
+                let bits = |it: &GeneratedToken| (it.id, it.logprob.to_bits());
+                assert!(tokens.iter().map(bits).eq(plain.iter().map(bits)), "{len:?}");
+                let n_drafted = tokens.iter().filter(|it| it.drafter == Some(drafter)).count();
+                assert!(n_drafted > 100, "{len:?}: {n_drafted}");
+            }
+        }
     }
 }

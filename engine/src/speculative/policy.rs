@@ -4,16 +4,17 @@
 
 use std::time::Duration;
 
-/// Longest draft that the policy proposes.
-pub(crate) const MAX_DRAFT: usize = 32;
+use super::drafter::{Draft, Evidence, PRIOR_RATES};
 
-/// How often draft tokens of one sequence turn out right, apart for short and long matches.
+/// Longest draft that the policy asks for.
+pub(crate) const MAX_DRAFT: usize = 128;
+
+/// How often the tokens that one drafter proposes for one sequence turn out right, apart for each class of evidence.
 ///
-/// Each class keeps decayed counts, so what happened some dozens of drafts ago fades, and starts from a prior
-/// worth a few observations.
+/// Counts decay, so what happened some dozens of tokens ago fades, and start from a prior worth a few observations.
 #[derive(Debug, Clone)]
 pub(crate) struct Acceptance {
-    classes: [AcceptanceClass; N_CLASSES],
+    classes: [AcceptanceClass; Evidence::N],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -22,13 +23,10 @@ struct AcceptanceClass {
     examined: f64,
 }
 
-const N_CLASSES: usize = 5;
-/// Share of a draft token that is right, for matches of 2, 3-4, 5-8, 9-16 and more tokens: a guess until measured.
-const PRIOR_RATES: [f64; N_CLASSES] = [0.3, 0.45, 0.6, 0.75, 0.85];
 /// Observations that the prior is worth.
 const PRIOR_WEIGHT: f64 = 2.0;
-/// What is left of the old counts after one more draft.
-const DECAY: f64 = 0.9;
+/// What is left of the old counts after one more token.
+const DECAY: f64 = 0.97;
 
 impl Default for Acceptance {
     fn default() -> Self {
@@ -41,28 +39,55 @@ impl Default for Acceptance {
 }
 
 impl Acceptance {
-    /// Records that of a draft with this match, `n_accepted` tokens were right, and whether another was wrong.
-    pub(crate) fn observe(&mut self, match_len: usize, n_accepted: usize, was_rejected: bool) {
-        let class = &mut self.classes[class_of(match_len)];
-        class.accepted = class.accepted * DECAY + n_accepted as f64;
-        class.examined = class.examined * DECAY + n_accepted as f64 + f64::from(u8::from(was_rejected));
+    /// Learns from the tokens that followed: every node that could have been right was or was not.
+    pub(crate) fn learn(&mut self, draft: &Draft, followed: &[u32]) {
+        let mut at = None;
+        for &token in followed {
+            let mut next = None;
+            for (idx, node) in draft.children(at) {
+                let is_right = node.token == token;
+                self.observe(node.evidence, is_right);
+                next = next.or(is_right.then_some(idx));
+            }
+            if next.is_none() {
+                return;
+            }
+            at = next;
+        }
     }
 
-    /// Probability that the next token of a draft with this match is right. Below 1, however well it went.
-    pub(crate) fn rate(&self, match_len: usize) -> f64 {
-        let class = self.classes[class_of(match_len)];
+    fn observe(&mut self, evidence: Evidence, is_right: bool) {
+        let class = &mut self.classes[evidence.class()];
+        class.accepted = class.accepted * DECAY + f64::from(u8::from(is_right));
+        class.examined = class.examined * DECAY + 1.0;
+    }
+
+    /// Probability that a token with this evidence is right if its parent is. Below 1, however well it went.
+    pub(crate) fn rate(&self, evidence: Evidence) -> f64 {
+        let class = self.classes[evidence.class()];
         ((class.accepted + 0.05) / (class.examined + 0.1)).min(0.99)
+    }
+
+    /// The nodes of `draft` with the probability that each is reached and right, the likeliest first, in place of what
+    /// `ranking` holds. A node never comes before its parent.
+    pub(crate) fn rank(&self, draft: &Draft, ranking: &mut Vec<RankedNode>) {
+        ranking.clear();
+        for (idx, node) in draft.nodes().iter().enumerate() {
+            let reached = node.parent.map_or(1.0, |parent| ranking[parent].reach);
+            ranking.push(RankedNode {
+                idx,
+                reach: reached * self.rate(node.evidence),
+            });
+        }
+        ranking.sort_by(|a, b| b.reach.total_cmp(&a.reach));
     }
 }
 
-fn class_of(match_len: usize) -> usize {
-    match match_len {
-        0..=2 => 0,
-        3..=4 => 1,
-        5..=8 => 2,
-        9..=16 => 3,
-        _ => 4,
-    }
+/// A node of a draft, and the probability that all from the root to it is right.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct RankedNode {
+    pub(crate) idx: usize,
+    pub(crate) reach: f64,
 }
 
 /// What one forward pass costs by its number of rows, as measured on this model and machine.
@@ -145,28 +170,30 @@ pub(crate) struct StepLoad {
 }
 
 impl StepLoad {
-    /// The load with a draft of `len` tokens more, each right with probability `rate` if those before it are.
-    pub(crate) fn with_draft(self, len: usize, rate: f64) -> Self {
-        let gain = rate * (1.0 - rate.powi(len as i32)) / (1.0 - rate);
+    /// The load with the draft tokens `ranking` more.
+    pub(crate) fn with_draft(self, ranking: &[RankedNode]) -> Self {
         Self {
-            n_rows: self.n_rows + len,
-            n_tokens: self.n_tokens + gain,
+            n_rows: self.n_rows + ranking.len(),
+            n_tokens: self.n_tokens + ranking.iter().map(|it| it.reach).sum::<f64>(),
         }
+    }
+
+    /// Expected tokens per second.
+    pub(crate) fn speed(self, costs: &StepCosts) -> f64 {
+        self.n_tokens / costs.estimate(self.n_rows)
     }
 }
 
-/// The draft length, 0 to `longest`, that gives the most expected tokens per second (Leviathan et al. 2023, "Fast
+/// How many of `ranking`, likeliest first, give the most expected tokens per second (Leviathan et al. 2023, "Fast
 /// Inference from Transformers via Speculative Decoding", §3.5, with measured costs in place of a ratio).
-pub(crate) fn draft_length(load: StepLoad, rate: f64, longest: usize, costs: &StepCosts) -> usize {
-    let speed = |len| {
-        let load = load.with_draft(len, rate);
-        load.n_tokens / costs.estimate(load.n_rows)
-    };
-    let mut best = (0, speed(0));
-    for len in 1..=longest {
-        let speed = speed(len);
+pub(crate) fn draft_length(load: StepLoad, ranking: &[RankedNode], costs: &StepCosts) -> usize {
+    let mut best = (0, load.speed(costs));
+    let mut drafted = load;
+    for (idx, node) in ranking.iter().enumerate() {
+        drafted = drafted.with_draft(std::slice::from_ref(node));
+        let speed = drafted.speed(costs);
         if speed > best.1 {
-            best = (len, speed);
+            best = (idx + 1, speed);
         }
     }
     best.0
@@ -188,6 +215,21 @@ mod tests {
             costs.record(n_rows, Duration::from_secs_f64(relative / 100.0));
         }
         costs
+    }
+
+    /// The policy's choice among `longest` tokens in a row, each right with probability `rate`.
+    fn draft_length(load: StepLoad, rate: f64, longest: i32, costs: &StepCosts) -> usize {
+        let nodes = (0..longest).map(|idx| RankedNode {
+            idx: idx as usize,
+            reach: rate.powi(idx + 1),
+        });
+        super::draft_length(load, &nodes.collect::<Vec<_>>(), costs)
+    }
+
+    fn chain(tokens: std::ops::Range<u32>, match_len: usize) -> Draft {
+        let mut draft = Draft::default();
+        tokens.for_each(|token| draft.push(token, Evidence::of_match(match_len)));
+        draft
     }
 
     #[test]
@@ -242,17 +284,34 @@ mod tests {
 
     #[test]
     fn acceptance_follows_what_happens() {
+        let (weak, strong) = (Evidence::of_match(2), Evidence::of_match(20));
         let mut acceptance = Acceptance::default();
-        for _ in 0..50 {
-            acceptance.observe(2, 0, true);
-            acceptance.observe(20, 8, false);
+        for _ in 0..100 {
+            acceptance.learn(&chain(0..4, 2), &[7]);
+            acceptance.learn(&chain(0..8, 20), &[0, 1, 2, 3]);
         }
-        assert!(acceptance.rate(2) < 0.05);
-        assert!(acceptance.rate(20) > 0.95);
-        assert!((acceptance.rate(4) - 0.45).abs() < 0.1);
+        assert!(acceptance.rate(weak) < 0.05);
+        assert!(acceptance.rate(strong) > 0.95);
+        assert!((acceptance.rate(Evidence::of_match(4)) - 0.45).abs() < 0.1);
         for _ in 0..50 {
-            acceptance.observe(2, 4, true);
+            acceptance.learn(&chain(0..4, 2), &[0, 1, 2, 3, 4]);
         }
-        assert!(acceptance.rate(2) > 0.7);
+        assert!(acceptance.rate(weak) > 0.7);
+    }
+
+    #[test]
+    fn the_likeliest_nodes_come_first_and_parents_before_children() {
+        let [low, high] = [0.1, 1.0].map(Evidence::of_probability);
+        let mut tree = Draft::default();
+        let unlikely = tree.push_after(None, 1, low);
+        let likely = tree.push_after(None, 2, high);
+        tree.push_after(Some(unlikely), 3, high);
+        tree.push_after(Some(likely), 4, high);
+        let mut ranking = Vec::new();
+        Acceptance::default().rank(&tree, &mut ranking);
+        assert_eq!(ranking.iter().map(|it| it.idx).collect::<Vec<_>>(), [1, 3, 0, 2]);
+        let acceptance = &mut Acceptance::default();
+        acceptance.learn(&tree, &[2, 9]);
+        assert!(acceptance.rate(low) < low.prior_rate());
     }
 }

@@ -328,6 +328,7 @@ impl Runner {
                 ..StopCondition::default()
             },
             speculation: Speculation::Off,
+            original: None,
         }
     }
 }

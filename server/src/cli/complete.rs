@@ -10,8 +10,8 @@ use serde_json::json;
 use surmise_engine::request::SamplingParams;
 
 use crate::{
-    cli::{CliError, CompleteArgs, ExtentArg, Place, render, settings, style::Style},
-    completion::{Completion, Query, complete, report::millis, trigger::Trigger, withheld::Withheld},
+    cli::{CliError, CompleteArgs, ExtentArg, Place, render, settings, style::Style, trace},
+    completion::{Completion, Query, complete, trigger::Trigger, withheld::Withheld},
     config::{Config, Layer},
     document::Document,
     model,
@@ -35,11 +35,22 @@ pub(super) fn run(args: &CompleteArgs) -> Result<i32, CliError> {
         let mut report = completion.report(&query.document);
         report["file"] = args.place.file.to_string_lossy().into();
         report["position"] = json!({ "line": args.place.line, "column": args.place.column });
-        report["model"] = json!({ "name": engine.info().model_name, "load_ms": millis(load_time) });
+        report["model"] =
+            json!({ "name": engine.info().model_name, "load_ms": load_time.as_millis() as u64 });
         writeln!(out, "{report:#}")?;
     } else {
         let style = Style::new(out.is_terminal());
         write!(out, "{}", render::completion(&query, &completion, style))?;
+        if args.trace {
+            write!(out, "\n{}", trace::text(&completion.trace, out.is_terminal()))?;
+        }
+    }
+    if let Some(path) = &args.html {
+        let page = trace::page(&args.place, &query, &completion.trace);
+        std::fs::write(path, page).map_err(|source| CliError::WriteFile {
+            path: path.clone(),
+            source,
+        })?;
     }
     match completion {
         Completion {

@@ -2,8 +2,11 @@
 
 use std::{ops::Range, time::Duration};
 
-use serde_json::{Value, json};
-use surmise_engine::request::{Finish, FinishReason};
+use serde_json::{Map, Value, json};
+use surmise_engine::{
+    request::{DrafterStats, Finish, FinishReason, SpeculationStats},
+    speculative::drafter::DrafterKind,
+};
 
 use crate::{
     completion::Completion,
@@ -33,15 +36,9 @@ impl Completion {
             "reused": trace.reused,
             "generated": trace.generated,
             "steps": trace.steps,
-            "drafted_tokens": trace.drafted_tokens,
+            "tokens": trace.tokens,
+            "drafted_tokens": trace.tokens.iter().filter(|it| it.drafter.is_some()).count(),
             "elapsed_ms": millis(trace.elapsed),
-            "stages_ms": {
-                "change": millis(trace.stages.change),
-                "trigger": millis(trace.stages.trigger),
-                "context": millis(trace.stages.context),
-                "prompt": millis(trace.stages.prompt),
-                "postprocess": millis(trace.stages.postprocess),
-            },
             "engine": trace.finish.as_ref().map(engine),
         })
     }
@@ -68,17 +65,40 @@ fn engine(finish: &Finish) -> Value {
             "decode_ms": millis(timings.decode),
             "tokens_per_second": tokens_per_second(finish),
         },
-        "speculation": {
-            "steps": speculation.steps,
-            "emitted": speculation.emitted,
-            "proposed": speculation.proposed,
-            "accepted": speculation.accepted,
-            "recovered": speculation.recovered,
-            "bonus": speculation.bonus,
-            "tokens_per_step": speculation.tokens_per_step(),
-            "acceptance_rate": speculation.acceptance_rate(),
-        },
+        "speculation": self::speculation(speculation),
     })
+}
+
+/// What the drafters did; those that proposed nothing are left out.
+pub fn speculation(stats: &SpeculationStats) -> Value {
+    let drafter = |stats: &DrafterStats| {
+        json!({
+            "steps": stats.steps,
+            "proposed": stats.proposed,
+            "accepted": stats.accepted,
+            "recovered": stats.recovered,
+            "bonus": stats.bonus,
+            "tokens_per_step": stats.tokens_per_step(),
+            "acceptance_rate": stats.acceptance_rate(),
+        })
+    };
+    let used = DrafterKind::ALL.into_iter().filter(|&it| stats.of(it).steps > 0);
+    let by_drafter: Map<String, Value> = used
+        .map(|it| (it.name().to_owned(), drafter(stats.of(it))))
+        .collect();
+    let mut report = drafter(&stats.total());
+    report["steps"] = stats.steps.into();
+    report["emitted"] = stats.emitted.into();
+    report["tokens_per_step"] = stats.tokens_per_step().into();
+    report["drafters"] = by_drafter.into();
+    for (name, nanos) in [
+        ("draft_ms", stats.draft_nanos),
+        ("verify_ms", stats.verify_nanos),
+        ("commit_ms", stats.commit_nanos),
+    ] {
+        report[name] = millis(Duration::from_nanos(nanos)).into();
+    }
+    report
 }
 
 /// Tokens per second of decoding, the first token not counted; none if there was but one.
@@ -106,7 +126,6 @@ fn range(document: &Document, range: Range<usize>) -> Value {
     json!({ "start": place(range.start), "end": place(range.end) })
 }
 
-/// Milliseconds, to the microsecond.
-pub fn millis(duration: Duration) -> f64 {
+fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -4,8 +4,6 @@
 //! the document is unknown or has changed meanwhile, a newer request took over. It is an empty list when
 //! there is nothing to suggest, so that the editor takes an older suggestion away.
 
-use std::time::Duration;
-
 use tokio::{sync::oneshot, task::JoinSet};
 use tower_lsp_server::{
     gen_lsp_types::{
@@ -22,7 +20,7 @@ use crate::{
         trigger::{self, Trigger},
     },
     document::with_lf,
-    lsp::{Server, convert, load_model},
+    lsp::{Server, convert, load_model, references},
     position::line_at,
 };
 
@@ -36,16 +34,16 @@ pub(super) async fn handle(
         selected,
         superseded,
         revision,
-        changed_in,
         remembered,
     }) = begin(server, &uri, params)
     else {
         return Ok(None);
     };
-    let mut completion = match remembered {
+    let completion = match remembered {
         Some(completion) => completion,
         None => match load_model::ready(server) {
             Some(engine) => {
+                references::refresh(server, &engine);
                 let for_task = query.clone();
                 let work = async move { complete(&engine, &for_task).await };
                 match run(work, superseded).await? {
@@ -59,7 +57,6 @@ pub(super) async fn handle(
             }
         },
     };
-    completion.trace.stages.change = changed_in;
     Ok(finish(server, &uri, &query, revision, selected, completion).map(Into::into))
 }
 
@@ -71,8 +68,6 @@ struct Request {
     superseded: oneshot::Receiver<()>,
     /// Which text of the document it is about.
     revision: u64,
-    /// How long it took to get to that text.
-    changed_in: Duration,
     /// The rest of the suggestion that the user is typing.
     remembered: Option<Completion>,
 }
@@ -123,7 +118,7 @@ fn begin(server: &Server, uri: &str, params: InlineCompletionParams) -> Option<R
     }
     let open = state.documents.get_mut(uri)?;
     let superseded = open.take_turn();
-    let (revision, changed_in) = (open.revision(), open.changed_in);
+    let revision = open.revision();
     let remembered = open
         .remembered
         .as_ref()
@@ -145,7 +140,6 @@ fn begin(server: &Server, uri: &str, params: InlineCompletionParams) -> Option<R
         selected,
         superseded,
         revision,
-        changed_in,
         remembered,
     })
 }

@@ -1,0 +1,285 @@
+//! Edit draft: an answer that rewrites a text mostly repeats it, so that text is the draft.
+//!
+//! The draft follows the original as long as the answer does. Where they part, the answer so far is aligned with the
+//! original by edit distance (Needleman and Wunsch 1970, with the distance from where they parted as the start), and a
+//! few tokens that agree in a row anchor it again. What was replaced by what is remembered: in a rename, the draft
+//! writes the new name itself from the second place on.
+
+use super::drafter::{Draft, Drafter, DrafterKind, Evidence};
+
+/// Agreeing tokens in a row that make a place certain.
+const ANCHOR: u32 = 4;
+/// An original is followed this far.
+const MAX_ORIGINAL: usize = 1 << 13;
+/// Longer replacements, on either side, are not expected to come again.
+const MAX_REPLACEMENT: usize = 8;
+/// Replacements remembered, the latest first.
+const MAX_REPLACEMENTS: usize = 16;
+/// A token for another costs as much as leaving one out and putting one in.
+const SUBSTITUTION: u32 = 2;
+
+/// Follows the original of one sequence.
+#[derive(Debug)]
+pub struct EditDraft {
+    original: Vec<u32>,
+    /// Tokens of the sequence that were read; the answer starts after the prompt.
+    n_read: usize,
+    place: Place,
+    replacements: Vec<Replacement>,
+}
+
+/// Where in the original the answer is.
+#[derive(Debug)]
+enum Place {
+    /// At this token, after so many that agreed.
+    Known { at: usize, n_agreed: usize },
+    /// Somewhere else since they parted.
+    Lost(Alignment),
+}
+
+/// All places of the original weighed against the answer since the two parted.
+#[derive(Debug)]
+struct Alignment {
+    /// Token of the original at which they parted.
+    from: usize,
+    /// Length of the sequence at that time.
+    since: usize,
+    /// For each prefix of the original, how badly the answer fits if it has got there.
+    costs: Vec<u32>,
+    /// For each prefix of the original, how many of its last tokens the answer ends with.
+    n_agreed: Vec<u32>,
+}
+
+/// Tokens that stood in the original and those that came in their place.
+#[derive(Debug, PartialEq, Eq)]
+struct Replacement {
+    old: Vec<u32>,
+    new: Vec<u32>,
+    n_seen: usize,
+    /// How often the old tokens stayed.
+    n_missed: usize,
+}
+
+impl EditDraft {
+    /// Follows `original`, tokens that stand somewhere in the prompt, through an answer after `prompt_len` tokens.
+    pub fn new(mut original: Vec<u32>, prompt_len: usize) -> Self {
+        original.truncate(MAX_ORIGINAL);
+        Self {
+            original,
+            n_read: prompt_len,
+            place: Place::Known { at: 0, n_agreed: 0 },
+            replacements: Vec::new(),
+        }
+    }
+
+    /// Takes in the last of `tokens`.
+    fn read(&mut self, tokens: &[u32]) {
+        let Some((&token, before)) = tokens.split_last() else {
+            return;
+        };
+        match &mut self.place {
+            Place::Known { at, n_agreed } => {
+                let at_before = *at;
+                if self.original.get(at_before) == Some(&token) {
+                    *at += 1;
+                    *n_agreed += 1;
+                    self.note_misses(at_before);
+                    return;
+                }
+                let mut alignment = Alignment::new(at_before, before.len(), self.original.len());
+                alignment.read(&self.original, token);
+                self.place = Place::Lost(alignment);
+            }
+            Place::Lost(alignment) => {
+                alignment.read(&self.original, token);
+                if let Some((at, n_agreed)) = alignment.best_place(ANCHOR) {
+                    let (from, since) = (alignment.from, alignment.since);
+                    self.place = Place::Known { at, n_agreed };
+                    let old = self.original.get(from..at - n_agreed);
+                    let new = tokens.get(since..tokens.len() - n_agreed);
+                    if let (Some(old), Some(new)) = (old, new) {
+                        note_replacement(&mut self.replacements, old, new);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The answer kept the original's token at `at`: replacements that begin there did not happen.
+    fn note_misses(&mut self, at: usize) {
+        let rest = &self.original[at..];
+        for replacement in &mut self.replacements {
+            let was_due = rest.starts_with(&replacement.old) && replacement.new.first() != rest.first();
+            replacement.n_missed += usize::from(was_due);
+        }
+    }
+
+    /// How the answer goes on: the rest of a replacement, the place in the original after it, and in how many tokens the
+    /// two agree before.
+    fn place(&self, tokens: &[u32]) -> (&[u32], usize, usize) {
+        let alignment = match &self.place {
+            Place::Known { at, n_agreed } => return (&[], *at, *n_agreed),
+            Place::Lost(alignment) => alignment,
+        };
+        let new = &tokens[alignment.since..];
+        if let Some(due) = self.due(alignment.from)
+            && let Some(rest) = due.new.strip_prefix(new)
+        {
+            return (rest, alignment.from + due.old.len(), new.len());
+        }
+        match alignment.best_place(1) {
+            Some((at, n_agreed)) => (&[], at, n_agreed),
+            // Nothing fits yet: as many tokens may have been replaced as have come.
+            None => (&[], alignment.from + new.len(), 0),
+        }
+    }
+
+    /// The replacement to expect at token `at` of the original.
+    fn due(&self, at: usize) -> Option<&Replacement> {
+        let rest = self.original.get(at..)?;
+        let mut replacements = self.replacements.iter();
+        replacements.find(|it| it.n_seen > it.n_missed && rest.starts_with(&it.old))
+    }
+}
+
+/// Remembers that `old` has become `new`; the latest comes first.
+fn note_replacement(replacements: &mut Vec<Replacement>, old: &[u32], new: &[u32]) {
+    let lengths = 1..=MAX_REPLACEMENT;
+    if !lengths.contains(&old.len()) || !lengths.contains(&new.len()) {
+        return;
+    }
+    let known = replacements.iter().position(|it| it.old == old && it.new == new);
+    let mut replacement = match known {
+        Some(idx) => replacements.remove(idx),
+        None => Replacement {
+            old: old.to_vec(),
+            new: new.to_vec(),
+            n_seen: 0,
+            n_missed: 0,
+        },
+    };
+    replacement.n_seen += 1;
+    replacements.insert(0, replacement);
+    replacements.truncate(MAX_REPLACEMENTS);
+}
+
+impl Alignment {
+    fn new(from: usize, since: usize, original_len: usize) -> Self {
+        Self {
+            from,
+            since,
+            costs: (0..=original_len).map(|at| at.abs_diff(from) as u32).collect(),
+            n_agreed: vec![0; original_len + 1],
+        }
+    }
+
+    /// Takes in the answer's next token.
+    fn read(&mut self, original: &[u32], token: u32) {
+        let mut diagonal = self.costs[0];
+        self.costs[0] += 1;
+        let mut agreed_before = std::mem::take(&mut self.n_agreed[0]);
+        for (idx, &other) in original.iter().enumerate() {
+            let agrees = other == token;
+            let replaced = diagonal + if agrees { 0 } else { SUBSTITUTION };
+            diagonal = self.costs[idx + 1];
+            self.costs[idx + 1] = replaced.min(diagonal + 1).min(self.costs[idx] + 1);
+            let n_agreed = if agrees { agreed_before + 1 } else { 0 };
+            agreed_before = std::mem::replace(&mut self.n_agreed[idx + 1], n_agreed);
+        }
+    }
+
+    /// The place that fits best among those before which `least` tokens agree, and how many do.
+    fn best_place(&self, least: u32) -> Option<(usize, usize)> {
+        let places = self.costs.iter().zip(&self.n_agreed).enumerate();
+        let agreeing = places.filter(|(_, (_, n_agreed))| **n_agreed >= least);
+        let best = agreeing.min_by_key(|(_, (cost, _))| **cost);
+        best.map(|(at, (_, n_agreed))| (at, *n_agreed as usize))
+    }
+}
+
+impl Drafter for EditDraft {
+    fn kind(&self) -> DrafterKind {
+        DrafterKind::Edit
+    }
+
+    fn draft(&mut self, tokens: &[u32], max_len: usize, draft: &mut Draft) {
+        draft.clear();
+        while self.n_read < tokens.len() {
+            self.n_read += 1;
+            self.read(&tokens[..self.n_read]);
+        }
+        let (rest, mut at, n_agreed) = self.place(tokens);
+        let evidence = Evidence::of_match(n_agreed);
+        for &token in &rest[..rest.len().min(max_len)] {
+            draft.push(token, evidence);
+        }
+        while draft.len() < max_len && at < self.original.len() {
+            let (n_old, new) = match self.due(at) {
+                Some(due) => (due.old.len(), &due.new[..]),
+                None => (1, &self.original[at..=at]),
+            };
+            for &token in &new[..new.len().min(max_len - draft.len())] {
+                draft.push(token, evidence);
+            }
+            at += n_old;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::Tokenizer;
+
+    /// What is drafted after each beginning of `answer`, as text, up to `len` bytes.
+    fn draft_after(original: &str, answer: &str, len: usize) -> String {
+        let tokens = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+        let mut drafter = EditDraft::new(tokens(original), 0);
+        let mut draft = Draft::default();
+        let answer = tokens(answer);
+        for end in 1..=answer.len() {
+            drafter.draft(&answer[..end], len, &mut draft);
+        }
+        Tokenizer::bytes().decode(&draft.tokens().collect::<Vec<_>>())
+    }
+
+    const ORIGINAL: &str = "fn area(width: u32, height: u32) -> u32 {\n    width * height\n}\n";
+
+    #[test]
+    fn the_original_is_the_draft() {
+        assert_eq!(draft_after(ORIGINAL, "fn a", 11), "rea(width: ");
+        assert_eq!(draft_after(ORIGINAL, ORIGINAL, 10), "");
+    }
+
+    #[test]
+    fn it_goes_on_after_an_insertion_a_removal_and_a_replacement() {
+        assert_eq!(draft_after(ORIGINAL, "pub(crate) fn ar", 8), "ea(width");
+        assert_eq!(draft_after(ORIGINAL, "fn area(heig", 8), "ht: u32)");
+        assert_eq!(draft_after(ORIGINAL, "fn area(width: u8, hei", 5), "ght: ");
+    }
+
+    #[test]
+    fn what_moved_is_found_again() {
+        assert_eq!(
+            draft_after("one\ntwo\nthree\nfour\n", "three\nfour\none\ntw", 4),
+            "o\nth"
+        );
+    }
+
+    #[test]
+    fn a_replacement_is_expected_again() {
+        let original = "let count = 1; count += 2; print(count);";
+        let draft = draft_after(original, "let total = 1; t", 100);
+        assert_eq!(draft, "otal += 2; print(total);");
+        // Where the old text stays, the replacement is given up.
+        let draft = draft_after(original, "let total = 1; count += 2; p", 100);
+        assert_eq!(draft, "rint(count);");
+    }
+
+    #[test]
+    fn any_answer_will_do() {
+        for (original, answer) in [("", "x"), ("a", "aa"), ("abc", "cab"), ("aaaa", "aabaa")] {
+            draft_after(original, answer, 5);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Open documents as texts to draft from: what is written in one is often written again in another.
+
+use std::sync::Arc;
+
+use surmise_engine::Engine;
+
+use crate::lsp::Server;
+
+/// Gives `engine` the documents that have changed since it was last given them, on a thread of its own: whoever asks for
+/// a suggestion does not wait for it. A document that is closed stays until the room is needed.
+pub(super) fn refresh(server: &Server, engine: &Arc<Engine>) {
+    let changed = server.state().documents.take_changed();
+    if changed.is_empty() {
+        return;
+    }
+    let engine = Arc::clone(engine);
+    tokio::task::spawn_blocking(move || {
+        for (uri, document) in changed {
+            let text = document.excerpt(0..document.text.len_bytes());
+            if let Err(error) = engine.set_reference(&uri, &text) {
+                tracing::debug!("no drafts from {uri}: {error}");
+            }
+        }
+    });
+}
