@@ -114,7 +114,7 @@ fn the_schema_is_printed() {
 fn eval_judges_the_same_holes_at_every_threshold() {
     let eval = || {
         let output = binary::command()
-            .args(["eval", "tests/fixtures", "--holes", "12", "--calibrate", "--json"])
+            .args(["eval", "editors", "--holes", "12", "--calibrate", "--json"])
             .args(binary::model_arguments())
             .output()
             .expect("the binary runs");
@@ -148,13 +148,15 @@ fn eval_judges_the_same_holes_at_every_threshold() {
             error: cannot read no/such/folder: No such file or directory (os error 2)
         "#]],
     );
-    check(
-        &["eval", "tests/fixtures/embedded"],
-        1,
-        expect![[r#"
-            error: no source files in tests/fixtures/embedded that could be read; a folder with code in a language that Surmise knows is expected
-        "#]],
-    );
+    std::fs::create_dir_all(binary::no_settings()).expect("an empty folder");
+    let output = binary::command()
+        .arg("eval")
+        .arg(binary::no_settings())
+        .output()
+        .expect("the binary runs");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.starts_with("error: no source files in "), "{message}");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]
