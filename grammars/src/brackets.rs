@@ -33,10 +33,14 @@ pub(crate) struct Pending {
 pub(crate) fn pending_at(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Pending> {
     let before = text::snap(rope, at.saturating_sub(WINDOW_BYTES))..at;
     let after = at..text::snap(rope, at + WINDOW_BYTES);
-    matched(
-        &brackets_in(syntax, rope, before),
-        &brackets_in(syntax, rope, after),
-    )
+    let loose = |range: Range<usize>| {
+        // A node without errors closes what it opens; only what is open at the cursor or broken is of interest.
+        let is_whole = |node: Node<'_>| {
+            range.start <= node.start_byte() && node.end_byte() <= range.end && !node.has_error()
+        };
+        collect(syntax, rope, range.clone(), &is_whole)
+    };
+    matched(&loose(before), &loose(after))
 }
 
 /// What closes a bracket of a shape.
@@ -50,6 +54,16 @@ pub(crate) fn closer(shape: char) -> char {
 
 /// The brackets of a range, by where they stand; those in strings and comments are left out if there is a tree.
 pub(crate) fn brackets_in(syntax: &Syntax, rope: &Rope, range: Range<usize>) -> Vec<Bracket> {
+    collect(syntax, rope, range, &|_| false)
+}
+
+/// The brackets of a range that are not in a node for which `skip` holds.
+fn collect(
+    syntax: &Syntax,
+    rope: &Rope,
+    range: Range<usize>,
+    skip: &dyn Fn(Node<'_>) -> bool,
+) -> Vec<Bracket> {
     let mut found = Vec::new();
     let mut add = |at: usize, token: &str| {
         for (idx, c) in token.char_indices() {
@@ -76,7 +90,7 @@ pub(crate) fn brackets_in(syntax: &Syntax, rope: &Rope, range: Range<usize>) -> 
         if inside && node.child_count() == 0 && !node.is_named() && !node.is_missing() {
             add(node.start_byte(), node.kind());
         }
-        true
+        !skip(node)
     });
     found
 }

@@ -11,6 +11,8 @@ use crate::{Syntax, text};
 
 /// Imports stand near the top of the tree: in an `#ifdef`, a `try` or a namespace at the deepest.
 const MAX_DEPTH: u32 = 5;
+/// And near the top of the file: further down, what is imported is imported for one function.
+const HEAD_BYTES: usize = 16 * 1024;
 
 /// One imported module. A statement that imports several gives several, with the same range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,24 +35,32 @@ pub struct Imports {
     pub insert_at: usize,
 }
 
-/// The imports of the text, nested ones included. Visits the top levels of the tree.
+/// The imports of the text, nested ones included, as far as they stand in its first 16 KiB. Visits the top levels of
+/// the tree there.
 pub fn imports(syntax: &Syntax, rope: &Rope) -> Imports {
     let mut items = Vec::new();
     let mut nodes: HashMap<usize, Node<'_>> = HashMap::new();
     let mut header_end = 0;
-    query::for_each_match(syntax, rope, Purpose::Imports, MAX_DEPTH, |_, captured| {
-        if let Some(header) = query::first(captured, Capture::Header) {
-            header_end = header_end.max(header.end_byte());
-        }
-        if let Some(import) = query::first(captured, Capture::Import) {
-            let module = query::first(captured, Capture::Module).unwrap_or(import);
-            items.push(Import {
-                range: text::snap_range(rope, import.byte_range()),
-                module: query::clean_name(&text::text(rope, module.byte_range())),
-            });
-            nodes.entry(import.start_byte()).or_insert(import);
-        }
-    });
+    query::for_each_match(
+        syntax,
+        rope,
+        Purpose::Imports,
+        MAX_DEPTH,
+        0..HEAD_BYTES,
+        |_, captured| {
+            if let Some(header) = query::first(captured, Capture::Header) {
+                header_end = header_end.max(header.end_byte());
+            }
+            if let Some(import) = query::first(captured, Capture::Import) {
+                let module = query::first(captured, Capture::Module).unwrap_or(import);
+                items.push(Import {
+                    range: text::snap_range(rope, import.byte_range()),
+                    module: query::clean_name(&text::text(rope, module.byte_range())),
+                });
+                nodes.entry(import.start_byte()).or_insert(import);
+            }
+        },
+    );
     items.sort_by_key(|import| (import.range.start, usize::MAX - import.range.end));
     // `local x = require "y"` is an import, and so is the call in it.
     items.dedup_by(|inner, outer| inner.module == outer.module && inner.range.end <= outer.range.end);

@@ -80,26 +80,33 @@ pub struct Definition {
 /// Visits the upper levels of the whole tree: for background work, not for every key.
 pub fn outline(syntax: &Syntax, rope: &Rope) -> Vec<Definition> {
     let mut found: Vec<(usize, Definition)> = Vec::new();
-    query::for_each_match(syntax, rope, Purpose::Outline, MAX_DEPTH, |pattern, captured| {
-        let whole = captured.iter().find_map(|&(capture, node)| match capture {
-            Capture::Definition(kind) => Some((kind, node)),
-            _ => None,
-        });
-        let Parts { name, body } = Parts::of(captured);
-        if let (Some((kind, node)), Some(name)) = (whole, name) {
-            let name_range = text::snap_range(rope, name.byte_range());
-            let definition = Definition {
-                kind,
-                name: query::clean_name(&text::text(rope, name_range.clone())),
-                name_range,
-                range: text::snap_range(rope, node.byte_range()),
-                signature: signature(rope, kind, node, body),
-                body: body.map(|body| text::snap_range(rope, body.byte_range())),
-                depth: 0,
-            };
-            found.push((pattern, definition));
-        }
-    });
+    query::for_each_match(
+        syntax,
+        rope,
+        Purpose::Outline,
+        MAX_DEPTH,
+        query::EVERYWHERE,
+        |pattern, captured| {
+            let whole = captured.iter().find_map(|&(capture, node)| match capture {
+                Capture::Definition(kind) => Some((kind, node)),
+                _ => None,
+            });
+            let Parts { name, body } = Parts::of(captured);
+            if let (Some((kind, node)), Some(name)) = (whole, name) {
+                let name_range = text::snap_range(rope, name.byte_range());
+                let definition = Definition {
+                    kind,
+                    name: query::clean_name(&text::text(rope, name_range.clone())),
+                    name_range,
+                    range: text::snap_range(rope, node.byte_range()),
+                    signature: signature(rope, kind, node, body),
+                    body: body.map(|body| text::snap_range(rope, body.byte_range())),
+                    depth: 0,
+                };
+                found.push((pattern, definition));
+            }
+        },
+    );
     // The first pattern that names something wins.
     found.sort_by_key(|(pattern, definition)| (definition.name_range.start, *pattern));
     found.dedup_by_key(|(_, definition)| definition.name_range.clone());

@@ -14,6 +14,9 @@ use crate::outline::DefinitionKind;
 use crate::scope::ScopeKind;
 use crate::{Language, Syntax, text};
 
+/// The bytes of any text.
+pub(crate) const EVERYWHERE: Range<usize> = 0..usize::MAX;
+
 /// What a query is for: the name of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -154,16 +157,18 @@ impl LoadedQuery {
     }
 
     /// Calls `visit` with every match whose whole is at most `max_depth` levels below `node`: which pattern it
-    /// is of, counted from 0 with inherited ones first, and what it captured.
+    /// is of, counted from 0 with inherited ones first, and what it captured. Looks at the nodes that touch `range`.
     pub(crate) fn for_each_match<'tree>(
         &'static self,
         node: Node<'tree>,
         rope: &Rope,
         max_depth: u32,
+        range: Range<usize>,
         mut visit: impl FnMut(usize, &[(Capture, Node<'tree>)]),
     ) {
         let mut cursor = QueryCursor::new();
         cursor.set_max_start_depth(Some(max_depth));
+        cursor.set_byte_range(range);
         let text_of = |node: Node<'_>| {
             let range = text::snap_range(rope, node.byte_range());
             rope.byte_slice(range).chunks().map(str::as_bytes)
@@ -206,16 +211,17 @@ pub(crate) fn first<'tree>(captured: &[(Capture, Node<'tree>)], role: Capture) -
         .map(|&(_, node)| node)
 }
 
-/// Runs the query of `syntax`'s language for `purpose` over its whole tree, if there are both.
+/// Runs the query of `syntax`'s language for `purpose` over its tree as far as `range` reaches, if there are both.
 pub(crate) fn for_each_match<'tree>(
     syntax: &'tree Syntax,
     rope: &Rope,
     purpose: Purpose,
     max_depth: u32,
+    range: Range<usize>,
     visit: impl FnMut(usize, &[(Capture, Node<'tree>)]),
 ) {
     if let (Some(tree), Some(query)) = (syntax.tree(), LoadedQuery::get(syntax.language(), purpose)) {
-        query.for_each_match(tree.root_node(), rope, max_depth, visit);
+        query.for_each_match(tree.root_node(), rope, max_depth, range, visit);
     }
 }
 

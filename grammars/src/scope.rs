@@ -5,7 +5,7 @@ use std::ops::Range;
 use ropey::Rope;
 use tree_sitter::Node;
 
-use crate::query::{self, Capture, LoadedQuery, Parts, Purpose};
+use crate::query::{self, Capture, EVERYWHERE, LoadedQuery, Parts, Purpose};
 use crate::{Language, Syntax, brackets, text};
 
 /// What kind of construct a scope is.
@@ -112,7 +112,7 @@ fn scopes_in(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
         if node.start_byte() == at {
             continue;
         }
-        query.for_each_match(node, rope, 0, |_, captured| {
+        query.for_each_match(node, rope, 0, EVERYWHERE, |_, captured| {
             let whole = captured.iter().find_map(|&(capture, found)| match capture {
                 Capture::Scope(kind) if found == node => Some(kind),
                 _ => None,
