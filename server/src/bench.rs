@@ -4,6 +4,8 @@
 
 mod bandwidth;
 pub mod chart;
+pub mod latency;
 mod resident_memory;
 pub mod speed;
 pub mod spread;
+pub mod startup;

@@ -127,11 +127,23 @@ struct BenchArgs {
     /// Begin no new round after so many seconds.
     #[arg(long, value_name = "S", default_value_t = 45)]
     seconds: u64,
+    /// Measure how long a user waits instead: somebody's typing, replayed through the language server.
+    #[arg(long, conflicts_with = "startup")]
+    latency: bool,
+    /// Requests of that trace.
+    #[arg(long, value_name = "N", default_value_t = 600, requires = "latency")]
+    requests: usize,
+    /// Lines of the document that is typed in.
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "latency")]
+    lines: usize,
+    /// Measure how long it takes from the start of the program to a first token instead.
+    #[arg(long)]
+    startup: bool,
     /// Print everything as JSON.
     #[arg(long)]
     json: bool,
     /// Draw the cost of wide steps and the gain of batches.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["latency", "startup"])]
     plot: Option<PathBuf>,
 }
 
@@ -241,6 +253,9 @@ pub enum CliError {
         /// What the system said.
         source: io::Error,
     },
+    /// A benchmark came to no end.
+    #[error("the benchmark did not work")]
+    Bench(#[source] io::Error),
     /// The terminal or the pipe is gone.
     #[error("cannot write")]
     Write(#[from] io::Error),

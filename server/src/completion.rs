@@ -16,7 +16,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 use surmise_engine::{
-    Engine,
+    Engine, Generation,
     request::{Event, Finish, Prompt, Request, SamplingParams, Speculation, StopCondition},
     speculative::drafter::DrafterKind,
 };
@@ -81,6 +81,8 @@ pub struct Trace {
     pub reused: bool,
     /// What the engine says about its part; none if it did not run to an end.
     pub finish: Option<Finish>,
+    /// Where the rest of the time went.
+    pub stages: Stages,
     /// All of it.
     pub elapsed: Duration,
 }
@@ -99,6 +101,21 @@ pub struct TracedToken {
 
 fn drafter_name<S: Serializer>(drafter: &Option<DrafterKind>, serializer: S) -> Result<S::Ok, S::Error> {
     drafter.map(DrafterKind::name).serialize(serializer)
+}
+
+/// How long each stage of a completion took, the engine's own apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stages {
+    /// Applying the change before it to the text and its tree; zero where there was none.
+    pub change: Duration,
+    /// Deciding whether and how far to suggest.
+    pub trigger: Duration,
+    /// Gathering the context.
+    pub context: Duration,
+    /// Laying the prompt out and handing it to the engine as tokens.
+    pub prompt: Duration,
+    /// Making a suggestion of what the model wrote.
+    pub postprocess: Duration,
 }
 
 /// Runs a query from start to end. Dropping the future stops the generation.
@@ -121,11 +138,15 @@ async fn run(engine: &Engine, query: &Query, trace: &mut Trace) -> Result<Sugges
         config,
         ..
     } = query;
-    let extent = trigger::decide(document, *at, *trigger, config)?;
+    let mut lap = Lap::begin();
+    let extent = trigger::decide(document, *at, *trigger, config);
+    trace.stages.trigger = lap.end();
+    let extent = extent?;
     trace.extent = Some(extent);
     let context = context::gather(query, prompt::budget(engine, config), &|text| {
         prompt::cost(engine, text)
     });
+    trace.stages.context = lap.end();
     let request = Request {
         prompt: Prompt::Fim(prompt::build(context)),
         sampling: query.sampling.clone(),
@@ -141,9 +162,14 @@ async fn run(engine: &Engine, query: &Query, trace: &mut Trace) -> Result<Sugges
         logprobs: &[],
         invoked: *trigger == Trigger::Invoked,
     };
-    let logprobs = generate(engine, request, &candidate, trace).await?;
+    let generation = engine.generate(request);
+    trace.stages.prompt = lap.end();
+    let logprobs = read(engine, generation, &candidate, trace).await?;
     candidate.logprobs = &logprobs;
-    let text = postprocess(&candidate, &trace.generated, &mut trace.steps)?.to_owned();
+    let mut lap = Lap::begin();
+    let text = postprocess(&candidate, &trace.generated, &mut trace.steps).map(str::to_owned);
+    trace.stages.postprocess = lap.end();
+    let text = text?;
     trace.confidence = postprocess::check_confidence::confidence(&logprobs, text.len());
     Ok(Suggestion {
         range: *at..*at,
@@ -166,13 +192,12 @@ fn stop_condition(extent: Extent, config: &CompletionConfig) -> StopCondition {
 
 /// Reads the model's text into `trace` until it ends or reaches far enough. Returns the tokens' logarithmic
 /// probabilities, each with the byte at which the token's text ends.
-async fn generate(
+async fn read(
     engine: &Engine,
-    request: Request,
+    mut generation: Generation,
     candidate: &Candidate<'_>,
     trace: &mut Trace,
 ) -> Result<Vec<(usize, f32)>, Withheld> {
-    let mut generation = engine.generate(request);
     let mut logprobs = Vec::new();
     let mut enough = false;
     while let Some(event) = generation.next().await {
@@ -206,4 +231,19 @@ async fn generate(
         }
     }
     Ok(logprobs)
+}
+
+/// A stopwatch for one stage after another.
+struct Lap(Instant);
+
+impl Lap {
+    fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since the last one ended.
+    fn end(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.0, now)
+    }
 }

@@ -1,6 +1,10 @@
 //! The documents that the editor has open, with what we remember about the suggestions in each.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 
@@ -29,6 +33,8 @@ pub struct OpenDocument {
     revision: u64,
     /// The text that the engine was last given to draft from.
     given: Option<u64>,
+    /// How long the last change took to apply, the tree's part included.
+    pub changed_in: Duration,
     /// Text and place that a suggestion is being, or was last, prepared for in the background.
     prepared_for: Option<(u64, usize)>,
     /// Held for the newest request; dropping it tells that request that it has been superseded.
@@ -53,6 +59,7 @@ impl DocumentStore {
             last: None,
             revision: 0,
             given: None,
+            changed_in: Duration::ZERO,
             prepared_for: None,
             turn: None,
         };
@@ -70,11 +77,15 @@ impl DocumentStore {
         encoding: Encoding,
     ) -> bool {
         let Some(OpenDocument {
-            document, revision, ..
+            document,
+            revision,
+            changed_in,
+            ..
         }) = self.open.get_mut(uri)
         else {
             return false;
         };
+        let started = Instant::now();
         for change in changes {
             match change.range {
                 None => document.replace_all(&change.text),
@@ -87,6 +98,7 @@ impl DocumentStore {
         }
         document.version = version;
         *revision += 1;
+        *changed_in = started.elapsed();
         true
     }
 

@@ -39,3 +39,29 @@ fn one_round_measures_everything() {
         assert!(value.is_some_and(|value| value > 0.0), "{pointer}: {value:?}");
     }
 }
+
+#[test]
+fn a_start_is_measured_in_a_process_of_its_own() {
+    let report = bench(&["--startup", "--rounds", "1"]);
+    for pointer in [
+        "/warm/total_ms/median",
+        "/warm/load_ms/median",
+        "/warm/first_token_ms/median",
+        "/process_ms/median",
+    ] {
+        let value = report.pointer(pointer).and_then(Value::as_f64);
+        assert!(value.is_some_and(|value| value > 0.0), "{pointer}: {value:?}");
+    }
+}
+
+#[test]
+fn a_trace_of_typing_reuses_what_was_read() {
+    let report = bench(&["--latency", "--requests", "60", "--lines", "300"]);
+    assert_eq!(report["kinds"][0]["name"], "typing on");
+    let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_f64).expect(pointer);
+    assert!(number("/n_requests") >= 60.0);
+    assert!(number("/total_ms/p50") > 0.0);
+    assert!(number("/total_ms/p95") >= number("/without_model_ms/p95"));
+    // One more character costs few tokens, whatever the machine.
+    assert!(number("/kinds/0/computed_tokens") < number("/kinds/0/reused_tokens"));
+}

@@ -1,6 +1,8 @@
 //! `surmise bench`: which benchmark is run, and where its answer goes.
 
-mod speed;
+mod latency_table;
+mod speed_table;
+mod startup_table;
 mod table;
 
 use std::{
@@ -15,30 +17,55 @@ use serde_json::{Value, json};
 use crate::{
     bench::{
         chart::{Chart, svg},
-        speed::{Effort, measure},
+        latency, speed,
+        speed::Effort,
+        startup,
     },
     cli::{BenchArgs, CliError, progress, settings, style::Style},
-    config::Layer,
+    config::{Config, Layer},
     model,
 };
 
 pub(super) fn run(args: &BenchArgs) -> Result<i32, CliError> {
     let config = settings(layer(args))?;
+    if args.latency {
+        run_latency(args, &config)?;
+    } else if args.startup {
+        let startup = startup::measure(&config.model, args.rounds.into()).map_err(CliError::Bench)?;
+        print(args.json, &startup, |style| {
+            startup_table::render(&startup, style)
+        })?;
+    } else {
+        run_speed(args, &config)?;
+    }
+    Ok(0)
+}
+
+fn run_speed(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
     let effort = Effort {
         n_rounds: args.rounds.into(),
         time: Duration::from_secs(args.seconds),
     };
     let show_progress = |n_rounds: usize| progress(&format!("round {n_rounds} of {} done", effort.n_rounds));
-    let speed = measure(
-        &model::source(&config)?,
+    let speed = speed::measure(
+        &model::source(config)?,
         model::options(&config.engine),
         effort,
         &show_progress,
     )?;
     progress("");
     plot(args.plot.as_deref(), &speed.charts())?;
-    print(args.json, &speed, |style| speed::table(&speed, style))?;
-    Ok(0)
+    print(args.json, &speed, |style| speed_table::render(&speed, style))
+}
+
+fn run_latency(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
+    let show_progress = |n_done: usize| progress(&format!("{n_done} of {} requests", args.requests));
+    let latency =
+        latency::measure(config, args.lines, args.requests, &show_progress).map_err(CliError::Bench)?;
+    progress("");
+    print(args.json, &latency, |style| {
+        latency_table::render(&latency, style)
+    })
 }
 
 /// The settings that the command line has an option for.

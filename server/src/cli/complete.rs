@@ -11,7 +11,7 @@ use surmise_engine::request::SamplingParams;
 
 use crate::{
     cli::{CliError, CompleteArgs, ExtentArg, Place, render, settings, style::Style, trace},
-    completion::{Completion, Query, complete, trigger::Trigger, withheld::Withheld},
+    completion::{Completion, Query, complete, report::millis, trigger::Trigger, withheld::Withheld},
     config::{Config, Layer},
     document::Document,
     model,
@@ -35,8 +35,7 @@ pub(super) fn run(args: &CompleteArgs) -> Result<i32, CliError> {
         let mut report = completion.report(&query.document);
         report["file"] = args.place.file.to_string_lossy().into();
         report["position"] = json!({ "line": args.place.line, "column": args.place.column });
-        report["model"] =
-            json!({ "name": engine.info().model_name, "load_ms": load_time.as_millis() as u64 });
+        report["model"] = json!({ "name": engine.info().model_name, "load_ms": millis(load_time) });
         writeln!(out, "{report:#}")?;
     } else {
         let style = Style::new(out.is_terminal());

@@ -39,6 +39,13 @@ impl Completion {
             "tokens": trace.tokens,
             "drafted_tokens": trace.tokens.iter().filter(|it| it.drafter.is_some()).count(),
             "elapsed_ms": millis(trace.elapsed),
+            "stages_ms": {
+                "change": millis(trace.stages.change),
+                "trigger": millis(trace.stages.trigger),
+                "context": millis(trace.stages.context),
+                "prompt": millis(trace.stages.prompt),
+                "postprocess": millis(trace.stages.postprocess),
+            },
             "engine": trace.finish.as_ref().map(engine),
         })
     }
@@ -126,6 +133,7 @@ fn range(document: &Document, range: Range<usize>) -> Value {
     json!({ "start": place(range.start), "end": place(range.end) })
 }
 
-fn millis(duration: Duration) -> f64 {
+/// Milliseconds, to the microsecond.
+pub fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }

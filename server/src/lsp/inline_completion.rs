@@ -4,6 +4,8 @@
 //! the document is unknown or has changed meanwhile, a newer request took over. It is an empty list when
 //! there is nothing to suggest, so that the editor takes an older suggestion away.
 
+use std::time::Duration;
+
 use tokio::{sync::oneshot, task::JoinSet};
 use tower_lsp_server::{
     gen_lsp_types::{
@@ -34,12 +36,13 @@ pub(super) async fn handle(
         selected,
         superseded,
         revision,
+        changed_in,
         remembered,
     }) = begin(server, &uri, params)
     else {
         return Ok(None);
     };
-    let completion = match remembered {
+    let mut completion = match remembered {
         Some(completion) => completion,
         None => match load_model::ready(server) {
             Some(engine) => {
@@ -57,6 +60,7 @@ pub(super) async fn handle(
             }
         },
     };
+    completion.trace.stages.change = changed_in;
     Ok(finish(server, &uri, &query, revision, selected, completion).map(Into::into))
 }
 
@@ -68,6 +72,8 @@ struct Request {
     superseded: oneshot::Receiver<()>,
     /// Which text of the document it is about.
     revision: u64,
+    /// How long it took to get to that text.
+    changed_in: Duration,
     /// The rest of the suggestion that the user is typing.
     remembered: Option<Completion>,
 }
@@ -118,7 +124,7 @@ fn begin(server: &Server, uri: &str, params: InlineCompletionParams) -> Option<R
     }
     let open = state.documents.get_mut(uri)?;
     let superseded = open.take_turn();
-    let revision = open.revision();
+    let (revision, changed_in) = (open.revision(), open.changed_in);
     let remembered = open
         .remembered
         .as_ref()
@@ -140,6 +146,7 @@ fn begin(server: &Server, uri: &str, params: InlineCompletionParams) -> Option<R
         selected,
         superseded,
         revision,
+        changed_in,
         remembered,
     })
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A screenful for a terminal.
-pub(super) fn table(speed: &Speed, style: Style) -> String {
+pub(super) fn render(speed: &Speed, style: Style) -> String {
     let Style { faint, reset, .. } = style;
     let Speed {
         model: ModelFacts {
