@@ -17,7 +17,7 @@ use surmise_engine::{
     copy::CopyPredictor,
     fim::FimTemplate,
     kv_cache::{CachedSequence, KvCache},
-    model::{Batch, Model, Row, load_model, transformer::Transformer},
+    model::{Batch, Checkpoint, Model, Row, load_model, transformer::Transformer},
     request::{CopyMixing, FimPrompt, Prompt, Request, SamplingParams, StopCondition},
     tokenizer::Tokenizer,
     weights::Gguf,
@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let places = setup.places(&args)?;
     let chosen = places.iter().skip(usize::from(!args.fit)).step_by(2);
     if args.fit {
-        let mut model = load_model(&gguf, 2)?;
+        let mut model = load_model(&Checkpoint::from_gguf(&gguf)?, 2)?;
         let mut rows = Vec::new();
         for place in chosen {
             setup.true_tokens(&mut model, place, &mut rows)?;

@@ -19,7 +19,7 @@ use crate::{
     error::EngineError,
     fim::FimTemplate,
     kv_cache::{BLOCK_LEN, CacheType, KvCache},
-    model::{Model, ModelConfig, load_model},
+    model::{Checkpoint, Model, load_model},
     request::{CopyMixing, Event, Finish, GeneratedToken, Prompt, Request},
     scheduler::StepLimits,
     sequence::{Output, Sequence},
@@ -139,7 +139,8 @@ impl Engine {
         }
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let fim = FimTemplate::from_gguf(&gguf, &tokenizer);
-        let vocab = ModelConfig::from_gguf(&gguf)?.vocab;
+        let checkpoint = Checkpoint::from_gguf(&gguf)?;
+        let vocab = checkpoint.config().vocab;
         if tokenizer.vocab_size() > vocab {
             return Err(EngineError::BadFile {
                 path: gguf.path().into(),
@@ -150,7 +151,7 @@ impl Engine {
                 ),
             });
         }
-        let model = load_model(&gguf, n_threads(options.threads))?;
+        let model = load_model(&checkpoint, n_threads(options.threads))?;
         let mut engine = Self::start(Box::new(model), Arc::new(tokenizer), fim, options)?;
         engine.info.copies = gguf.metadata().get_bool("surmise.copy")?.unwrap_or(false);
         Ok(engine)

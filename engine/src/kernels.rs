@@ -4,6 +4,7 @@
 //! beside it: each (row, output) has its own accumulators and a fixed order of additions, so a step that
 //! verifies drafts gives the same bits as steps of one token.
 
+pub(crate) mod activation;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -1,28 +1,35 @@
 //! What a model is to the engine: a configuration, and one forward pass over a batch of rows.
 
+mod checkpoint;
 mod config;
+mod family;
+mod mxfp4;
+mod names;
 pub mod reference;
+pub mod rope;
 pub mod scripted;
 pub mod transformer;
 
-use crate::{
-    error::EngineError, kernels::Isa, kv_cache::KvCache, model::transformer::Transformer, weights::Gguf,
-};
+pub use checkpoint::Checkpoint;
+pub use rope::{Rope, RopePairing};
 
-/// Makes the model that `gguf` describes, on `n_threads` threads of the CPU.
+use crate::{error::EngineError, kernels::Isa, kv_cache::KvCache, model::transformer::Transformer};
+
+/// Makes the model that `checkpoint` describes, on `n_threads` threads of the CPU.
 ///
 /// # Errors
-/// As [`ModelConfig::from_gguf`] and [`Transformer::load`].
-pub fn load_model(gguf: &Gguf, n_threads: usize) -> Result<Transformer, EngineError> {
-    Transformer::load(gguf, ModelConfig::from_gguf(gguf)?, n_threads, Isa::detect())
+/// As [`Transformer::load`].
+pub fn load_model(checkpoint: &Checkpoint, n_threads: usize) -> Result<Transformer, EngineError> {
+    let config = checkpoint.config().clone();
+    Transformer::load(checkpoint.weights(), config, n_threads, Isa::detect())
 }
 
-/// Shape and constants of a transformer, read from the file's metadata.
+/// Shape and constants of a transformer: all that the forward pass knows about a family.
 ///
 /// Names follow `house-style`: `hidden` is the width of the residual stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// Architecture as the file names it, such as `qwen3`.
+    /// Architecture as GGUF names it, such as `qwen3`.
     pub architecture: String,
     /// Number of tokens in the vocabulary.
     pub vocab: usize,
@@ -36,27 +43,104 @@ pub struct ModelConfig {
     pub n_kv_heads: usize,
     /// Width of one head.
     pub head_dim: usize,
-    /// Width of the feed-forward layer.
+    /// Width of the feed-forward layer, or of one expert.
     pub feed_forward: usize,
     /// Positions the model was trained for.
     pub context_length: usize,
-    /// Epsilon inside every RMS norm.
-    pub rms_norm_eps: f32,
-    /// Base of the rotary embedding's frequencies.
-    pub rope_theta: f32,
-    /// What positions are divided by before the rotation; 1 without linear scaling.
-    pub rope_scale: f32,
-    /// Which pairs of a head are rotated together.
-    pub rope_pairing: RopePairing,
+    /// What every norm of the residual stream does.
+    pub norm: Norm,
+    /// What happens between the two products of a feed-forward layer.
+    pub activation: Activation,
+    /// Feed-forward layers that a row can choose from, if there are several.
+    pub experts: Option<ExpertChoice>,
+    /// Multiplies every attention score.
+    pub attention_scale: f32,
+    /// Multiplies the embedding.
+    pub embedding_scale: f32,
+    /// Multiplies what each half of a layer adds to the residual stream.
+    pub residual_scale: f32,
+    /// Multiplies the logits.
+    pub logit_scale: f32,
+    /// Rotary embeddings that layers choose from.
+    pub ropes: Vec<Rope>,
+    /// What differs from layer to layer, `n_layers` of them.
+    pub layers: Vec<LayerConfig>,
 }
 
-/// Which two numbers of a head form one rotated pair.
+impl ModelConfig {
+    /// A configuration without weights to go with it: the shape of a cache, and one query head for each key head.
+    pub(crate) fn bare(architecture: &str, n_layers: usize, n_heads: usize, head_dim: usize) -> Self {
+        Self {
+            architecture: architecture.into(),
+            vocab: 16,
+            hidden: n_heads * head_dim,
+            n_layers,
+            n_heads,
+            n_kv_heads: n_heads,
+            head_dim,
+            feed_forward: n_heads * head_dim,
+            context_length: 4096,
+            norm: Norm {
+                subtracts_mean: false,
+                epsilon: 1e-6,
+                weight_offset: 0.0,
+            },
+            activation: Activation::SwiGlu,
+            experts: None,
+            attention_scale: 1.0,
+            embedding_scale: 1.0,
+            residual_scale: 1.0,
+            logit_scale: 1.0,
+            ropes: Vec::new(),
+            layers: Vec::new(),
+        }
+    }
+}
+
+/// A norm of the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norm {
+    /// Whether the mean is subtracted first (layer norm) or not (RMS norm). Norms of single heads never do.
+    pub subtracts_mean: bool,
+    /// Number under the root.
+    pub epsilon: f32,
+    /// What is added to the weights in the file: 1 where they are stored as differences from 1.
+    pub weight_offset: f32,
+}
+
+/// What a feed-forward layer does to `gate` and `up`, the results of its first products.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Activation {
+    /// `silu(gate) * up`.
+    SwiGlu,
+    /// `gelu(gate) * up`, with the tanh form of gelu.
+    GeGlu,
+    /// `gelu(up)`; there is no gate.
+    Gelu,
+    /// `gate * sigmoid(1.702 gate) * (up + 1)`, with the gate at most `limit` and `up` within it on both sides.
+    ClampedSwiGlu {
+        /// Largest magnitude.
+        limit: f32,
+    },
+}
+
+/// How many feed-forward layers there are, and how many of them a row runs. Their results are mixed by the softmax of
+/// the chosen ones' scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopePairing {
-    /// `(0, 1), (2, 3), ...`: Llama files, whose rows were permuted when they were converted.
-    Adjacent,
-    /// `(0, d/2), (1, d/2 + 1), ...`: Qwen files, as GPT-NeoX does it.
-    Halves,
+pub struct ExpertChoice {
+    /// Experts of a layer.
+    pub n_experts: usize,
+    /// Experts that one row runs, those with the highest scores.
+    pub n_chosen: usize,
+}
+
+/// What differs from layer to layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerConfig {
+    /// A row sees only this many of the last positions, its own included.
+    pub window: Option<usize>,
+    /// Which of [`ModelConfig::ropes`] turns its heads.
+    pub rope_idx: usize,
 }
 
 /// One token to run: a row of the forward pass.

@@ -8,7 +8,7 @@ use crate::{
     error::EngineError,
     kernels::Isa,
     kv_cache::{BLOCK_LEN, CachedSequence, KvCache},
-    model::{Batch, Model, Row, load_model, transformer::Transformer},
+    model::{Batch, Checkpoint, Model, Row, load_model, transformer::Transformer},
     weights::Gguf,
 };
 
@@ -38,7 +38,7 @@ impl StepTimer {
     ) -> Result<Self, EngineError> {
         let gguf = Gguf::open(source)?;
         let n_threads = n_threads(options.threads);
-        let model = load_model(&gguf, n_threads)?;
+        let model = load_model(&Checkpoint::from_gguf(&gguf)?, n_threads)?;
         let n_blocks = (context_len + max_rows).div_ceil(BLOCK_LEN);
         let mut cache = KvCache::with_type(model.config(), n_blocks, options.kv_cache_type);
         let mut sequence = CachedSequence::default();

@@ -1,8 +1,9 @@
 //! Model weights: tensors by name, read in place from a mapped file or from the program itself.
 //!
-//! [`gguf`] reads the file; what the numbers in a block mean is the kernels' business.
+//! [`gguf`] and [`safetensors`] read the files; what the numbers in a block mean is the kernels' business.
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     fmt, io,
     ops::{Deref, Range},
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use crate::error::EngineError;
 pub mod ggml_type;
 pub mod gguf;
 pub mod metadata;
+pub mod safetensors;
 
 pub use ggml_type::GgmlType;
 pub use gguf::Gguf;
@@ -181,6 +183,22 @@ impl Tensor {
         &self.data
     }
 
+    /// Rows `rows`, counted over all dimensions but the last, as a matrix.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        let n_cols = self.shape[self.shape.len() - 1];
+        let n_rows = self.n_elements() / n_cols;
+        let row_bytes = self.data.len() / n_rows;
+        Self {
+            name: self.name.clone(),
+            dtype: self.dtype,
+            shape: vec![rows.len(), n_cols],
+            data: self.data.slice(rows.start * row_bytes..rows.end * row_bytes),
+        }
+    }
+
     /// Number of elements: the product of the shape.
     pub fn n_elements(&self) -> usize {
         self.shape.iter().product()
@@ -190,5 +208,97 @@ impl Tensor {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor({}: {} {:?})", self.name, self.dtype.name(), self.shape)
+    }
+}
+
+/// The tensors of a model by name. A clone shares their bytes.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    path: PathBuf,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Weights {
+    /// Collects tensors under their own names.
+    ///
+    /// # Errors
+    /// [`EngineError::BadFile`] for a name that is there twice.
+    pub fn new(path: &Path, tensors: impl IntoIterator<Item = Tensor>) -> Result<Self, EngineError> {
+        let mut weights = Self {
+            path: path.into(),
+            tensors: BTreeMap::new(),
+        };
+        for tensor in tensors {
+            weights.insert(tensor.name.clone(), tensor)?;
+        }
+        Ok(weights)
+    }
+
+    /// File or folder that they come from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// A tensor by name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// A tensor that must be there.
+    ///
+    /// # Errors
+    /// [`EngineError::BadFile`] that names the tensor if it is not.
+    pub fn require(&self, name: &str) -> Result<&Tensor, EngineError> {
+        self.get(name)
+            .ok_or_else(|| self.bad(name, "the tensor is missing".into()))
+    }
+
+    /// Takes a tensor out.
+    pub fn take(&mut self, name: &str) -> Option<Tensor> {
+        self.tensors.remove(name)
+    }
+
+    /// Puts a tensor in.
+    ///
+    /// # Errors
+    /// [`EngineError::BadFile`] if the name is taken.
+    pub fn insert(&mut self, name: String, tensor: Tensor) -> Result<(), EngineError> {
+        match self.tensors.entry(name) {
+            Entry::Vacant(entry) => {
+                entry.insert(tensor);
+                Ok(())
+            }
+            Entry::Occupied(entry) => {
+                let name = entry.key().clone();
+                Err(self.bad(&name, "the name is there twice".into()))
+            }
+        }
+    }
+
+    /// Gives every tensor the name that `rename` has for it, and drops those without one.
+    ///
+    /// # Errors
+    /// [`EngineError::BadFile`] if two get the same name.
+    pub fn rename(&mut self, rename: impl Fn(&str) -> Option<String>) -> Result<(), EngineError> {
+        for (name, tensor) in std::mem::take(&mut self.tensors) {
+            if let Some(name) = rename(&name) {
+                self.insert(name, tensor)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An error about the tensor `name`.
+    pub(crate) fn bad(&self, name: &str, reason: String) -> EngineError {
+        EngineError::BadFile {
+            path: self.path.clone(),
+            field: format!("tensor `{name}`"),
+            reason,
+        }
     }
 }

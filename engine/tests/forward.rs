@@ -12,7 +12,7 @@ use surmise_engine::{
     EngineError,
     kernels::Isa,
     kv_cache::{CacheType, CachedSequence, KvCache},
-    model::{Batch, Model, ModelConfig, Row, reference, transformer::Transformer},
+    model::{Batch, Checkpoint, Model, Row, reference, transformer::Transformer},
     weights::{Gguf, WeightSource},
 };
 
@@ -32,8 +32,9 @@ fn fixture(model: &str) -> PathBuf {
         .join(model)
 }
 
-fn open(path: PathBuf) -> Gguf {
-    Gguf::open(WeightSource::File(path)).unwrap()
+fn open(path: PathBuf) -> Checkpoint {
+    let gguf = Gguf::open(WeightSource::File(path)).unwrap();
+    Checkpoint::from_gguf(&gguf).unwrap()
 }
 
 fn expected(model: &str, name: &str) -> (Vec<u32>, Vec<f32>) {
@@ -89,12 +90,13 @@ fn run(
     all
 }
 
-fn load(gguf: &Gguf, isa: Isa) -> Transformer {
-    Transformer::load(gguf, ModelConfig::from_gguf(gguf).unwrap(), 2, isa).unwrap()
+fn load(checkpoint: &Checkpoint, isa: Isa) -> Transformer {
+    let config = checkpoint.config().clone();
+    Transformer::load(checkpoint.weights(), config, 2, isa).unwrap()
 }
 
-fn f32_logits(gguf: &Gguf, isa: Isa, tokens: &[u32]) -> Vec<f32> {
-    let mut model = load(gguf, isa);
+fn f32_logits(checkpoint: &Checkpoint, isa: Isa, tokens: &[u32]) -> Vec<f32> {
+    let mut model = load(checkpoint, isa);
     let mut cache = KvCache::with_type(model.config(), 8, CacheType::F32);
     run(&mut model, &mut cache, &mut CachedSequence::default(), tokens, 17)
 }
@@ -109,32 +111,70 @@ fn root_mean_square_difference(a: &[f32], b: &[f32]) -> f32 {
     (a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / a.len() as f32).sqrt()
 }
 
+/// What differs between a family's logits in a GGUF file or a folder and those of transformers.
+fn check_logits(at: &str, checkpoint: &Checkpoint, model: &str) {
+    let (tokens, expected) = expected(model, "logits");
+    for isa in [Isa::detect(), Isa::PORTABLE] {
+        let worst = largest_difference(&f32_logits(checkpoint, isa, &tokens), &expected);
+        assert!(worst < F32_TOLERANCE, "{at} on {}: {worst:e} off", isa.name());
+    }
+    let worst = largest_difference(&reference::logits(checkpoint, &tokens).unwrap(), &expected);
+    assert!(worst < F32_TOLERANCE, "{at} on candle: {worst:e} off");
+}
+
 #[test]
-fn every_family_gives_the_logits_of_transformers() {
-    for model in ["llama3", "qwen2", "r1-distill-qwen", "qwen3"] {
-        let (tokens, expected) = expected(model, "logits");
-        let gguf = open(fixture(model).join("bf16.gguf"));
-        for isa in [Isa::detect(), Isa::PORTABLE] {
-            let worst = largest_difference(&f32_logits(&gguf, isa, &tokens), &expected);
-            assert!(worst < F32_TOLERANCE, "{model} on {}: {worst:e} off", isa.name());
-        }
-        let config = ModelConfig::from_gguf(&gguf).unwrap();
-        let worst = largest_difference(&reference::logits(&gguf, &config, &tokens).unwrap(), &expected);
-        assert!(worst < F32_TOLERANCE, "{model} on candle: {worst:e} off");
+fn every_family_gives_the_logits_of_transformers_from_gguf() {
+    for model in [
+        "llama3",
+        "qwen2",
+        "r1-distill-qwen",
+        "qwen3",
+        "qwen3-moe",
+        "granite",
+        "phi3",
+        "phi3-long",
+        "gemma3",
+        "starcoder2-nowindow",
+    ] {
+        let checkpoint = open(fixture(model).join("bf16.gguf"));
+        check_logits(&format!("{model}, GGUF"), &checkpoint, model);
+    }
+}
+
+#[test]
+fn every_family_gives_the_logits_of_transformers_from_safetensors() {
+    for model in [
+        "llama3",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "qwen3-moe",
+        "granite",
+        "phi3",
+        "phi3-long",
+        "gemma3",
+        "starcoder2",
+    ] {
+        let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
+        check_logits(&format!("{model}, safetensors"), &checkpoint, model);
     }
 }
 
 #[test]
 fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
-    for (model, dtypes) in [("llama3-k", ["q8_0", "q4_0"]), ("qwen2-k", ["q4_k_m", "q5_k_m"])] {
+    for (model, dtypes) in [
+        ("llama3-k", &["q8_0", "q4_0"][..]),
+        ("qwen2-k", &["q4_k_m", "q5_k_m"]),
+        ("qwen3-moe-k", &["q4_k_m"]),
+    ] {
         for dtype in dtypes {
             let (tokens, witness) = expected(model, &format!("llama_cpp.{dtype}"));
-            let gguf = open(fixture(model).join(format!("{dtype}.gguf")));
-            let config = ModelConfig::from_gguf(&gguf).unwrap();
-            let dequantized = reference::logits(&gguf, &config, &tokens).unwrap();
-            let worst = largest_difference(&f32_logits(&gguf, Isa::PORTABLE, &tokens), &dequantized);
+            let checkpoint = open(fixture(model).join(format!("{dtype}.gguf")));
+            let dequantized = reference::logits(&checkpoint, &tokens).unwrap();
+            let worst = largest_difference(&f32_logits(&checkpoint, Isa::PORTABLE, &tokens), &dequantized);
             assert!(worst < F32_TOLERANCE, "{model} {dtype}, portable: {worst:e} off");
-            let fast = root_mean_square_difference(&f32_logits(&gguf, Isa::detect(), &tokens), &dequantized);
+            let fast =
+                root_mean_square_difference(&f32_logits(&checkpoint, Isa::detect(), &tokens), &dequantized);
             let llama_cpp = root_mean_square_difference(&witness, &dequantized);
             eprintln!("{model} {dtype}: {fast} from the dequantized weights, llama.cpp {llama_cpp}");
             assert!(
@@ -149,11 +189,25 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
     }
 }
 
+/// One model for each way in which rows could disturb each other: quantised rows, windows with two rotary embeddings,
+/// experts that share rows.
+const BIT_MODELS: [(&str, &str); 3] = [
+    ("qwen2-k", "q4_k_m.gguf"),
+    ("gemma3", "bf16.gguf"),
+    ("qwen3-moe-k", "q4_k_m.gguf"),
+];
+
 #[test]
 fn chunks_steps_batches_and_rollbacks_give_the_same_bits() {
-    let gguf = open(fixture("qwen2-k").join("q4_k_m.gguf"));
-    let mut model = load(&gguf, Isa::detect());
-    let (tokens, _) = expected("qwen2-k", "logits");
+    for (name, file) in BIT_MODELS {
+        check_chunks_steps_batches_and_rollbacks(name, file);
+    }
+}
+
+fn check_chunks_steps_batches_and_rollbacks(name: &str, file: &str) {
+    let checkpoint = open(fixture(name).join(file));
+    let mut model = load(&checkpoint, Isa::detect());
+    let (tokens, _) = expected(name, "logits");
     let vocab = model.config().vocab;
     let mut cache = KvCache::new(model.config(), 32);
     let mut sequence = CachedSequence::default();
@@ -163,7 +217,7 @@ fn chunks_steps_batches_and_rollbacks_give_the_same_bits() {
         assert_eq!(
             run(&mut model, &mut cache, &mut sequence, &tokens, chunk),
             whole,
-            "chunks of {chunk}"
+            "{name}: chunks of {chunk}"
         );
     }
 
@@ -218,13 +272,19 @@ fn chunks_steps_batches_and_rollbacks_give_the_same_bits() {
 
 #[test]
 fn a_path_through_a_tree_has_the_bits_of_the_chain() {
+    for (name, file) in BIT_MODELS {
+        check_tree(name, file);
+    }
+}
+
+fn check_tree(name: &str, file: &str) {
     // The parent of each node; the path of nodes 1, 3, 4, 6 is right, 0, 2 and 5 are wrong guesses.
     const PARENTS: [Option<usize>; 7] = [None, None, Some(0), Some(1), Some(3), Some(3), Some(4)];
     const PATH: [usize; 4] = [1, 3, 4, 6];
-    let gguf = open(fixture("qwen2-k").join("q4_k_m.gguf"));
-    let (tokens, _) = expected("qwen2-k", "logits");
+    let checkpoint = open(fixture(name).join(file));
+    let (tokens, _) = expected(name, "logits");
     for isa in [Isa::detect(), Isa::PORTABLE] {
-        let mut model = load(&gguf, isa);
+        let mut model = load(&checkpoint, isa);
         let vocab = model.config().vocab;
         for cache_type in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
             let mut cache = KvCache::with_type(model.config(), 16, cache_type);
@@ -253,7 +313,7 @@ fn a_path_through_a_tree_has_the_bits_of_the_chain() {
                 model.forward(batch, &mut cache, &mut logits).unwrap();
                 let row = |row: usize| &logits[row * vocab..(row + 1) * vocab];
                 let expected = |position: usize| &whole[position * vocab..(position + 1) * vocab];
-                let at = format!("{cache_type:?}, {}, context of {context_len}", isa.name());
+                let at = format!("{name}, {cache_type:?}, {}, context of {context_len}", isa.name());
                 assert_eq!(row(0), expected(context_len), "{at}: root");
                 for (depth, node) in PATH.into_iter().enumerate() {
                     assert_eq!(
@@ -276,9 +336,24 @@ fn a_path_through_a_tree_has_the_bits_of_the_chain() {
 }
 
 #[test]
+fn windows_hide_what_is_far_behind() {
+    for model in ["gemma3", "mistral", "starcoder2"] {
+        let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
+        let tokens: Vec<u32> = (0..120).map(|idx| (idx * idx * 7 + 3) % 256).collect();
+        let expected = reference::logits(&checkpoint, &tokens).unwrap();
+        let mut model_of = load(&checkpoint, Isa::detect());
+        let mut cache = KvCache::with_type(model_of.config(), 8, CacheType::F32);
+        let mut sequence = CachedSequence::default();
+        let found = run(&mut model_of, &mut cache, &mut sequence, &tokens, 13);
+        let worst = largest_difference(&found, &expected);
+        assert!(worst < F32_TOLERANCE, "{model}: {worst:e} off");
+    }
+}
+
+#[test]
 fn captured_states_are_the_residual_streams_of_transformers() {
-    let gguf = open(fixture("qwen3").join("bf16.gguf"));
-    let mut model = load(&gguf, Isa::detect());
+    let checkpoint = open(fixture("qwen3").join("bf16.gguf"));
+    let mut model = load(&checkpoint, Isa::detect());
     let hidden = model.config().hidden;
     let n_layers = model.config().n_layers;
     let mut cache = KvCache::with_type(model.config(), 8, CacheType::F32);
@@ -287,7 +362,8 @@ fn captured_states_are_the_residual_streams_of_transformers() {
     let (tokens, _) = expected("qwen3", "logits");
     let mut sequence = CachedSequence::default();
     run(&mut model, &mut cache, &mut sequence, &tokens, tokens.len());
-    let norm: Vec<f32> = gguf
+    let norm: Vec<f32> = checkpoint
+        .weights()
         .require("output_norm.weight")
         .unwrap()
         .bytes()
@@ -302,7 +378,7 @@ fn captured_states_are_the_residual_streams_of_transformers() {
             if layer == n_layers {
                 // Transformers gives the last one after the output norm.
                 let mean_square = state.iter().map(|x| x * x).sum::<f32>() / hidden as f32;
-                let scale = (mean_square + model.config().rms_norm_eps).sqrt();
+                let scale = (mean_square + model.config().norm.epsilon).sqrt();
                 found.extend(state.iter().zip(&norm).map(|(x, weight)| x / scale * weight));
             } else {
                 found.extend_from_slice(state);
@@ -317,9 +393,9 @@ fn captured_states_are_the_residual_streams_of_transformers() {
 
 #[test]
 fn a_smaller_cache_moves_logits_only_a_little() {
-    let gguf = open(fixture("qwen3").join("bf16.gguf"));
+    let checkpoint = open(fixture("qwen3").join("bf16.gguf"));
     let (tokens, expected) = expected("qwen3", "logits");
-    let mut model = load(&gguf, Isa::detect());
+    let mut model = load(&checkpoint, Isa::detect());
     for (cache_type, tolerance) in [(CacheType::F16, 0.05), (CacheType::Q8_0, 0.5)] {
         let mut cache = KvCache::with_type(model.config(), 8, cache_type);
         let mut sequence = CachedSequence::default();
@@ -337,20 +413,29 @@ fn a_smaller_cache_moves_logits_only_a_little() {
 }
 
 /// A copy of a fixture with some bytes changed.
-fn damaged(model: &str, file: &str, damage: impl FnOnce(&mut Vec<u8>)) -> (tempfile::NamedTempFile, Gguf) {
+fn damaged(
+    model: &str,
+    file: &str,
+    damage: impl FnOnce(&mut Vec<u8>),
+) -> (tempfile::NamedTempFile, Checkpoint) {
     let mut bytes = std::fs::read(fixture(model).join(file)).unwrap();
     damage(&mut bytes);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
-    let gguf = open(file.path().into());
-    (file, gguf)
+    let checkpoint = open(file.path().into());
+    (file, checkpoint)
 }
 
 #[test]
 fn a_weight_that_is_no_number_shows_in_the_logits() {
-    let (_file, gguf) = damaged("qwen2-k", "q4_k_m.gguf", |bytes| {
+    let (_file, checkpoint) = damaged("qwen2-k", "q4_k_m.gguf", |bytes| {
         let whole = open(fixture("qwen2-k").join("q4_k_m.gguf"));
-        let scales = whole.require("blk.0.ffn_norm.weight").unwrap().bytes().to_vec();
+        let scales = whole
+            .weights()
+            .require("blk.0.ffn_norm.weight")
+            .unwrap()
+            .bytes()
+            .to_vec();
         let at = bytes
             .windows(scales.len())
             .position(|window| window == scales)
@@ -358,7 +443,7 @@ fn a_weight_that_is_no_number_shows_in_the_logits() {
         bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     });
     for isa in [Isa::detect(), Isa::PORTABLE] {
-        let logits = f32_logits(&gguf, isa, &[1, 2, 3]);
+        let logits = f32_logits(&checkpoint, isa, &[1, 2, 3]);
         assert!(
             logits.iter().any(|logit| logit.is_nan()),
             "{}: NaN went lost",
@@ -369,7 +454,7 @@ fn a_weight_that_is_no_number_shows_in_the_logits() {
 
 #[test]
 fn weights_that_nothing_would_read_are_refused() {
-    let (_file, gguf) = damaged("qwen2-k", "q4_k_m.gguf", |bytes| {
+    let (_file, checkpoint) = damaged("qwen2-k", "q4_k_m.gguf", |bytes| {
         let name = b"blk.0.attn_q.bias";
         let at = bytes
             .windows(name.len())
@@ -377,8 +462,10 @@ fn weights_that_nothing_would_read_are_refused() {
             .unwrap();
         bytes[at + name.len() - 4..at + name.len()].copy_from_slice(b"mask");
     });
-    let config = ModelConfig::from_gguf(&gguf).unwrap();
-    let error = Transformer::load(&gguf, config, 1, Isa::PORTABLE).err().unwrap();
+    let config = checkpoint.config().clone();
+    let error = Transformer::load(checkpoint.weights(), config, 1, Isa::PORTABLE)
+        .err()
+        .unwrap();
     assert!(
         error
             .to_string()
@@ -389,8 +476,8 @@ fn weights_that_nothing_would_read_are_refused() {
 
 #[test]
 fn a_token_outside_the_vocabulary_is_refused() {
-    let gguf = open(fixture("qwen3").join("bf16.gguf"));
-    let mut model = load(&gguf, Isa::detect());
+    let checkpoint = open(fixture("qwen3").join("bf16.gguf"));
+    let mut model = load(&checkpoint, Isa::detect());
     let mut cache = KvCache::new(model.config(), 2);
     let mut sequence = CachedSequence::default();
     cache.reserve(&mut sequence, 1).unwrap();
@@ -421,7 +508,7 @@ fn the_embedded_model_writes_what_it_writes_in_llama_cpp() {
         "made with another model: run tests/references/embedded_greedy.py"
     );
 
-    let gguf = open(root.join("engine/weights/surmise.gguf"));
+    let checkpoint = open(root.join("engine/weights/surmise.gguf"));
     let (mut n_compared, mut n_ties) = (0, 0);
     for case in fixture["cases"].as_array().unwrap() {
         let ids = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
@@ -429,7 +516,7 @@ fn the_embedded_model_writes_what_it_writes_in_llama_cpp() {
         let gaps: Vec<f64> = serde_json::from_value(case["gap"].clone()).unwrap();
         // llama.cpp's own tokens are fed back, so that a near tie does not end the comparison.
         let tokens: Vec<u32> = prompt.iter().chain(&greedy).copied().collect();
-        let mut model = load(&gguf, Isa::detect());
+        let mut model = load(&checkpoint, Isa::detect());
         let mut cache = KvCache::with_type(model.config(), 64, CacheType::F32);
         let logits = run(
             &mut model,

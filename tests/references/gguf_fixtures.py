@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Turns small Hugging Face checkpoints into the GGUF fixtures of engine/tests/forward.rs.
+"""Turns small Hugging Face checkpoints into the fixtures of engine/tests/forward.rs.
 
-Reads SOURCE/<model>/{config.json, model.safetensors, expected.safetensors}, as make_fixtures.py writes them, and
-writes OUT/<model>/: the file that llama.cpp's own converter makes of it (bf16), or its quantised siblings, and
-expected.safetensors: the ids, the logits that transformers gave, for one model the residual stream around each layer
+Reads SOURCE/<model>/{config.json, model.safetensors, expected.safetensors}, as checkpoints.py writes them, and
+writes OUT/<model>/: the checkpoint itself, the file that llama.cpp's own converter makes of it (bf16), or its quantised
+siblings, and expected.safetensors: the ids, the logits that transformers gave, for one model the residual stream around each layer
 too, and for quantised files llama.cpp's logits (single-precision cache, no flash attention).
 
 Needs torch, safetensors, gguf, and llama.cpp as vendored by the source distribution of PyPI's llama-cpp-python:
@@ -14,8 +14,10 @@ usage: gguf_fixtures.py SOURCE OUT
 """
 
 import ctypes
+import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -30,8 +32,14 @@ import torch
 from conversion import ModelBase, get_model_class
 from safetensors.numpy import load_file, save_file
 
-UNQUANTISED = ["llama3", "qwen2", "r1-distill-qwen", "qwen3"]
-QUANTISED = {"llama3-k": ["q8_0", "q4_0"], "qwen2-k": ["q4_k_m", "q5_k_m"]}
+UNQUANTISED = [
+    "llama3", "qwen2", "r1-distill-qwen", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma3",
+    "gpt-oss", "starcoder2-nowindow",
+]  # fmt: skip
+CHECKPOINTS = [
+    "llama3", "mistral", "qwen2", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma3", "gpt-oss", "starcoder2",
+]  # fmt: skip
+QUANTISED = {"llama3-k": ["q8_0", "q4_0"], "qwen2-k": ["q4_k_m", "q5_k_m"], "qwen3-moe-k": ["q4_k_m"]}
 WITH_RESIDUALS = "qwen3"
 FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17}
 
@@ -54,7 +62,16 @@ def convert(source: Path, target: Path, file_type: gguf.LlamaFileType) -> None:
     hparams = ModelBase.load_hparams(source, False)
     model_class = get_model_class(hparams["architectures"][0])
     model_class.set_vocab = byte_vocabulary
-    model_class(source, file_type, target).write()
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / source.name
+        folder.mkdir()
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).symlink_to((source / name).resolve())
+        # Gemma's embedding is cut to the tokens that this file counts.
+        vocabulary = {f"x{index}": index for index in range(hparams["vocab_size"])}
+        tokenizer = {"model": {"vocab": vocabulary}, "added_tokens": []}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+        model_class(folder, file_type, target).write()
 
 
 def quantise(source: Path, target: Path, file_type: int) -> None:
@@ -94,15 +111,18 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR)
     torch.cuda.is_current_stream_capturing = lambda: False
     llama_cpp.llama_backend_init()
-    for name in [*UNQUANTISED, *QUANTISED]:
+    for name in dict.fromkeys([*CHECKPOINTS, *UNQUANTISED, *QUANTISED]):
         (out / name).mkdir(parents=True, exist_ok=True)
         known = load_file(source / name / "expected.safetensors")
         expected = {"input_ids": known["input_ids"].astype(np.uint32), "logits": known["logits"].astype(np.float32)}
         if name == WITH_RESIDUALS:
             expected |= {key: value for key, value in known.items() if key.startswith("hidden.")}
+        if name in CHECKPOINTS:
+            for file in ("config.json", "model.safetensors"):
+                shutil.copy(source / name / file, out / name / file)
         if name in UNQUANTISED:
             convert(source / name, out / name / "bf16.gguf", gguf.LlamaFileType.MOSTLY_BF16)
-        else:
+        if name in QUANTISED:
             with tempfile.TemporaryDirectory() as folder:
                 whole = Path(folder) / "f32.gguf"
                 convert(source / name, whole, gguf.LlamaFileType.ALL_F32)

@@ -7,7 +7,7 @@
 //! What a row sees is always cut into blocks by order, not by slot: a node of a tree, whose ancestors stand
 //! scattered, gathers them first. So a path through a tree has the bits of the same text decoded step by step.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 use super::{
     Isa, Kind, SharedOut,
@@ -24,12 +24,25 @@ const TILE_ROWS: usize = 8;
 
 /// The shape of one attention layer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct AttentionShape {
+pub(crate) struct AttentionShape<'a> {
     pub(crate) n_heads: usize,
     pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
     /// Multiplies every score; 1 / sqrt(head_dim) in most families.
     pub(crate) scale: f32,
+    /// A row sees only so many of the last slots that it would see, its own included.
+    pub(crate) window: Option<usize>,
+    /// For each head, a score that takes part in the softmax without a value (Xiao et al. 2023, "Efficient Streaming
+    /// Language Models with Attention Sinks", as GPT-OSS learns them).
+    pub(crate) sinks: Option<&'a [f32]>,
+}
+
+impl AttentionShape<'_> {
+    /// How many of the first slots that `row` would see its window hides.
+    fn n_hidden(&self, row: &Row) -> usize {
+        let n_seen = row.position() + 1;
+        self.window.map_or(0, |window| n_seen.saturating_sub(window))
+    }
 }
 
 /// Some rows of one sequence: either at consecutive positions, or nodes of one tree.
@@ -63,7 +76,7 @@ thread_local! {
 pub(crate) fn attend(
     isa: Isa,
     pool: &mut ThreadPool,
-    shape: AttentionShape,
+    shape: AttentionShape<'_>,
     batch: Batch<'_>,
     (cache, layer): (&KvCache, usize),
     queries: &[f32],
@@ -135,7 +148,7 @@ fn tiles(batch: Batch<'_>) -> impl Iterator<Item = Tile> {
     reason = "the same list as the generic body, which says what each is"
 )]
 fn attend_tile_avx2(
-    shape: AttentionShape,
+    shape: AttentionShape<'_>,
     (tile, rows): (Tile, &[Row]),
     kv_head: usize,
     blocks: &[u32],
@@ -153,7 +166,7 @@ fn attend_tile_avx2(
     reason = "one call site; a struct would only rename the list"
 )]
 fn attend_tile<const FMA: bool>(
-    shape: AttentionShape,
+    shape: AttentionShape<'_>,
     (tile, rows): (Tile, &[Row]),
     kv_head: usize,
     blocks: &[u32],
@@ -175,7 +188,14 @@ fn attend_tile<const FMA: bool>(
     scratch.sums.clear();
     scratch.sums.resize(n_streams * head_dim, 0.0);
     scratch.softmax.clear();
-    scratch.softmax.resize(n_streams, (f32::NEG_INFINITY, 0.0));
+    match shape.sinks {
+        None => scratch.softmax.resize(n_streams, (f32::NEG_INFINITY, 0.0)),
+        Some(sinks) => {
+            let sinks = sinks[kv_head * group..][..group].iter();
+            let sinks = sinks.map(|sink| (*sink, 1.0)).cycle();
+            scratch.softmax.extend(sinks.take(n_streams));
+        }
+    }
     let queries = |row: usize| {
         let start = ((tile.first_row + row) * n_heads + kv_head * group) * head_dim;
         &queries[start..start + group * head_dim]
@@ -187,7 +207,9 @@ fn attend_tile<const FMA: bool>(
         Some(row) => row.context_len as usize / BLOCK_LEN * BLOCK_LEN,
         None => 0,
     };
-    for (block_idx, &block) in blocks[..n_shared.div_ceil(BLOCK_LEN)].iter().enumerate() {
+    let n_hidden_from_all = rows.iter().map(|row| shape.n_hidden(row)).min().unwrap_or(0);
+    let shared = blocks[..n_shared.div_ceil(BLOCK_LEN)].iter().enumerate();
+    for (block_idx, &block) in shared.skip(n_hidden_from_all / BLOCK_LEN) {
         let first_slot = block_idx * BLOCK_LEN;
         let n_slots = (n_shared - first_slot).min(BLOCK_LEN);
         cache.load_keys(layer, block, kv_head, &mut scratch.keys);
@@ -196,13 +218,15 @@ fn attend_tile<const FMA: bool>(
             let n_visible = (row.context_len as usize)
                 .saturating_sub(first_slot)
                 .min(BLOCK_LEN);
-            if n_visible > 0 {
-                scratch.attend_block::<FMA>(shape, queries(row_idx), row_idx * group, n_visible);
+            let n_hidden = shape.n_hidden(row).saturating_sub(first_slot);
+            if n_visible > n_hidden {
+                scratch.attend_block::<FMA>(shape, queries(row_idx), row_idx * group, n_hidden..n_visible);
             }
         }
     }
     for (row_idx, row) in rows.iter().enumerate().filter(|(_, row)| row.ancestors != 0) {
         let mut slots = row.visible_slots().skip(n_shared).peekable();
+        let mut first_seen = n_shared;
         while slots.peek().is_some() {
             let mut n_visible = 0;
             for slot in slots.by_ref().take(BLOCK_LEN) {
@@ -211,7 +235,11 @@ fn attend_tile<const FMA: bool>(
                 cache.load_slot(layer, place, kv_head, n_visible, keys, values);
                 n_visible += 1;
             }
-            scratch.attend_block::<FMA>(shape, queries(row_idx), row_idx * group, n_visible);
+            let n_hidden = shape.n_hidden(row).saturating_sub(first_seen);
+            if n_visible > n_hidden {
+                scratch.attend_block::<FMA>(shape, queries(row_idx), row_idx * group, n_hidden..n_visible);
+            }
+            first_seen += n_visible;
         }
     }
 
@@ -230,22 +258,22 @@ fn attend_tile<const FMA: bool>(
 }
 
 impl Scratch {
-    /// Takes in the first `n_visible` slots of the block at hand for one row: its `queries`, `(group, head_dim)`, and the
-    /// streams from `first_stream` on.
+    /// Takes in the slots `visible` of the block at hand for one row: its `queries`, `(group, head_dim)`, and the streams
+    /// from `first_stream` on.
     #[inline(always)]
     fn attend_block<const FMA: bool>(
         &mut self,
-        shape: AttentionShape,
+        shape: AttentionShape<'_>,
         queries: &[f32],
         first_stream: usize,
-        n_visible: usize,
+        visible: Range<usize>,
     ) {
         let head_dim = shape.head_dim;
         for (stream, query) in (first_stream..).zip(queries.chunks_exact(head_dim)) {
             let (old_max, old_total) = self.softmax[stream];
             let mut scores = scores::<FMA>(query, &self.keys);
             for (slot, score) in scores.iter_mut().enumerate() {
-                *score = if slot < n_visible {
+                *score = if visible.contains(&slot) {
                     *score * shape.scale
                 } else {
                     f32::NEG_INFINITY
@@ -258,7 +286,8 @@ impl Scratch {
             let rescale = exp::<FMA>(old_max - max);
             self.softmax[stream] = (max, old_total * rescale + sum(&scores));
             let sums = &mut self.sums[stream * head_dim..][..head_dim];
-            add_values::<FMA>(sums, rescale, &scores[..n_visible], &self.values);
+            let values = &self.values[visible.start * head_dim..];
+            add_values::<FMA>(sums, rescale, &scores[visible.clone()], values);
         }
     }
 }

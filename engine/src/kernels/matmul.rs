@@ -8,7 +8,7 @@ use super::{Isa, Kind, SharedOut, float::dot, pool::ThreadPool};
 use crate::{
     error::EngineError,
     quant,
-    weights::{GgmlType, Gguf, Tensor},
+    weights::{GgmlType, Tensor},
 };
 
 /// Multiply-adds below which waking other threads costs more than it gives.
@@ -132,31 +132,6 @@ pub(crate) struct Input<'a> {
 }
 
 impl Matrix {
-    /// Takes the matrix `name` of a file.
-    ///
-    /// # Errors
-    /// [`EngineError::BadFile`] if it is not there or not `[n_outputs, n_inputs]`, [`EngineError::Unsupported`]
-    /// for a type without kernels.
-    pub(crate) fn load(
-        gguf: &Gguf,
-        name: &str,
-        n_outputs: usize,
-        n_inputs: usize,
-    ) -> Result<Self, EngineError> {
-        let tensor = gguf.require(name)?;
-        if tensor.shape != [n_outputs, n_inputs] {
-            return Err(EngineError::BadFile {
-                path: gguf.path().into(),
-                field: name.into(),
-                reason: format!(
-                    "shape {:?} found, [{n_outputs}, {n_inputs}] expected from the metadata",
-                    tensor.shape
-                ),
-            });
-        }
-        Self::new(tensor)
-    }
-
     /// Takes a tensor of shape `[n_outputs, n_inputs]`.
     ///
     /// # Errors
@@ -172,11 +147,6 @@ impl Matrix {
             n_outputs,
             n_inputs,
         })
-    }
-
-    /// Numbers in a row of activations.
-    pub(crate) fn n_inputs(&self) -> usize {
-        self.n_inputs
     }
 
     /// Whether products with this matrix read the 8-bit form of the activations.

@@ -1,24 +1,9 @@
 //! The cache against a model of it: every row remembers the tokens up to it.
 
 use super::*;
-use crate::model::RopePairing;
 
 fn config() -> ModelConfig {
-    ModelConfig {
-        architecture: "test".into(),
-        vocab: 16,
-        hidden: 4,
-        n_layers: 2,
-        n_heads: 2,
-        n_kv_heads: 2,
-        head_dim: 2,
-        feed_forward: 4,
-        context_length: 4096,
-        rms_norm_eps: 1e-6,
-        rope_theta: 1e4,
-        rope_scale: 1.0,
-        rope_pairing: RopePairing::Halves,
-    }
+    ModelConfig::bare("test", 2, 2, 2)
 }
 
 /// A number that stands for all tokens up to a position.

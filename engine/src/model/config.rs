@@ -1,123 +1,215 @@
-//! A model's shape, read from the metadata of its file.
+//! A model's shape from what its file states, whatever the format of the file.
 
-use super::{ModelConfig, RopePairing};
-use crate::{error::EngineError, weights::Gguf};
+mod gguf;
+mod hugging_face;
 
-/// Architectures that the shared forward pass runs, with the way they pair the rotary embedding.
-const ARCHITECTURES: [(&str, RopePairing); 3] = [
-    ("llama", RopePairing::Adjacent),
-    ("qwen2", RopePairing::Halves),
-    ("qwen3", RopePairing::Halves),
-];
+use super::{
+    Activation, ExpertChoice, LayerConfig, ModelConfig, Norm,
+    family::{Family, Source},
+    rope::{Rope, RopePairing, RopeScaling},
+};
+use crate::error::EngineError;
 
 /// Largest width, count or length that a file may give; beyond it, activations alone would take gigabytes.
 const MAX_WIDTH: usize = 1 << 20;
 
-const EPSILON: &str = "attention.layer_norm_rms_epsilon";
-const THETA: &str = "rope.freq_base";
+/// Most layers that a file may give.
+const MAX_LAYERS: usize = 1 << 12;
 
-impl ModelConfig {
-    /// Reads the shape from the keys that the GGUF specification gives for an architecture.
+/// The numbers of a file, before a family makes sense of them. What is `None` was not there.
+#[derive(Debug, Clone)]
+pub(super) struct Stated {
+    pub(super) source: Source,
+    pub(super) vocab: usize,
+    pub(super) hidden: usize,
+    pub(super) n_layers: usize,
+    pub(super) n_heads: usize,
+    pub(super) n_kv_heads: Option<usize>,
+    pub(super) head_dim: Option<usize>,
+    /// Numbers of a head that are rotated.
+    pub(super) rope_dims: Option<usize>,
+    pub(super) feed_forward: usize,
+    pub(super) context_length: usize,
+    pub(super) norm_epsilon: f32,
+    pub(super) rope_theta: Option<f32>,
+    pub(super) rope_scaling: RopeScaling,
+    /// The base of layers with a window, if they have their own.
+    pub(super) window_rope_theta: Option<f32>,
+    pub(super) window: Option<usize>,
+    /// Which layers have the window, where the file lists them.
+    pub(super) has_window: Option<Vec<bool>>,
+    pub(super) attention_scale: Option<f32>,
+    pub(super) embedding_scale: Option<f32>,
+    pub(super) residual_scale: Option<f32>,
+    /// What logits are divided by.
+    pub(super) logit_divisor: Option<f32>,
+    pub(super) n_experts: Option<usize>,
+    pub(super) n_chosen_experts: Option<usize>,
+    pub(super) expert_feed_forward: Option<usize>,
+    /// Largest magnitude inside a clamped SwiGLU.
+    pub(super) swiglu_limit: Option<f32>,
+}
+
+impl Stated {
+    /// The configuration of a model of `family`.
     ///
     /// # Errors
-    /// [`EngineError::Unsupported`] for an architecture or a RoPE scaling without a forward pass,
-    /// [`EngineError::BadFile`] for a key that is missing or contradicts another.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Self, EngineError> {
-        let metadata = gguf.metadata();
-        let architecture = metadata.require_str("general.architecture")?;
-        let Some(&(_, rope_pairing)) = ARCHITECTURES.iter().find(|(name, _)| *name == architecture) else {
-            return Err(EngineError::Unsupported {
-                what: "architecture",
-                found: architecture.into(),
-                known: ARCHITECTURES.map(|(name, _)| name).join(", "),
-            });
-        };
-        let key = |name: &str| format!("{architecture}.{name}");
-        let size = |name: &str| -> Result<usize, EngineError> {
-            let value = metadata.require_u32(&key(name))? as usize;
-            if (1..=MAX_WIDTH).contains(&value) {
-                Ok(value)
-            } else {
-                Err(metadata.bad(&key(name), format!("{value} found, 1 to {MAX_WIDTH} expected")))
-            }
-        };
-        let positive = |name: &str, value: f32| -> Result<f32, EngineError> {
-            if value.is_finite() && value > 0.0 {
-                Ok(value)
-            } else {
-                Err(metadata.bad(
-                    &key(name),
-                    format!("{value} found, a finite number above 0 expected"),
-                ))
-            }
-        };
-        let optional_size = |name: &str| -> Result<Option<usize>, EngineError> {
-            Ok(metadata.get_u32(&key(name))?.map(|value| value as usize))
-        };
-
-        let hidden = size("embedding_length")?;
-        let n_heads = size("attention.head_count")?;
-        let n_kv_heads = optional_size("attention.head_count_kv")?.unwrap_or(n_heads);
-        let head_dim = optional_size("attention.key_length")?.unwrap_or(hidden / n_heads);
-        if n_kv_heads == 0 || n_heads % n_kv_heads != 0 {
-            let reason = format!("{n_kv_heads} found, a divisor of the {n_heads} query heads expected");
-            return Err(metadata.bad(&key("attention.head_count_kv"), reason));
+    /// The number at fault and a sentence about it.
+    pub(super) fn into_config(mut self, family: &Family) -> Result<ModelConfig, Fault> {
+        (family.complete)(&mut self);
+        for (name, value) in [
+            ("vocabulary", self.vocab),
+            ("width of the residual stream", self.hidden),
+            ("query heads", self.n_heads),
+            ("width of the feed-forward layer", self.feed_forward),
+        ] {
+            check_size(name, value, MAX_WIDTH)?;
         }
-        if head_dim == 0 || head_dim % 2 != 0 {
-            let reason = format!("{head_dim} found, an even number above 0 expected");
-            return Err(metadata.bad(&key("attention.key_length"), reason));
+        check_size("context length", self.context_length, u32::MAX as usize)?;
+        check_size("layers", self.n_layers, MAX_LAYERS)?;
+        let n_kv_heads = self.n_kv_heads.unwrap_or(self.n_heads);
+        if n_kv_heads == 0 || !self.n_heads.is_multiple_of(n_kv_heads) {
+            let heads = self.n_heads;
+            return Err(Fault::new(
+                "key and value heads",
+                format!("{n_kv_heads} found, a divisor of the {heads} query heads expected"),
+            ));
         }
-        for name in ["attention.value_length", "rope.dimension_count"] {
-            if let Some(found) = optional_size(name)?.filter(|&found| found != head_dim) {
-                let reason =
-                    format!("{found} found; this forward pass needs the width of a head, {head_dim}");
-                return Err(metadata.bad(&key(name), reason));
+        let head_dim = self.head_dim.unwrap_or(self.hidden / self.n_heads);
+        check_size("width of a head", head_dim, MAX_WIDTH)?;
+        let rope_dims = self.rope_dims.unwrap_or(head_dim);
+        if rope_dims == 0 || !rope_dims.is_multiple_of(2) || rope_dims > head_dim {
+            return Err(Fault::new(
+                "rotated numbers of a head",
+                format!("{rope_dims} found, an even number up to the head's {head_dim} expected"),
+            ));
+        }
+        for (name, number) in [
+            ("norm epsilon", Some(self.norm_epsilon)),
+            ("rope theta", self.rope_theta),
+            ("rope theta of layers with a window", self.window_rope_theta),
+            ("attention scale", self.attention_scale),
+            ("embedding scale", self.embedding_scale),
+            ("residual scale", self.residual_scale),
+            ("logit divisor", self.logit_divisor),
+            ("SwiGLU limit", self.swiglu_limit),
+        ] {
+            if let Some(number) = number.filter(|it| !(it.is_finite() && *it > 0.0)) {
+                let reason = format!("{number} found, a finite number above 0 expected");
+                return Err(Fault::new(name, reason));
             }
         }
-        Ok(Self {
-            vocab: gguf.require("token_embd.weight")?.shape[0],
-            hidden,
-            n_layers: size("block_count")?,
-            n_heads,
+        let experts = match (self.n_experts.unwrap_or(0), self.n_chosen_experts) {
+            (0, _) => None,
+            (n_experts, Some(n_chosen)) if (1..=n_experts).contains(&n_chosen) && n_experts <= MAX_WIDTH => {
+                Some(ExpertChoice { n_experts, n_chosen })
+            }
+            (n_experts, n_chosen) => {
+                let reason = format!("{n_chosen:?} chosen of {n_experts} found");
+                return Err(Fault::new("experts", reason));
+            }
+        };
+        let feed_forward = match experts {
+            Some(_) => self.expert_feed_forward.unwrap_or(self.feed_forward),
+            None => self.feed_forward,
+        };
+        check_size("width of an expert", feed_forward, MAX_WIDTH)?;
+        let (ropes, layers) = self.layers(family, rope_dims)?;
+        Ok(ModelConfig {
+            architecture: family.gguf.into(),
+            vocab: self.vocab,
+            hidden: self.hidden,
+            n_layers: self.n_layers,
+            n_heads: self.n_heads,
             n_kv_heads,
             head_dim,
-            feed_forward: size("feed_forward_length")?,
-            context_length: size("context_length")?,
-            rms_norm_eps: positive(EPSILON, metadata.require_f32(&key(EPSILON))?)?,
-            rope_theta: positive(THETA, metadata.get_f32(&key(THETA))?.unwrap_or(10_000.0))?,
-            rope_scale: rope_scale(gguf, architecture)?,
-            rope_pairing,
-            architecture: architecture.into(),
+            feed_forward,
+            context_length: self.context_length,
+            norm: Norm {
+                subtracts_mean: family.norm_subtracts_mean,
+                epsilon: self.norm_epsilon,
+                weight_offset: match self.source {
+                    Source::Gguf => 0.0,
+                    Source::HuggingFace => family.norm_weight_offset,
+                },
+            },
+            activation: match (family.activation, self.swiglu_limit) {
+                (Activation::ClampedSwiGlu { .. }, Some(limit)) => Activation::ClampedSwiGlu { limit },
+                (activation, _) => activation,
+            },
+            experts,
+            attention_scale: self
+                .attention_scale
+                .unwrap_or_else(|| 1.0 / (head_dim as f32).sqrt()),
+            embedding_scale: self.embedding_scale.unwrap_or(1.0),
+            residual_scale: self.residual_scale.unwrap_or(1.0),
+            logit_scale: 1.0 / self.logit_divisor.unwrap_or(1.0),
+            ropes,
+            layers,
         })
+    }
+
+    fn layers(&self, family: &Family, rope_dims: usize) -> Result<(Vec<Rope>, Vec<LayerConfig>), Fault> {
+        let pairing = match self.source {
+            Source::Gguf => family.gguf_pairing,
+            Source::HuggingFace => RopePairing::Halves,
+        };
+        let rope = |theta: f32, scaling: &RopeScaling| {
+            Rope::new(pairing, theta, rope_dims, scaling, self.context_length)
+                .map_err(|reason| Fault::new("rope scaling", reason))
+        };
+        let mut ropes = vec![rope(self.rope_theta.unwrap_or(10_000.0), &self.rope_scaling)?];
+        // Layers that see a window need no longer contexts: their own base goes unscaled.
+        if let Some(theta) = self.window_rope_theta {
+            ropes.push(rope(theta, &RopeScaling::None)?);
+        }
+        if let Some(listed) = self
+            .has_window
+            .as_ref()
+            .filter(|listed| listed.len() != self.n_layers)
+        {
+            let reason = format!("{} layers found, {} expected", listed.len(), self.n_layers);
+            return Err(Fault::new("list of layers with a window", reason));
+        }
+        let layers = (0..self.n_layers).map(|layer_idx| {
+            let has_window = match &self.has_window {
+                Some(listed) => listed[layer_idx],
+                None => (family.has_window)(layer_idx),
+            };
+            let window = self.window.filter(|_| has_window);
+            let rope_idx = if window.is_some() { ropes.len() - 1 } else { 0 };
+            LayerConfig { window, rope_idx }
+        });
+        let layers = layers.collect();
+        Ok((ropes, layers))
     }
 }
 
-/// What positions are divided by: 1, or the factor of linear scaling, which older files give without its type.
-fn rope_scale(gguf: &Gguf, architecture: &str) -> Result<f32, EngineError> {
-    let metadata = gguf.metadata();
-    let linear = || {
-        for key in ["rope.scaling.factor", "rope.scale_linear"].map(|name| format!("{architecture}.{name}")) {
-            match metadata.get_f32(&key)? {
-                None => {}
-                // llama.cpp's converter writes 0 for "not scaled".
-                Some(0.0) => return Ok(1.0),
-                Some(factor) if factor.is_finite() && factor >= 1.0 => return Ok(factor),
-                Some(factor) => {
-                    return Err(
-                        metadata.bad(&key, format!("{factor} found, a number of at least 1 expected"))
-                    );
-                }
-            }
-        }
-        Ok(1.0)
-    };
-    match metadata.get_str(&format!("{architecture}.rope.scaling.type"))? {
-        Some("none") => Ok(1.0),
-        None | Some("linear") => linear(),
-        Some(other) => Err(EngineError::Unsupported {
-            what: "RoPE scaling",
-            found: other.into(),
-            known: "none, linear, and the factors of Llama 3 in `rope_freqs.weight`".into(),
-        }),
+/// A number in a file that cannot be used.
+#[derive(Debug)]
+pub(super) struct Fault {
+    field: &'static str,
+    reason: String,
+}
+
+impl Fault {
+    fn new(field: &'static str, reason: String) -> Self {
+        Self { field, reason }
     }
+
+    /// As the error of a file.
+    pub(super) fn of(self, path: &std::path::Path) -> EngineError {
+        EngineError::BadFile {
+            path: path.into(),
+            field: self.field.into(),
+            reason: self.reason,
+        }
+    }
+}
+
+fn check_size(name: &'static str, value: usize, most: usize) -> Result<(), Fault> {
+    if (1..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Fault::new(name, format!("{value} found, 1 to {most} expected")))
 }

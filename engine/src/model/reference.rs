@@ -2,107 +2,140 @@
 //!
 //! Every weight is dequantised to single precision, every position is computed again for every call.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::{
-    ModelConfig, RopePairing,
-    transformer::{optional_vector, rope_frequencies, vector},
+    Activation, Checkpoint, ExpertChoice, LayerConfig, ModelConfig, RopePairing, transformer::dequantize,
 };
-use crate::{error::EngineError, quant, weights::Gguf};
+use crate::error::EngineError;
 
 /// Logits after every token, `(tokens, vocab)`, f32, row-major.
 ///
 /// # Errors
 /// As [`super::transformer::Transformer::load`]; [`EngineError::Stopped`] if candle refuses an operation.
-pub fn logits(
-    gguf: &Gguf,
-    config: &ModelConfig,
-    tokens: &[u32],
-) -> std::result::Result<Vec<f32>, EngineError> {
+pub fn logits(checkpoint: &Checkpoint, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
     let reference = Reference {
-        gguf,
-        config,
+        checkpoint,
+        config: checkpoint.config(),
         device: Device::Cpu,
     };
-    reference.forward(tokens)
+    Ok(reference.forward(tokens)?)
 }
 
 struct Reference<'a> {
-    gguf: &'a Gguf,
+    checkpoint: &'a Checkpoint,
     config: &'a ModelConfig,
     device: Device,
 }
 
-impl Reference<'_> {
-    fn forward(&self, tokens: &[u32]) -> std::result::Result<Vec<f32>, EngineError> {
-        let rotations = self.rotations(tokens.len())?;
-        let embedding = self.matrix("token_embd.weight")?;
-        let ids = Tensor::new(tokens, &self.device).map_err(failed)?;
-        let mut residual = embedding.embedding(&ids).map_err(failed)?;
-        for layer in 0..self.config.n_layers {
-            let prefix = format!("blk.{layer}");
-            let normed = self.norm(&residual, &format!("{prefix}.attn_norm.weight"))?;
-            let attended = self.attention(&normed, &prefix, &rotations)?;
-            residual = (residual + attended).map_err(failed)?;
-            let normed = self.norm(&residual, &format!("{prefix}.ffn_norm.weight"))?;
-            let fed = self.feed_forward(&normed, &prefix)?;
-            residual = (residual + fed).map_err(failed)?;
+/// What candle or the file refused.
+enum Refusal {
+    Candle(candle_core::Error),
+    Engine(EngineError),
+}
+
+type Result<T, E = Refusal> = std::result::Result<T, E>;
+
+impl From<candle_core::Error> for Refusal {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(error)
+    }
+}
+
+impl From<EngineError> for Refusal {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<Refusal> for EngineError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Engine(error) => error,
+            Refusal::Candle(error) => Self::Stopped(format!("candle refused an operation: {error}")),
         }
-        let normed = self.norm(&residual, "output_norm.weight")?;
-        let output = if self.gguf.tensor("output.weight").is_some() {
-            self.matrix("output.weight")?
-        } else {
-            embedding
-        };
-        let logits = normed.matmul(&output.t().map_err(failed)?).map_err(failed)?;
-        logits
-            .flatten_all()
-            .and_then(|logits| logits.to_vec1())
-            .map_err(failed)
+    }
+}
+
+impl Reference<'_> {
+    fn forward(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let config = self.config;
+        let embedding = self.tensor("token_embd.weight")?;
+        let ids = Tensor::new(tokens, &self.device)?;
+        let mut residual = (embedding.embedding(&ids)? * f64::from(config.embedding_scale))?;
+        for layer in 0..config.n_layers {
+            let name = |part: &str| format!("blk.{layer}.{part}");
+            let normed = self.norm(&residual, &name("attn_norm"))?;
+            let attended = self.attention(&normed, layer)?;
+            residual = self.add(residual, attended, &name("post_attention_norm"))?;
+            let normed = self.norm(&residual, &name("ffn_norm"))?;
+            let fed = self.feed_forward(&normed, layer)?;
+            residual = self.add(residual, fed, &name("post_ffw_norm"))?;
+        }
+        let normed = self.norm(&residual, "output_norm")?;
+        let output = self.optional("output.weight")?.unwrap_or(embedding);
+        let logits = (normed.matmul(&output.t()?)? * f64::from(config.logit_scale))?;
+        Ok(logits.flatten_all()?.to_vec1()?)
+    }
+
+    /// The residual stream after one half of a layer.
+    fn add(&self, residual: Tensor, mut added: Tensor, post_norm: &str) -> Result<Tensor> {
+        if self
+            .checkpoint
+            .weights()
+            .get(&format!("{post_norm}.weight"))
+            .is_some()
+        {
+            added = self.norm(&added, post_norm)?;
+        }
+        Ok((residual + (added * f64::from(self.config.residual_scale))?)?)
     }
 
     /// `x`: (tokens, hidden) -> (tokens, hidden).
-    fn attention(
-        &self,
-        x: &Tensor,
-        prefix: &str,
-        rotations: &(Tensor, Tensor),
-    ) -> std::result::Result<Tensor, EngineError> {
+    fn attention(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
         let ModelConfig {
             n_heads,
             n_kv_heads,
             head_dim,
             ..
         } = *self.config;
-        let heads = |part: &str, n: usize| -> std::result::Result<Tensor, EngineError> {
-            let name = format!("{prefix}.attn_{part}");
-            let mut y = self.linear(x, &format!("{name}.weight"))?;
-            if let Some(bias) = optional_vector(self.gguf, &format!("{name}.bias"), n * head_dim)? {
-                y = Tensor::new(bias, &self.device)
-                    .and_then(|bias| y.broadcast_add(&bias))
-                    .map_err(failed)?;
-            }
-            y.reshape(((), n, head_dim)).map_err(failed)
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let fused = self.optional(&name("attn_qkv.weight"))?;
+        let fused = fused.map(|weight| x.matmul(&weight.t()?)).transpose()?;
+        // A third of the fused product starts after so many heads.
+        let heads = |part: &str, n: usize, first: usize| -> Result<Tensor> {
+            let rows = match &fused {
+                Some(all) => all.narrow(1, first * head_dim, n * head_dim)?,
+                None => self.linear(x, &name(&format!("attn_{part}")))?,
+            };
+            Ok(rows.reshape(((), n, head_dim))?)
         };
-        let turned = |part: &str, n: usize| -> std::result::Result<Tensor, EngineError> {
-            let mut y = heads(part, n)?;
-            let norm = format!("{prefix}.attn_{part}_norm.weight");
-            if self.gguf.tensor(&norm).is_some() {
-                y = self.norm(&y, &norm)?;
+        let turned = |part: &str, n: usize, first: usize| -> Result<Tensor> {
+            let mut y = heads(part, n, first)?;
+            if let Some(weight) = self.optional(&name(&format!("attn_{part}_norm.weight")))? {
+                let weight = (weight + f64::from(self.config.norm.weight_offset))?;
+                y = self.rms_norm(&y)?.broadcast_mul(&weight)?;
             }
-            self.rotate(&y, rotations).map_err(failed)
+            self.rotate(&y, self.config.layers[layer].rope_idx)
         };
-        let (q, k, v) = (
-            turned("q", n_heads)?,
-            turned("k", n_kv_heads)?,
-            heads("v", n_kv_heads)?,
-        );
-        let attended = self.attend(&q, &k, &v).map_err(failed)?;
-        self.linear(&attended, &format!("{prefix}.attn_output.weight"))
+        let q = turned("q", n_heads, 0)?;
+        let k = turned("k", n_kv_heads, n_heads)?;
+        let v = heads("v", n_kv_heads, n_heads + n_kv_heads)?;
+        let sinks = self.optional(&name("attn_sinks.weight"))?;
+        let attended = self.attend(&q, &k, &v, self.config.layers[layer], sinks)?;
+        self.linear(&attended, &name("attn_output"))
     }
 
-    /// `q`: (tokens, n_heads, head_dim), `k`, `v`: (tokens, n_kv_heads, head_dim) -> (tokens, n_heads * head_dim).
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    /// `q`: (tokens, n_heads, head_dim), `k`, `v`: (tokens, n_kv_heads, head_dim), `sinks`: (n_heads)
+    /// -> (tokens, n_heads * head_dim).
+    fn attend(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        LayerConfig { window, .. }: LayerConfig,
+        sinks: Option<Tensor>,
+    ) -> Result<Tensor> {
         let ModelConfig {
             n_heads,
             n_kv_heads,
@@ -112,109 +145,188 @@ impl Reference<'_> {
         let n_tokens = q.dim(0)?;
         let group = n_heads / n_kv_heads;
         let repeat = |x: &Tensor| -> Result<Tensor> {
-            let shape = (n_tokens, n_kv_heads, group, head_dim);
-            x.unsqueeze(2)?
-                .broadcast_as(shape)?
-                .reshape((n_tokens, n_heads, head_dim))?
-                .transpose(0, 1)?
-                .contiguous()
+            let x = x
+                .unsqueeze(2)?
+                .broadcast_as((n_tokens, n_kv_heads, group, head_dim))?;
+            let x = x.reshape((n_tokens, n_heads, head_dim))?.transpose(0, 1)?;
+            Ok(x.contiguous()?)
         };
         let (k, v) = (repeat(k)?, repeat(v)?);
         let q = q.transpose(0, 1)?.contiguous()?;
-        let scores = (q.matmul(&k.transpose(1, 2)?)? / (head_dim as f64).sqrt())?;
+        let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(self.config.attention_scale))?;
+        let is_seen =
+            |row: usize, column: usize| column <= row && window.is_none_or(|window| row - column < window);
         let mask: Vec<f32> = (0..n_tokens * n_tokens)
             .map(|at| {
-                if at % n_tokens > at / n_tokens {
-                    f32::NEG_INFINITY
-                } else {
+                if is_seen(at / n_tokens, at % n_tokens) {
                     0.0
+                } else {
+                    f32::NEG_INFINITY
                 }
             })
             .collect();
         let scores = scores.broadcast_add(&Tensor::from_vec(mask, (n_tokens, n_tokens), &self.device)?)?;
-        let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-        weights
-            .matmul(&v)?
-            .transpose(0, 1)?
-            .reshape((n_tokens, n_heads * head_dim))
-    }
-
-    fn feed_forward(&self, x: &Tensor, prefix: &str) -> std::result::Result<Tensor, EngineError> {
-        let gate = self.linear(x, &format!("{prefix}.ffn_gate.weight"))?;
-        let up = self.linear(x, &format!("{prefix}.ffn_up.weight"))?;
-        let hidden = gate.silu().and_then(|gate| gate * up).map_err(failed)?;
-        self.linear(&hidden, &format!("{prefix}.ffn_down.weight"))
-    }
-
-    /// Cosines and sines, `(tokens, 1, head_dim / 2)` each.
-    fn rotations(&self, n_tokens: usize) -> std::result::Result<(Tensor, Tensor), EngineError> {
-        let frequencies = rope_frequencies(self.gguf, self.config)?;
-        let angles = || -> Result<Tensor> {
-            let positions =
-                Tensor::arange(0u32, n_tokens as u32, &self.device)?.to_dtype(candle_core::DType::F32)?;
-            let frequencies = Tensor::new(frequencies, &self.device)?;
-            positions
-                .unsqueeze(1)?
-                .broadcast_mul(&frequencies.unsqueeze(0)?)?
-                .unsqueeze(1)
+        let sinks = match sinks {
+            Some(sinks) => sinks.reshape((n_heads, 1, 1))?,
+            None => Tensor::full(f32::NEG_INFINITY, (n_heads, 1, 1), &self.device)?,
         };
-        let angles = angles().map_err(failed)?;
-        Ok((angles.cos().map_err(failed)?, angles.sin().map_err(failed)?))
+        let sinks = sinks.broadcast_as((n_heads, n_tokens, 1))?;
+        let all = Tensor::cat(&[&scores, &sinks.contiguous()?], 2)?;
+        let weights = softmax(&all)?.narrow(2, 0, n_tokens)?.contiguous()?;
+        let attended = weights.matmul(&v)?.transpose(0, 1)?;
+        Ok(attended.reshape((n_tokens, n_heads * head_dim))?)
     }
 
-    /// `x`: (tokens, heads, head_dim).
-    fn rotate(&self, x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> Result<Tensor> {
+    /// `x`: (tokens, hidden) -> (tokens, hidden).
+    fn feed_forward(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let Some(ExpertChoice { n_experts, n_chosen }) = self.config.experts else {
+            let up = self.linear(x, &name("ffn_up"))?;
+            let hidden = if self.optional(&name("ffn_gate.weight"))?.is_some() {
+                self.activate(&self.linear(x, &name("ffn_gate"))?, &up)?
+            } else if self.config.activation == Activation::Gelu {
+                up.gelu()?
+            } else {
+                let halves = up.chunk(2, 1)?;
+                self.activate(&halves[0], &halves[1])?
+            };
+            return self.linear(&hidden, &name("ffn_down"));
+        };
+        // Every row runs every expert; those that it did not choose have no share.
+        let scores: Vec<Vec<f32>> = self.linear(x, &name("ffn_gate_inp"))?.to_vec2()?;
+        let mut shares = Vec::new();
+        for row in scores {
+            let mut order: Vec<usize> = (0..n_experts).collect();
+            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+            let chosen = &order[..n_chosen];
+            let total: f32 = chosen.iter().map(|expert| row[*expert].exp()).sum();
+            shares.extend((0..n_experts).map(|it| {
+                if chosen.contains(&it) {
+                    row[it].exp() / total
+                } else {
+                    0.0
+                }
+            }));
+        }
+        let shares = Tensor::from_vec(shares, (x.dim(0)?, n_experts), &self.device)?;
+        let mut mixed = x.zeros_like()?;
+        for expert in 0..n_experts {
+            let gate = self.expert(x, &name("ffn_gate_exps"), expert)?;
+            let up = self.expert(x, &name("ffn_up_exps"), expert)?;
+            let out = self.expert(&self.activate(&gate, &up)?, &name("ffn_down_exps"), expert)?;
+            mixed = (mixed + out.broadcast_mul(&shares.narrow(1, expert, 1)?)?)?;
+        }
+        Ok(mixed)
+    }
+
+    fn activate(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        Ok(match self.config.activation {
+            Activation::SwiGlu => (gate.silu()? * up)?,
+            Activation::GeGlu => (gate.gelu()? * up)?,
+            Activation::Gelu => gate.gelu()?,
+            Activation::ClampedSwiGlu { limit } => {
+                let (gate, up) = (gate.minimum(limit)?, up.clamp(-limit, limit)?);
+                // silu(1.702 x) / 1.702 is x sigmoid(1.702 x).
+                ((((&gate * 1.702)?.silu()? / 1.702)?) * (up + 1.0)?)?
+            }
+        })
+    }
+
+    /// One expert's product, from its own tensor or its slice of all of them.
+    fn expert(&self, x: &Tensor, name: &str, expert: usize) -> Result<Tensor> {
+        let weight = match self.optional(&format!("{name}.{expert}.weight"))? {
+            Some(weight) => weight,
+            None => self.tensor(&format!("{name}.weight"))?.get(expert)?,
+        };
+        let y = x.matmul(&weight.t()?)?;
+        Ok(match self.optional(&format!("{name}.bias"))? {
+            Some(bias) => y.broadcast_add(&bias.get(expert)?)?,
+            None => y,
+        })
+    }
+
+    /// `x`: (tokens, heads, head_dim), rotated by its row's index.
+    fn rotate(&self, x: &Tensor, rope_idx: usize) -> Result<Tensor> {
+        let rope = &self.config.ropes[rope_idx];
         let (n_tokens, n_heads, head_dim) = x.dims3()?;
-        let (a, b) = match self.config.rope_pairing {
-            RopePairing::Halves => (
-                x.narrow(2, 0, head_dim / 2)?,
-                x.narrow(2, head_dim / 2, head_dim / 2)?,
-            ),
+        let n_pairs = rope.frequencies.len();
+        let positions = Tensor::arange(0u32, n_tokens as u32, &self.device)?.to_dtype(DType::F32)?;
+        let frequencies = Tensor::new(&rope.frequencies[..], &self.device)?;
+        let angles = positions
+            .reshape((n_tokens, 1, 1))?
+            .broadcast_mul(&frequencies.reshape((1, 1, n_pairs))?)?;
+        let cos = (angles.cos()? * f64::from(rope.amplitude))?;
+        let sin = (angles.sin()? * f64::from(rope.amplitude))?;
+        let (turned, rest) = (
+            x.narrow(2, 0, 2 * n_pairs)?,
+            x.narrow(2, 2 * n_pairs, head_dim - 2 * n_pairs)?,
+        );
+        let (a, b) = match rope.pairing {
+            RopePairing::Halves => (turned.narrow(2, 0, n_pairs)?, turned.narrow(2, n_pairs, n_pairs)?),
             RopePairing::Adjacent => {
-                let pairs = x.reshape((n_tokens, n_heads, head_dim / 2, 2))?;
+                let pairs = turned.reshape((n_tokens, n_heads, n_pairs, 2))?;
                 (
                     pairs.narrow(3, 0, 1)?.squeeze(3)?,
                     pairs.narrow(3, 1, 1)?.squeeze(3)?,
                 )
             }
         };
-        let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
-        let second = (a.broadcast_mul(sin)? + b.broadcast_mul(cos)?)?;
-        match self.config.rope_pairing {
-            RopePairing::Halves => Tensor::cat(&[first, second], 2),
+        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let second = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
+        let turned = match rope.pairing {
+            RopePairing::Halves => Tensor::cat(&[first, second], 2)?,
             RopePairing::Adjacent => {
-                Tensor::stack(&[first, second], 3)?.reshape((n_tokens, n_heads, head_dim))
+                Tensor::stack(&[first, second], 3)?.reshape((n_tokens, n_heads, 2 * n_pairs))?
             }
-        }
-    }
-
-    fn norm(&self, x: &Tensor, weight: &str) -> std::result::Result<Tensor, EngineError> {
-        let width = x.dims()[x.dims().len() - 1];
-        let weight = vector(self.gguf, weight, width)?;
-        let norm = || -> Result<Tensor> {
-            let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
-            let scale = (mean_square + f64::from(self.config.rms_norm_eps))?.sqrt()?;
-            x.broadcast_div(&scale)?
-                .broadcast_mul(&Tensor::new(weight, &self.device)?)
         };
-        norm().map_err(failed)
+        Ok(Tensor::cat(&[turned, rest.contiguous()?], 2)?)
     }
 
-    fn linear(&self, x: &Tensor, name: &str) -> std::result::Result<Tensor, EngineError> {
-        let weight = self.matrix(name)?;
-        weight.t().and_then(|weight| x.matmul(&weight)).map_err(failed)
+    /// A norm of the residual stream; `name` goes without `.weight`.
+    fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
+        let norm = self.config.norm;
+        let weight = (self.tensor(&format!("{name}.weight"))? + f64::from(norm.weight_offset))?;
+        let x = if norm.subtracts_mean {
+            x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?
+        } else {
+            x.clone()
+        };
+        let normed = self.rms_norm(&x)?.broadcast_mul(&weight)?;
+        Ok(match self.optional(&format!("{name}.bias"))? {
+            Some(bias) => normed.broadcast_add(&bias)?,
+            None => normed,
+        })
     }
 
-    fn matrix(&self, name: &str) -> std::result::Result<Tensor, EngineError> {
-        let tensor = self.gguf.require(name)?;
-        quant::require_known(&tensor)?;
-        let mut numbers = vec![0.0; tensor.n_elements()];
-        quant::dequantize_row(tensor.dtype, tensor.bytes(), &mut numbers);
-        Tensor::from_vec(numbers, tensor.shape.as_slice(), &self.device).map_err(failed)
+    fn rms_norm(&self, x: &Tensor) -> Result<Tensor> {
+        let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+        let scale = (mean_square + f64::from(self.config.norm.epsilon))?.sqrt()?;
+        Ok(x.broadcast_div(&scale)?)
+    }
+
+    /// A product and its bias; `name` goes without `.weight`.
+    fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
+        let y = x.matmul(&self.tensor(&format!("{name}.weight"))?.t()?)?;
+        Ok(match self.optional(&format!("{name}.bias"))? {
+            Some(bias) => y.broadcast_add(&bias)?,
+            None => y,
+        })
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.checkpoint.weights().require(name)?;
+        let numbers = dequantize(tensor)?;
+        Ok(Tensor::from_vec(numbers, tensor.shape.as_slice(), &self.device)?)
+    }
+
+    fn optional(&self, name: &str) -> Result<Option<Tensor>> {
+        let is_there = self.checkpoint.weights().get(name).is_some();
+        is_there.then(|| self.tensor(name)).transpose()
     }
 }
 
-fn failed(error: candle_core::Error) -> EngineError {
-    EngineError::Stopped(format!("candle refused an operation: {error}"))
+/// Over the last dimension.
+fn softmax(scores: &Tensor) -> Result<Tensor> {
+    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    Ok(weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?)
 }

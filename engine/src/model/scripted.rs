@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     error::EngineError,
     kv_cache::{BLOCK_LEN, KvCache},
-    model::{Batch, Model, ModelConfig, RopePairing, Row},
+    model::{Batch, Model, ModelConfig, Row},
     sampler::split_mix,
     tokenizer::Tokenizer,
 };
@@ -94,19 +94,9 @@ impl ScriptedModel {
 
     fn new(vocab: usize, script: Script) -> Self {
         let config = ModelConfig {
-            architecture: "scripted".into(),
             vocab,
-            hidden: 2,
-            n_layers: 1,
-            n_heads: 1,
-            n_kv_heads: 1,
-            head_dim: 2,
-            feed_forward: 2,
             context_length: 1 << 16,
-            rms_norm_eps: 1e-6,
-            rope_theta: 10_000.0,
-            rope_scale: 1.0,
-            rope_pairing: RopePairing::Halves,
+            ..ModelConfig::bare("scripted", 1, 1, 2)
         };
         Self {
             config,

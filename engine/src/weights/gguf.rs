@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{SharedBytes, Tensor, WeightSource};
+use super::{SharedBytes, Tensor, WeightSource, Weights};
 pub use super::{ggml_type::GgmlType, metadata::Metadata};
 use crate::error::EngineError;
 
@@ -125,6 +125,17 @@ impl Gguf {
             field: format!("tensor `{name}`"),
             reason: "the tensor is missing".to_owned(),
         })
+    }
+
+    /// All tensors; they share the file's bytes.
+    pub fn weights(&self) -> Weights {
+        let tensors = self.tensors.iter().filter_map(|info| self.tensor(&info.name));
+        let tensors = tensors.map(|tensor| (tensor.name.clone(), tensor));
+        Weights {
+            path: self.path.clone(),
+            // No name is there twice: `open` saw to it.
+            tensors: tensors.collect(),
+        }
     }
 
     /// Entries of all tensors, in the file's order.

@@ -1,0 +1,90 @@
+//! A model as it lies on disk: its configuration and its tensors, whatever the format.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{
+    ModelConfig,
+    config::Stated,
+    family::Family,
+    mxfp4::unpack_experts,
+    names::{canonical_gguf_name, canonical_hugging_face_name},
+};
+use crate::{
+    error::EngineError,
+    weights::{Gguf, WeightSource, Weights, safetensors},
+};
+
+/// A configuration and the tensors that belong to it.
+pub struct Checkpoint {
+    config: ModelConfig,
+    weights: Weights,
+}
+
+impl Checkpoint {
+    /// Takes the model of a GGUF file.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] for an architecture or a RoPE scaling without a forward pass,
+    /// [`EngineError::BadFile`] for a key that is missing or contradicts another.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, EngineError> {
+        let family = Family::of_gguf(gguf.metadata().require_str("general.architecture")?)?;
+        let stated = Stated::from_gguf(gguf, family.gguf)?;
+        let config = stated
+            .into_config(family)
+            .map_err(|fault| fault.of(gguf.path()))?;
+        let mut weights = gguf.weights();
+        // The configuration has them already.
+        for name in [
+            "rope_freqs.weight",
+            "rope_factors_long.weight",
+            "rope_factors_short.weight",
+        ] {
+            weights.take(name);
+        }
+        weights.rename(|name| Some(canonical_gguf_name(family, name)))?;
+        Ok(Self { config, weights })
+    }
+
+    /// Opens a folder as Hugging Face lays it out: `config.json` and safetensors files.
+    ///
+    /// # Errors
+    /// As [`from_gguf`](Self::from_gguf), and those of the safetensors files.
+    pub fn from_folder(folder: &Path) -> Result<Self, EngineError> {
+        let path = folder.join("config.json");
+        let bytes = WeightSource::File(path.clone()).open()?;
+        let config: Value = serde_json::from_slice(&bytes).map_err(|err| EngineError::BadFile {
+            path: path.clone(),
+            field: "JSON".into(),
+            reason: err.to_string(),
+        })?;
+        // Models that see pictures too keep what describes their text apart.
+        let text_config = config.get("text_config").unwrap_or(&config);
+        let model_type = text_config.get("model_type").or(config.get("model_type"));
+        let Some(model_type) = model_type.and_then(Value::as_str) else {
+            return Err(EngineError::BadFile {
+                path,
+                field: "model_type".into(),
+                reason: "the key is missing".into(),
+            });
+        };
+        let family = Family::of_hugging_face(model_type)?;
+        let stated = Stated::from_hugging_face(text_config).map_err(|fault| fault.of(&path))?;
+        let config = stated.into_config(family).map_err(|fault| fault.of(&path))?;
+        let mut weights = safetensors::open_folder(folder)?;
+        weights.rename(|name| canonical_hugging_face_name(family, name))?;
+        unpack_experts(&mut weights, config.n_layers)?;
+        Ok(Self { config, weights })
+    }
+
+    /// Shape and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Tensors, under the names that GGUF has for them.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+}

@@ -1,0 +1,223 @@
+//! What a `config.json` states, in the spelling of transformers 4 and in that of transformers 5.
+
+use serde_json::Value;
+
+use super::{super::family::Source, Fault, RopeScaling, Stated};
+
+impl Stated {
+    /// Reads `config`, the part of a `config.json` that describes the text model.
+    ///
+    /// # Errors
+    /// The key that is missing or of another type, or names something that this engine does not run.
+    pub(in crate::model) fn from_hugging_face(config: &Value) -> Result<Self, Fault> {
+        let keys = Keys(config);
+        let n_layers = keys.require_size("num_hidden_layers")?;
+        let feed_forward = keys.require_size("intermediate_size")?;
+        let head_dim = keys.size("head_dim")?;
+        let (rope_scaling, rope_dims_share) = keys.rope_scaling()?;
+        let n_heads = keys.require_size("num_attention_heads")?;
+        let hidden = keys.require_size("hidden_size")?;
+        let head_width = head_dim.unwrap_or(hidden / n_heads.max(1));
+        if keys.0.get("norm_topk_prob") == Some(&Value::Bool(false)) {
+            return Err(Fault::new(
+                "norm_topk_prob",
+                "false found; experts whose shares do not add up to 1 are not supported".into(),
+            ));
+        }
+        // What the scores are divided by, as the square of it.
+        let score_divisor = keys.number("query_pre_attn_scalar")?.map(|it| 1.0 / it.sqrt());
+        Ok(Self {
+            source: Source::HuggingFace,
+            vocab: keys.require_size("vocab_size")?,
+            hidden,
+            n_layers,
+            n_heads,
+            n_kv_heads: keys.size("num_key_value_heads")?,
+            head_dim,
+            rope_dims: rope_dims_share.map(|share| (head_width as f32 * share) as usize),
+            feed_forward,
+            context_length: keys.require_size("max_position_embeddings")?,
+            norm_epsilon: match keys.number("rms_norm_eps")? {
+                Some(epsilon) => epsilon,
+                None => keys.number("norm_epsilon")?.unwrap_or(1e-6),
+            },
+            rope_theta: keys.rope_number("full_attention", "rope_theta")?,
+            rope_scaling,
+            window_rope_theta: match keys.number("rope_local_base_freq")? {
+                Some(theta) => Some(theta),
+                None => keys.nested_rope("sliding_attention").number("rope_theta")?,
+            },
+            window: match keys.0.get("use_sliding_window") {
+                Some(Value::Bool(false)) => None,
+                _ => keys.size("sliding_window")?,
+            },
+            has_window: keys.has_window(n_layers)?,
+            attention_scale: match keys.number("attention_multiplier")? {
+                Some(scale) => Some(scale),
+                None => score_divisor,
+            },
+            embedding_scale: keys.number("embedding_multiplier")?,
+            residual_scale: keys.number("residual_multiplier")?,
+            logit_divisor: keys.number("logits_scaling")?,
+            n_experts: match keys.size("num_experts")? {
+                Some(n_experts) => Some(n_experts),
+                None => keys.size("num_local_experts")?,
+            },
+            n_chosen_experts: keys.size("num_experts_per_tok")?,
+            expert_feed_forward: keys.size("moe_intermediate_size")?,
+            swiglu_limit: keys.number("swiglu_limit")?,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Keys<'a>(&'a Value);
+
+impl<'a> Keys<'a> {
+    /// A key that is neither missing nor null.
+    fn get(self, key: &str) -> Option<&'a Value> {
+        self.0.get(key).filter(|it| !it.is_null())
+    }
+
+    fn size(self, key: &'static str) -> Result<Option<usize>, Fault> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        match value.as_u64().and_then(|it| usize::try_from(it).ok()) {
+            Some(size) => Ok(Some(size)),
+            None => Err(Fault::new(key, format!("{value} found, a count expected"))),
+        }
+    }
+
+    fn require_size(self, key: &'static str) -> Result<usize, Fault> {
+        self.size(key)?
+            .ok_or_else(|| Fault::new(key, "the key is missing".into()))
+    }
+
+    fn number(self, key: &'static str) -> Result<Option<f32>, Fault> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        match value.as_f64() {
+            Some(number) => Ok(Some(number as f32)),
+            None => Err(Fault::new(key, format!("{value} found, a number expected"))),
+        }
+    }
+
+    fn numbers(self, key: &'static str) -> Result<Vec<f32>, Fault> {
+        let list = self.get(key).and_then(Value::as_array);
+        let numbers = list.and_then(|list| list.iter().map(|it| Some(it.as_f64()? as f32)).collect());
+        numbers.ok_or_else(|| Fault::new(key, "a list of numbers expected".into()))
+    }
+
+    /// Transformers 5 keeps the numbers of the rotary embedding together, by kind of layer where they differ.
+    fn nested_rope(self, layer_type: &str) -> Self {
+        const NOTHING: &Value = &Value::Null;
+        let parameters = self.get("rope_parameters").unwrap_or(NOTHING);
+        Self(parameters.get(layer_type).unwrap_or(NOTHING))
+    }
+
+    /// The object with the scaling's numbers, in either spelling.
+    fn rope(self) -> Self {
+        let full = self.nested_rope("full_attention");
+        let candidates = [
+            Some(full.0).filter(|it| !it.is_null()),
+            self.get("rope_parameters"),
+        ];
+        Self(
+            candidates
+                .into_iter()
+                .flatten()
+                .next()
+                .or(self.get("rope_scaling"))
+                .unwrap_or(&Value::Null),
+        )
+    }
+
+    /// A number that is beside the scaling in the old spelling and within it in the new one.
+    fn rope_number(self, layer_type: &str, key: &'static str) -> Result<Option<f32>, Fault> {
+        for keys in [self, self.nested_rope(layer_type), self.rope()] {
+            if let Some(number) = keys.number(key)? {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The scaling, and which share of a head is rotated.
+    fn rope_scaling(self) -> Result<(RopeScaling, Option<f32>), Fault> {
+        let rope = self.rope();
+        let share = self.rope_number("full_attention", "partial_rotary_factor")?;
+        let kind = rope.get("rope_type").or(rope.get("type"));
+        let require = |key: &'static str| -> Result<f32, Fault> {
+            rope.number(key)?
+                .ok_or_else(|| Fault::new(key, "the key is missing".into()))
+        };
+        let original = || -> Result<usize, Fault> {
+            const KEY: &str = "original_max_position_embeddings";
+            match (rope.size(KEY)?, self.size(KEY)?) {
+                (Some(original), _) | (None, Some(original)) => Ok(original),
+                (None, None) => self.require_size("max_position_embeddings"),
+            }
+        };
+        let scaling = match kind.and_then(Value::as_str) {
+            None | Some("default") => RopeScaling::None,
+            Some("linear") => RopeScaling::Linear(require("factor")?),
+            Some("llama3") => RopeScaling::Llama3 {
+                factor: require("factor")?,
+                low: require("low_freq_factor")?,
+                high: require("high_freq_factor")?,
+                original: original()?,
+            },
+            Some("yarn") => RopeScaling::Yarn {
+                factor: require("factor")?,
+                beta_fast: rope.number("beta_fast")?.unwrap_or(32.0),
+                beta_slow: rope.number("beta_slow")?.unwrap_or(1.0),
+                original: original()?,
+                truncate: rope.get("truncate") != Some(&Value::Bool(false)),
+                amplitude: rope.number("attention_factor")?,
+            },
+            Some("longrope" | "su") => RopeScaling::LongRope {
+                short: rope.numbers("short_factor")?,
+                long: rope.numbers("long_factor")?,
+                original: original()?,
+                amplitude: rope.number("attention_factor")?,
+            },
+            Some(other) => {
+                let known = "default, linear, llama3, yarn and longrope";
+                return Err(Fault::new(
+                    "rope_type",
+                    format!("`{other}` is not supported; known: {known}"),
+                ));
+            }
+        };
+        Ok((scaling, share))
+    }
+
+    fn has_window(self, n_layers: usize) -> Result<Option<Vec<bool>>, Fault> {
+        if let Some(list) = self.get("layer_types") {
+            let kind = |it: &Value| match it.as_str() {
+                Some("sliding_attention") => Ok(true),
+                Some("full_attention") => Ok(false),
+                _ => Err(Fault::new("layer_types", format!("{it} is not supported"))),
+            };
+            let list = list.as_array().into_iter().flatten();
+            return Ok(Some(list.map(kind).collect::<Result<_, _>>()?));
+        }
+        // One layer in so many has no window.
+        if let Some(pattern) = self.size("sliding_window_pattern")?.filter(|it| *it > 0) {
+            return Ok(Some(
+                (0..n_layers.min(super::MAX_LAYERS))
+                    .map(|it| (it + 1) % pattern != 0)
+                    .collect(),
+            ));
+        }
+        // Qwen: only the layers after so many have one.
+        let n_whole = self.size("max_window_layers")?;
+        Ok(n_whole.map(|n_whole| {
+            (0..n_layers.min(super::MAX_LAYERS))
+                .map(|it| it >= n_whole)
+                .collect()
+        }))
+    }
+}

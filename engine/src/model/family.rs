@@ -1,0 +1,107 @@
+//! The families that the shared forward pass runs: each file says how one of them differs from Llama.
+
+mod gemma3;
+mod gpt_oss;
+mod granite;
+mod llama;
+mod mistral;
+mod phi3;
+mod qwen;
+mod starcoder2;
+
+use super::{Activation, RopePairing, config::Stated};
+use crate::error::EngineError;
+
+/// Every family, under each name that files give it.
+const ARCHITECTURES: [&Family; 10] = [
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &qwen::QWEN3_MOE,
+    &gemma3::FAMILY,
+    &gpt_oss::FAMILY,
+    &granite::FAMILY,
+    &phi3::FAMILY,
+    &starcoder2::FAMILY,
+];
+
+/// Which kind of file a model comes from: they name and store some things differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Gguf,
+    HuggingFace,
+}
+
+/// What sets a family apart.
+pub(super) struct Family {
+    /// `general.architecture` of a GGUF file.
+    pub(super) gguf: &'static str,
+    /// `model_type` of a `config.json`.
+    pub(super) hugging_face: &'static [&'static str],
+    /// Pairs of the rotary embedding in GGUF files; elsewhere it is always halves.
+    pub(super) gguf_pairing: RopePairing,
+    /// Parts of tensor names in GGUF files that mean something else in other families: (found, meant).
+    pub(super) gguf_names: &'static [(&'static str, &'static str)],
+    /// Parts of tensor names in safetensors files, where they are not Llama's: (found, meant).
+    pub(super) hugging_face_names: &'static [(&'static str, &'static str)],
+    pub(super) norm_subtracts_mean: bool,
+    /// What safetensors files leave out of the norms' weights.
+    pub(super) norm_weight_offset: f32,
+    pub(super) activation: Activation,
+    /// Layers with a window, where the file gives a window but not its layers.
+    pub(super) has_window: fn(usize) -> bool,
+    /// Adds the constants that files leave out.
+    pub(super) complete: fn(&mut Stated),
+}
+
+impl Family {
+    const LLAMA: Self = Self {
+        gguf: "llama",
+        hugging_face: &["llama"],
+        gguf_pairing: RopePairing::Adjacent,
+        gguf_names: &[],
+        hugging_face_names: &[],
+        norm_subtracts_mean: false,
+        norm_weight_offset: 0.0,
+        activation: Activation::SwiGlu,
+        has_window: |_| true,
+        complete: |_| {},
+    };
+
+    /// The family of a GGUF file.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] with the names that are known.
+    pub(super) fn of_gguf(architecture: &str) -> Result<&'static Self, EngineError> {
+        let known = ARCHITECTURES.into_iter().filter(|it| !it.gguf.is_empty());
+        find(architecture, known, |it| std::slice::from_ref(&it.gguf))
+    }
+
+    /// The family of a `config.json`.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] with the names that are known.
+    pub(super) fn of_hugging_face(model_type: &str) -> Result<&'static Self, EngineError> {
+        find(model_type, ARCHITECTURES.into_iter(), |it| it.hugging_face)
+    }
+}
+
+fn find(
+    name: &str,
+    families: impl Iterator<Item = &'static Family>,
+    names: fn(&'static Family) -> &'static [&'static str],
+) -> Result<&'static Family, EngineError> {
+    let mut known = Vec::new();
+    for family in families {
+        if names(family).contains(&name) {
+            return Ok(family);
+        }
+        known.extend_from_slice(names(family));
+    }
+    Err(EngineError::Unsupported {
+        what: "architecture",
+        found: name.into(),
+        known: known.join(", "),
+    })
+}

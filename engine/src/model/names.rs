@@ -1,0 +1,181 @@
+//! One set of tensor names for all formats: those of GGUF, as most families use them.
+
+use super::family::Family;
+
+/// Parts of names in safetensors files, as Llama and most others have them, and GGUF's words for them.
+const LAYER_PARTS: [(&str, &str); 18] = [
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("self_attn.sinks", "attn_sinks.weight"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+    ("mlp.gate", "ffn_gate_inp"),
+    // Both at once, and one apart from the other: the rest of the name follows.
+    ("mlp.experts.gate_up_proj", "ffn_gate_up_exps"),
+    ("mlp.experts.down_proj", "ffn_down_exps"),
+    ("mlp.experts", "expert"),
+];
+
+/// Where the text model of a checkpoint that also sees pictures starts.
+const TEXT_PREFIXES: [&str; 3] = ["model.language_model.", "language_model.model.", "model."];
+
+/// What checkpoints hold besides the text model: the half that sees, and numbers that follow from the configuration.
+const OTHER_PARTS: [&str; 4] = [
+    "vision_tower",
+    "vision_model",
+    "multi_modal_projector",
+    "rotary_emb.inv_freq",
+];
+
+/// The name that this engine uses for a tensor of a GGUF file.
+pub(super) fn canonical_gguf_name(family: &Family, name: &str) -> String {
+    for (found, meant) in family.gguf_names {
+        if let Some((layer, part)) = split_layer(name, "blk.")
+            && let Some(rest) = strip_part(part, found)
+        {
+            return format!("blk.{layer}.{meant}{rest}");
+        }
+    }
+    name.into()
+}
+
+/// The name that this engine uses for a tensor of a safetensors file; `None` for one that is not part of the text model.
+/// A name that is not known stays as it is, for an error that says so.
+pub(super) fn canonical_hugging_face_name(family: &Family, name: &str) -> Option<String> {
+    if OTHER_PARTS.iter().any(|part| name.contains(part)) {
+        return None;
+    }
+    let bare = TEXT_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
+    let Some(bare) = bare else {
+        let head = name.strip_prefix("language_model.").unwrap_or(name);
+        return Some(match head {
+            "lm_head.weight" => "output.weight".into(),
+            _ => name.into(),
+        });
+    };
+    match bare {
+        "embed_tokens.weight" => return Some("token_embd.weight".into()),
+        "norm.weight" => return Some("output_norm.weight".into()),
+        "norm.bias" => return Some("output_norm.bias".into()),
+        _ => {}
+    }
+    let canonical = split_layer(bare, "layers.").and_then(|(layer, part)| {
+        let parts = family.hugging_face_names.iter().chain(&LAYER_PARTS);
+        let (meant, rest) = parts
+            .filter_map(|(found, meant)| Some((meant, strip_part(part, found)?)))
+            .next()?;
+        Some(format!("blk.{layer}.{}", expert_part(meant, rest)?))
+    });
+    Some(canonical.unwrap_or_else(|| name.into()))
+}
+
+/// `blk.7.attn_q.weight` as `7` and `attn_q.weight`.
+fn split_layer<'a>(name: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
+    name.strip_prefix(prefix)?.split_once('.')
+}
+
+/// What follows a part of a name, such as `.weight`, if that part ends there.
+fn strip_part<'a>(name: &'a str, part: &str) -> Option<&'a str> {
+    name.strip_prefix(part)
+        .filter(|rest| rest.is_empty() || rest.starts_with(['.', '_']))
+}
+
+/// The canonical rest of a name: `.5.gate_proj.weight` of the experts becomes `ffn_gate_exps.5.weight`.
+fn expert_part(meant: &str, rest: &str) -> Option<String> {
+    if meant != "expert" {
+        return Some(format!("{meant}{rest}"));
+    }
+    let (expert, part) = rest.strip_prefix('.')?.split_once('.')?;
+    let (projection, kind) = part.split_once('.')?;
+    let matrix = match projection {
+        "gate_proj" => "ffn_gate_exps",
+        "up_proj" => "ffn_up_exps",
+        "down_proj" => "ffn_down_exps",
+        _ => return None,
+    };
+    Some(format!("{matrix}.{expert}.{kind}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_checkpoints_become_those_of_gguf() {
+        let name = |model_type: &str, name: &str| {
+            canonical_hugging_face_name(Family::of_hugging_face(model_type).unwrap(), name)
+        };
+        for (model_type, found, expected) in [
+            ("llama", "model.embed_tokens.weight", "token_embd.weight"),
+            ("llama", "lm_head.weight", "output.weight"),
+            (
+                "qwen2",
+                "model.layers.3.self_attn.q_proj.bias",
+                "blk.3.attn_q.bias",
+            ),
+            (
+                "llama",
+                "model.layers.3.post_attention_layernorm.weight",
+                "blk.3.ffn_norm.weight",
+            ),
+            (
+                "gemma3",
+                "language_model.model.layers.3.post_attention_layernorm.weight",
+                "blk.3.post_attention_norm.weight",
+            ),
+            (
+                "gemma3",
+                "model.language_model.layers.30.pre_feedforward_layernorm.weight",
+                "blk.30.ffn_norm.weight",
+            ),
+            (
+                "qwen3_moe",
+                "model.layers.0.mlp.gate.weight",
+                "blk.0.ffn_gate_inp.weight",
+            ),
+            (
+                "qwen3_moe",
+                "model.layers.0.mlp.experts.17.up_proj.weight",
+                "blk.0.ffn_up_exps.17.weight",
+            ),
+            (
+                "gpt_oss",
+                "model.layers.0.mlp.experts.gate_up_proj_blocks",
+                "blk.0.ffn_gate_up_exps_blocks",
+            ),
+            (
+                "gpt_oss",
+                "model.layers.0.mlp.router.bias",
+                "blk.0.ffn_gate_inp.bias",
+            ),
+            (
+                "gpt_oss",
+                "model.layers.0.self_attn.sinks",
+                "blk.0.attn_sinks.weight",
+            ),
+            ("starcoder2", "model.layers.0.mlp.c_fc.bias", "blk.0.ffn_up.bias"),
+            (
+                "llama",
+                "model.layers.0.mlp.c_fc.bias",
+                "model.layers.0.mlp.c_fc.bias",
+            ),
+        ] {
+            assert_eq!(name(model_type, found).as_deref(), Some(expected), "{model_type}");
+        }
+        assert_eq!(name("gemma3", "vision_tower.vision_model.head.weight"), None);
+        let gpt_oss = Family::of_gguf("gpt-oss").unwrap();
+        assert_eq!(
+            canonical_gguf_name(gpt_oss, "blk.2.post_attention_norm.weight"),
+            "blk.2.ffn_norm.weight"
+        );
+    }
+}

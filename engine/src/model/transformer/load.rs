@@ -1,0 +1,184 @@
+//! Tensors by name and shape, with an account of which were asked for.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use super::NormWeights;
+use crate::{
+    error::EngineError,
+    kernels::matmul::Matrix,
+    model::ModelConfig,
+    quant,
+    weights::{Tensor, Weights},
+};
+
+pub(super) struct Loader<'a> {
+    weights: &'a Weights,
+    pub(super) config: &'a ModelConfig,
+    used: BTreeSet<String>,
+}
+
+impl<'a> Loader<'a> {
+    pub(super) fn new(weights: &'a Weights, config: &'a ModelConfig) -> Self {
+        Self {
+            weights,
+            config,
+            used: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.weights.get(name).is_some()
+    }
+
+    /// The matrix `name`, `(n_outputs, n_inputs)`.
+    ///
+    /// # Errors
+    /// [`EngineError::BadFile`] if it is not there or has another shape, [`EngineError::Unsupported`] for a type without
+    /// kernels. So all others.
+    pub(super) fn matrix(
+        &mut self,
+        name: &str,
+        n_outputs: usize,
+        n_inputs: usize,
+    ) -> Result<Matrix, EngineError> {
+        Matrix::new(self.tensor(name, &[n_outputs, n_inputs])?.clone())
+    }
+
+    /// As [`matrix`](Self::matrix), where the file may do without.
+    pub(super) fn optional_matrix(
+        &mut self,
+        name: &str,
+        n_outputs: usize,
+        n_inputs: usize,
+    ) -> Result<Option<Matrix>, EngineError> {
+        self.has(name)
+            .then(|| self.matrix(name, n_outputs, n_inputs))
+            .transpose()
+    }
+
+    /// Some rows of a matrix that holds several, one below the other.
+    pub(super) fn part(
+        &mut self,
+        name: &str,
+        (n_outputs, n_inputs): (usize, usize),
+        rows: Range<usize>,
+    ) -> Result<Matrix, EngineError> {
+        Matrix::new(self.tensor(name, &[n_outputs, n_inputs])?.rows(rows))
+    }
+
+    /// The matrix of one expert, `(n_outputs, n_inputs)`: on its own, or within the tensor that holds all of them.
+    pub(super) fn expert(
+        &mut self,
+        name: &str,
+        (expert_idx, n_experts): (usize, usize),
+        n_outputs: usize,
+        n_inputs: usize,
+    ) -> Result<Matrix, EngineError> {
+        let alone = format!("{name}.{expert_idx}.weight");
+        if self.has(&alone) {
+            return self.matrix(&alone, n_outputs, n_inputs);
+        }
+        let all = self.tensor(&format!("{name}.weight"), &[n_experts, n_outputs, n_inputs])?;
+        Matrix::new(all.rows(expert_idx * n_outputs..(expert_idx + 1) * n_outputs))
+    }
+
+    /// A vector of `len` numbers, as single precision.
+    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
+        self.numbers(name, &[len])
+    }
+
+    /// As [`vector`](Self::vector), where the file may do without.
+    pub(super) fn optional_vector(
+        &mut self,
+        name: &str,
+        len: usize,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
+        self.has(name).then(|| self.vector(name, len)).transpose()
+    }
+
+    /// All numbers of a small tensor.
+    pub(super) fn numbers(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EngineError> {
+        dequantize(self.tensor(name, shape)?)
+    }
+
+    /// A norm of the residual stream; `name` goes without `.weight`.
+    pub(super) fn norm(&mut self, name: &str) -> Result<NormWeights, EngineError> {
+        let hidden = self.config.hidden;
+        Ok(NormWeights {
+            scale: self.norm_scale(name, hidden)?,
+            bias: self
+                .optional_vector(&format!("{name}.bias"), hidden)?
+                .unwrap_or_else(|| vec![0.0; hidden]),
+        })
+    }
+
+    /// As [`norm`](Self::norm), where the file may do without.
+    pub(super) fn optional_norm(&mut self, name: &str) -> Result<Option<NormWeights>, EngineError> {
+        self.has(&format!("{name}.weight"))
+            .then(|| self.norm(name))
+            .transpose()
+    }
+
+    /// The weights of a norm of heads, where the family has it.
+    pub(super) fn optional_head_norm(&mut self, name: &str) -> Result<Option<Vec<f32>>, EngineError> {
+        let head_dim = self.config.head_dim;
+        self.has(&format!("{name}.weight"))
+            .then(|| self.norm_scale(name, head_dim))
+            .transpose()
+    }
+
+    /// Refuses a file with weights that nothing asked for: its text would be wrong without a word.
+    pub(super) fn refuse_the_rest(&self) -> Result<(), EngineError> {
+        match self.weights.names().find(|name| !self.used.contains(*name)) {
+            None => Ok(()),
+            Some(name) => Err(EngineError::Unsupported {
+                what: "tensor",
+                found: name.into(),
+                known: format!(
+                    "for {} with {} layers, such as {}",
+                    self.config.architecture,
+                    self.config.n_layers,
+                    self.used
+                        .iter()
+                        .take(12)
+                        .map(String::as_str)
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            }),
+        }
+    }
+
+    fn norm_scale(&mut self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
+        let mut scale = self.vector(&format!("{name}.weight"), len)?;
+        let offset = self.config.norm.weight_offset;
+        scale.iter_mut().for_each(|it| *it += offset);
+        Ok(scale)
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<&'a Tensor, EngineError> {
+        let tensor = self.weights.require(name)?;
+        if tensor.shape != shape {
+            return Err(self.weights.bad(
+                name,
+                format!(
+                    "shape {:?} found, {shape:?} expected from the configuration",
+                    tensor.shape
+                ),
+            ));
+        }
+        self.used.insert(name.to_owned());
+        Ok(tensor)
+    }
+}
+
+/// All numbers of a tensor, as single precision.
+///
+/// # Errors
+/// [`EngineError::Unsupported`] for a type that is not known.
+pub(in crate::model) fn dequantize(tensor: &Tensor) -> Result<Vec<f32>, EngineError> {
+    quant::require_known(tensor)?;
+    let mut numbers = vec![0.0; tensor.n_elements()];
+    quant::dequantize_row(tensor.dtype, tensor.bytes(), &mut numbers);
+    Ok(numbers)
+}

@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Makes small random-weight checkpoints of every family, with the numbers that Hugging Face transformers gives for them.
+
+Writes OUT/<model>/: config.json with the keys that released checkpoints use, model.safetensors (bf16; gpt-oss with
+MXFP4 experts) and expected.safetensors:
+  input_ids  (40)              a prompt
+  logits     (40, vocabulary)  from a single-precision pass over the bf16 weights
+  hidden.K   (40, hidden)      residual stream after layer K; 0 is the embedding
+Weights are scaled so that logits spread over several nats: with the usual 0.02 all logits are nearly equal, and a wrong
+layer would go unnoticed.
+
+Needs torch, transformers 5, safetensors. usage: checkpoints.py OUT [MODEL ...]
+"""
+
+import json
+import math
+import os
+import sys
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+warnings.filterwarnings("ignore")
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+HIDDEN, VOCAB, PROMPT = 64, 256, 40
+SMALL = {
+    "hidden_size": HIDDEN, "intermediate_size": 96, "vocab_size": VOCAB, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_hidden_layers": 3, "max_position_embeddings": 128, "rms_norm_eps": 1e-6,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LLAMA_3_ROPE = {
+    "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+    "rope_type": "llama3",
+}  # fmt: skip
+LLAMA = SMALL | {
+    "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": False, "attention_bias": False,
+    "mlp_bias": False, "hidden_act": "silu",
+}  # fmt: skip
+QWEN = SMALL | {"hidden_act": "silu", "use_sliding_window": False, "sliding_window": None, "max_window_layers": 3}
+QWEN_3 = QWEN | {"head_dim": 32, "rope_theta": 1000000.0, "attention_bias": False}
+MOE = {
+    "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "norm_topk_prob": True,
+    "decoder_sparse_step": 1, "mlp_only_layers": [], "tie_word_embeddings": False,
+}  # fmt: skip
+STARCODER = {
+    "hidden_size": HIDDEN, "intermediate_size": 128, "vocab_size": VOCAB, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_hidden_layers": 3, "max_position_embeddings": 128, "norm_epsilon": 1e-5,
+    "norm_type": "layer_norm", "mlp_type": "default", "hidden_act": "gelu_pytorch_tanh", "use_bias": True,
+    "rope_theta": 100000.0, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True,
+    "residual_dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0,
+}  # fmt: skip
+PHI = SMALL | {
+    "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "hidden_act": "silu",
+    "original_max_position_embeddings": 32, "pad_token_id": 0, "sliding_window": None, "rope_scaling": None,
+}  # fmt: skip
+# Rows of 256, as K-quants need them.
+WIDE = {
+    "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_hidden_layers": 2, "head_dim": 64,
+}  # fmt: skip
+
+MODELS = {
+    "llama3": ("llama", LLAMA | {"rope_scaling": LLAMA_3_ROPE}),
+    "mistral": ("mistral", LLAMA | {"head_dim": 32, "sliding_window": 12, "rope_theta": 10000.0}),
+    "qwen2": ("qwen2", QWEN | {"rope_theta": 1000000.0, "tie_word_embeddings": True, "sliding_window": 128}),
+    "r1-distill-qwen": ("qwen2", QWEN | {"rope_theta": 10000.0, "tie_word_embeddings": False, "sliding_window": 128}),
+    "qwen3": ("qwen3", QWEN_3 | {"tie_word_embeddings": True}),
+    "qwen3-moe": ("qwen3_moe", QWEN_3 | MOE),
+    "granite": ("granite", LLAMA | {
+        "embedding_multiplier": 3.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1, "logits_scaling": 2.0,
+        "tie_word_embeddings": True,
+    }),
+    "phi3": ("phi3", PHI | {"sliding_window": 12}),
+    "phi3-long": ("phi3", PHI | {
+        "partial_rotary_factor": 0.75, "max_position_embeddings": 128, "tie_word_embeddings": True,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+            "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0],
+        },
+    }),
+    "gemma3": ("gemma3_text", SMALL | {
+        "head_dim": 32, "num_hidden_layers": 7, "intermediate_size": 64, "query_pre_attn_scalar": 32,
+        "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 8, "sliding_window_pattern": 6, "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False, "final_logit_softcapping": None, "attn_logit_softcapping": None,
+        "tie_word_embeddings": True,
+    }),
+    "gpt-oss": ("gpt_oss", SMALL | {
+        "head_dim": 32, "num_hidden_layers": 4, "intermediate_size": 64, "rms_norm_eps": 1e-5, "num_local_experts": 4,
+        "num_experts_per_tok": 2, "experts_per_token": 2, "sliding_window": 8, "rope_theta": 150000.0,
+        "attention_bias": True, "layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_act": "silu",
+        "swiglu_limit": 7.0, "tie_word_embeddings": False,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+            "original_max_position_embeddings": 32,
+        },
+    }),
+    "starcoder2": ("starcoder2", STARCODER | {"sliding_window": 16}),
+    "starcoder2-nowindow": ("starcoder2", STARCODER | {"sliding_window": None}),
+    "llama3-k": ("llama", LLAMA | {"rope_scaling": LLAMA_3_ROPE} | WIDE),
+    "qwen2-k": ("qwen2", QWEN | {"rope_theta": 1000000.0, "tie_word_embeddings": True, "sliding_window": 128} | {
+        key: value for key, value in WIDE.items() if key != "head_dim"
+    }),
+    "qwen3-moe-k": ("qwen3_moe", QWEN_3 | MOE | WIDE | {
+        "num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
+    }),
+}  # fmt: skip
+
+
+def initialise(model, is_gemma: bool, generator) -> None:
+    for name, parameter in model.named_parameters():
+        x = torch.randn(parameter.shape, generator=generator)
+        if name.endswith("bias"):
+            x = 0.3 * x
+        elif name.endswith("sinks"):
+            pass
+        elif "norm" in name:
+            x = 0.2 * x if is_gemma else 1 + 0.2 * x
+        elif "embed_tokens" in name:
+            x = 0.15 * x if is_gemma else 0.7 * x
+        else:
+            n_inputs = parameter.shape[1] if parameter.ndim == 3 else parameter.shape[-1]
+            x = 1.5 * x / math.sqrt(n_inputs)
+        parameter.copy_(x.to(torch.bfloat16).float())
+
+
+def mxfp4_experts(model, generator) -> dict:
+    """Gives gpt-oss experts that MXFP4 holds exactly, and the packed tensors of its checkpoints."""
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    packed = {}
+    for index, layer in enumerate(model.model.layers):
+        for name in ("gate_up_proj", "down_proj"):
+            weight = getattr(layer.mlp.experts, name)  # (experts, inputs, outputs)
+            n_experts, n_inputs, n_outputs = weight.shape
+            shape = (n_experts, n_outputs, n_inputs // 32)
+            blocks = torch.randint(0, 256, (*shape, 16), generator=generator, dtype=torch.uint8)
+            scales = torch.randint(122, 127, shape, generator=generator, dtype=torch.uint8)
+            numbers = torch.empty(*shape, 32)
+            numbers[..., 0::2] = values[(blocks & 15).long()]
+            numbers[..., 1::2] = values[(blocks >> 4).long()]
+            numbers = numbers * torch.exp2(scales.float() - 127)[..., None]
+            weight.copy_(numbers.reshape(n_experts, n_outputs, n_inputs).transpose(1, 2))
+            packed[f"model.layers.{index}.mlp.experts.{name}_blocks"] = blocks
+            packed[f"model.layers.{index}.mlp.experts.{name}_scales"] = scales
+    return packed
+
+
+def split_experts(tensors: dict, width: int) -> dict:
+    """Transformers 5 fuses the experts in memory; released Qwen3-MoE checkpoints hold each matrix on its own."""
+    result = {}
+    for name, tensor in tensors.items():
+        prefix, part = name.rsplit(".", 1)
+        if ".experts." not in name:
+            result[name] = tensor
+            continue
+        for index, weight in enumerate(tensor):
+            if part == "gate_up_proj":
+                result[f"{prefix}.{index}.gate_proj.weight"] = weight[:width].contiguous()
+                result[f"{prefix}.{index}.up_proj.weight"] = weight[width:].contiguous()
+            else:
+                result[f"{prefix}.{index}.{part}.weight"] = weight.contiguous()
+    return result
+
+
+def make(out: Path, name: str) -> None:
+    model_type, keys = MODELS[name]
+    generator = torch.Generator().manual_seed(sum(map(ord, name)))
+    config = transformers.AutoConfig.for_model(model_type, **json.loads(json.dumps(keys)))
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
+    initialise(model, model_type.startswith("gemma"), generator)
+    packed = mxfp4_experts(model, generator) if model_type == "gpt_oss" else {}
+    model.tie_weights()
+    ids = torch.randint(3, keys["vocab_size"], (1, PROMPT), generator=generator)
+    output = model(ids, output_hidden_states=True, use_cache=False)
+
+    tensors = {key: value.to(torch.bfloat16).contiguous() for key, value in model.state_dict().items()}
+    if keys["tie_word_embeddings"]:
+        tensors.pop("lm_head.weight", None)
+    for key in packed:
+        tensors.pop(key.removesuffix("_blocks").removesuffix("_scales"), None)
+    if model_type == "qwen3_moe":
+        tensors = split_experts(tensors, keys["moe_intermediate_size"])
+    config = {"architectures": [type(model).__name__], "model_type": model_type, "torch_dtype": "bfloat16"} | keys
+    if packed:
+        config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.embed_tokens"]}
+    expected = {"input_ids": ids[0], "logits": output.logits[0].float().contiguous()}
+    for index, state in enumerate(output.hidden_states):
+        expected[f"hidden.{index}"] = state[0].float().contiguous().clone()
+
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors | packed, folder / "model.safetensors", {"format": "pt"})
+    save_file(expected, folder / "expected.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    print(f"{name}: logits spread by {output.logits.std():.2f}, finite: {bool(output.logits.isfinite().all())}")
+
+
+def main() -> None:
+    # Without the CUDA runtime, asking it would end the process.
+    torch.cuda.is_current_stream_capturing = lambda: False
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    for name in sys.argv[2:] or MODELS:
+        make(Path(sys.argv[1]), name)
+
+
+if __name__ == "__main__":
+    main()
