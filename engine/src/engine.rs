@@ -24,7 +24,9 @@ use crate::{
     scheduler::StepLimits,
     sequence::{Output, Sequence},
     speculative::{
+        draft_model::DraftModel,
         edit::EditDraft,
+        network::NetworkDrafter,
         prompt_lookup::PromptLookup,
         references::{ReferenceLookup, References},
     },
@@ -37,6 +39,9 @@ pub const DEFAULT_CONTEXTS: usize = 32;
 
 /// Most memory that the KV cache takes, in bytes, if nothing else is asked for.
 pub const DEFAULT_KV_CACHE_BYTES: usize = 512 << 20;
+
+/// Most memory that a draft model's KV cache takes, in bytes.
+const DRAFT_KV_CACHE_BYTES: usize = 256 << 20;
 
 /// How an engine runs, whatever its model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +61,8 @@ pub struct EngineOptions {
     pub max_running: usize,
     /// How wide a step may be.
     pub step: StepLimits,
+    /// A smaller model that drafts for this one. Only for [`Engine::load`].
+    pub draft_model: Option<WeightSource>,
 }
 
 impl Default for EngineOptions {
@@ -68,6 +75,7 @@ impl Default for EngineOptions {
             kv_cache_type: CacheType::F16,
             max_running: 32,
             step: StepLimits::default(),
+            draft_model: None,
         }
     }
 }
@@ -152,7 +160,12 @@ impl Engine {
             });
         }
         let model = load_model(&checkpoint, n_threads(options.threads))?;
-        let mut engine = Self::start(Box::new(model), Arc::new(tokenizer), fim, options)?;
+        let tokenizer = Arc::new(tokenizer);
+        let drafter = match options.draft_model.take() {
+            Some(source) => Some(load_drafter(source, &tokenizer, vocab, &options)?),
+            None => None,
+        };
+        let mut engine = Self::start_with_drafter(Box::new(model), drafter, tokenizer, fim, options)?;
         engine.info.copies = gguf.metadata().get_bool("surmise.copy")?.unwrap_or(false);
         Ok(engine)
     }
@@ -168,6 +181,23 @@ impl Engine {
         fim: Option<FimTemplate>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
+        Self::start_with_drafter(model, None, tokenizer, fim, options)
+    }
+
+    /// As [`start`](Self::start), with a network that drafts for all requests.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and those of [`Model::capture`] for what the drafter wants to read.
+    pub fn start_with_drafter(
+        mut model: Box<dyn Model>,
+        drafter: Option<Box<dyn NetworkDrafter>>,
+        tokenizer: Arc<Tokenizer>,
+        fim: Option<FimTemplate>,
+        options: EngineOptions,
+    ) -> Result<Self, EngineError> {
+        if let Some(drafter) = &drafter {
+            model.capture(drafter.captured_layers())?;
+        }
         let config = model.config();
         let block_bytes = KvCache::block_bytes(config, options.kv_cache_type).max(1);
         let asked_for = options.context_length.unwrap_or(usize::MAX);
@@ -204,7 +234,8 @@ impl Engine {
             move || {
                 let cache = KvCache::with_type(model.config(), n_blocks, options.kv_cache_type);
                 let max_running = options.max_running.max(1);
-                let mut engine_loop = EngineLoop::new(model, cache, options.step, max_running, status);
+                let mut engine_loop =
+                    EngineLoop::new(model, drafter, cache, options.step, max_running, status);
                 let outcome = catch_unwind(AssertUnwindSafe(|| engine_loop.run(&receiver)));
                 let reason = match &outcome {
                     Ok(()) => Cow::Borrowed("it was shut down"),
@@ -387,6 +418,25 @@ impl Drop for Engine {
 }
 
 /// Threads to run a model on, if `asked_for` of them are.
+/// A drafter that runs the model of `source`, for a target with this tokenizer and as many tokens as `vocab`.
+fn load_drafter(
+    source: WeightSource,
+    target: &Arc<Tokenizer>,
+    vocab: usize,
+    options: &EngineOptions,
+) -> Result<Box<dyn NetworkDrafter>, EngineError> {
+    let gguf = Gguf::open(source)?;
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
+    let model = load_model(&Checkpoint::from_gguf(&gguf)?, n_threads(options.threads))?;
+    let config = model.config();
+    let block_bytes = KvCache::block_bytes(config, options.kv_cache_type).max(1);
+    let context_blocks = config.context_length.div_ceil(BLOCK_LEN) + 1;
+    let n_blocks = (DRAFT_KV_CACHE_BYTES / block_bytes).clamp(1, options.max_running * context_blocks);
+    let cache = KvCache::with_type(config, n_blocks, options.kv_cache_type);
+    let drafter = DraftModel::new(Box::new(model), tokenizer, cache, Arc::clone(target), vocab);
+    Ok(Box::new(drafter))
+}
+
 pub(crate) fn n_threads(asked_for: Option<usize>) -> usize {
     let of_machine = || Some(thread::available_parallelism().ok()?.get());
     asked_for.or_else(of_machine).unwrap_or(1).max(1)

@@ -19,7 +19,10 @@ use crate::{
     model::{Batch, Model, Row},
     scheduler::{StepLimits, share_rows},
     sequence::Sequence,
-    speculative::policy::{StepCosts, StepLoad},
+    speculative::{
+        network::NetworkDrafter,
+        policy::{StepCosts, StepLoad},
+    },
 };
 
 /// What the engine thread can be told. A cancellation is a flag that its sequence carries.
@@ -40,6 +43,9 @@ pub(crate) struct EngineLoop {
     /// The first one waiting did not fit into the KV cache; it is tried again when blocks are given back.
     is_full: bool,
     costs: StepCosts,
+    network: Option<Network>,
+    /// Sequences submitted so far.
+    n_submitted: u64,
     n_steps: u64,
     status: Arc<Mutex<EngineStatus>>,
     // Kept between steps for their memory.
@@ -49,9 +55,20 @@ pub(crate) struct EngineLoop {
     logits: Vec<f32>,
 }
 
+/// A drafter with a network, and how long it takes.
+struct Network {
+    drafter: Box<dyn NetworkDrafter>,
+    /// Decayed mean of seconds that one call for drafts takes.
+    draft_seconds: f64,
+}
+
+/// Weight of a new measurement of it.
+const NETWORK_RECENCY: f64 = 0.2;
+
 impl EngineLoop {
     pub(crate) fn new(
         model: Box<dyn Model>,
+        network: Option<Box<dyn NetworkDrafter>>,
         cache: KvCache,
         limits: StepLimits,
         max_running: usize,
@@ -69,6 +86,11 @@ impl EngineLoop {
             running: Vec::new(),
             is_full: false,
             costs: StepCosts::default(),
+            network: network.map(|drafter| Network {
+                drafter,
+                draft_seconds: 0.0,
+            }),
+            n_submitted: 0,
             n_steps: 0,
             status,
             rows: Vec::new(),
@@ -97,7 +119,12 @@ impl EngineLoop {
     }
 
     /// Queues a sequence.
-    pub(crate) fn submit(&mut self, sequence: Sequence) {
+    pub(crate) fn submit(&mut self, mut sequence: Sequence) {
+        self.n_submitted += 1;
+        sequence.number = self.n_submitted;
+        if let Some(network) = &self.network {
+            sequence.speculator.add_network(network.drafter.kind());
+        }
         self.waiting.push_back(sequence);
     }
 
@@ -136,6 +163,10 @@ impl EngineLoop {
                 break;
             };
             sequence.cached = self.cache.open(&sequence.tokens);
+            if let Some(network) = &mut self.network {
+                let n_known = network.drafter.open(sequence.number, &sequence.tokens);
+                self.cache.truncate(&mut sequence.cached, n_known);
+            }
             let n_pending = sequence.n_pending();
             match self.cache.reserve(&mut sequence.cached, n_pending) {
                 Ok(()) => {
@@ -143,7 +174,7 @@ impl EngineLoop {
                     self.running.push(sequence);
                 }
                 Err(error) => {
-                    self.cache.close(std::mem::take(&mut sequence.cached));
+                    self.give_back(&mut sequence);
                     if self.running.is_empty() {
                         sequence.fail(error);
                     } else {
@@ -169,7 +200,79 @@ impl EngineLoop {
             n_tokens: self.running.iter().filter(|it| it.reaches_end()).count() as f64,
         };
         for sequence in &mut self.running {
-            load = sequence.draft(load, &self.costs);
+            load = sequence.look_up_draft(load, &self.costs);
+        }
+        self.draft_by_network(load);
+    }
+
+    /// Lets the network draft where nothing was found. If it fails, the step and all later ones go on without it.
+    fn draft_by_network(&mut self, mut load: StepLoad) {
+        let Some(network) = &mut self.network else {
+            return;
+        };
+        let seconds = network.draft_seconds;
+        let running = self.running.iter_mut();
+        let mut asking: Vec<_> = running
+            .filter_map(|it| it.wants_network(load, &self.costs, seconds).then_some(it))
+            .collect();
+        let mut tasks: Vec<_> = asking.iter_mut().filter_map(|it| it.network_task()).collect();
+        if tasks.is_empty() {
+            return;
+        }
+        let start = Instant::now();
+        let outcome = network.drafter.draft(&mut tasks);
+        drop(tasks);
+        let duration = start.elapsed();
+        if let Err(error) = outcome {
+            tracing::error!("no more drafts from the {}: {error}", network.drafter.kind());
+            self.network = None;
+            return;
+        }
+        let seconds = duration.as_secs_f64();
+        network.draft_seconds = match network.draft_seconds {
+            0.0 => seconds,
+            // A first draft reads a whole prompt.
+            mean => mean + NETWORK_RECENCY * (seconds.min(4.0 * mean) - mean),
+        };
+        for sequence in asking {
+            load = sequence.speculator.propose_network(load, &self.costs, duration);
+        }
+    }
+
+    /// Lets the network see what the target has just run for a sequence: `rows` of the forward pass.
+    fn observe(
+        network: &mut Option<Network>,
+        model: &dyn Model,
+        sequence: &Sequence,
+        first_row: usize,
+        kept: &[usize],
+    ) {
+        let Some(Network { drafter, .. }) = network else {
+            return;
+        };
+        let n_layers = drafter.captured_layers().len();
+        if n_layers == 0 {
+            return;
+        }
+        let width = n_layers * model.config().hidden;
+        let row = |row: usize| &model.captured()[(first_row + row) * width..][..width];
+        let nodes = kept.iter().map(|node| sequence.n_step_tokens + node);
+        let captured: Vec<f32> = (0..sequence.n_step_tokens)
+            .chain(nodes)
+            .flat_map(|idx| row(idx).iter().copied())
+            .collect();
+        let first = sequence.cached.len();
+        if let Err(error) = drafter.observe(sequence.number, &sequence.tokens, first, &captured) {
+            tracing::error!("no more drafts from the {}: {error}", drafter.kind());
+            *network = None;
+        }
+    }
+
+    /// Takes the blocks of a sequence that does not run any more, here and in the network's cache.
+    fn give_back(&mut self, sequence: &mut Sequence) {
+        self.cache.close(std::mem::take(&mut sequence.cached));
+        if let Some(network) = &mut self.network {
+            network.drafter.close(sequence.number);
         }
     }
 
@@ -200,7 +303,7 @@ impl EngineLoop {
         let Some(mut sequence) = self.running.pop() else {
             return;
         };
-        self.cache.close(std::mem::take(&mut sequence.cached));
+        self.give_back(&mut sequence);
         self.waiting.push_front(sequence);
         self.is_full = true;
     }
@@ -227,11 +330,15 @@ impl EngineLoop {
 
         let vocab = self.model.config().vocab;
         let mut logits = self.logits.as_slice();
+        let mut first_row = 0;
         for sequence in &mut self.running {
+            let n_rows = sequence.n_step_rows();
             let (own, others) = logits.split_at(sequence.n_wanted_rows() * vocab);
             logits = others;
             let start = Instant::now();
             let kept = sequence.advance(own, duration);
+            Self::observe(&mut self.network, &*self.model, sequence, first_row, &kept);
+            first_row += n_rows;
             let cached_len = sequence.cached.len();
             let n_run = cached_len + sequence.n_step_tokens;
             self.cache.keep_path(&sequence.cached, n_run, &kept);
@@ -246,7 +353,7 @@ impl EngineLoop {
     fn retire(&mut self) {
         let mut over: Vec<_> = self.running.extract_if(.., |it| it.is_over()).collect();
         for sequence in &mut over {
-            self.cache.close(std::mem::take(&mut sequence.cached));
+            self.give_back(sequence);
             self.is_full = false;
         }
         if self.waiting.iter().any(|it| it.is_over()) {

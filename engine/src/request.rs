@@ -161,6 +161,15 @@ pub enum Speculation {
 }
 
 impl Speculation {
+    /// Whether this drafter may be used.
+    pub(crate) fn allows(self, kind: DrafterKind) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Auto | Self::Fixed(_) => true,
+            Self::Only { drafter, .. } => drafter == kind,
+        }
+    }
+
     /// Draft tokens to ask for, where that is not left to the policy.
     pub(crate) fn fixed_len(self) -> Option<usize> {
         match self {

@@ -22,6 +22,7 @@ use crate::{
     speculative::{
         Speculator,
         drafter::DrafterKind,
+        network::DraftTask,
         policy::{StepCosts, StepLoad},
     },
     stop::StopStrings,
@@ -38,6 +39,8 @@ pub(crate) struct Sequence {
     /// The prompt and what was generated.
     pub(crate) tokens: Vec<u32>,
     pub(crate) prompt_len: usize,
+    /// What tells it from the others of its engine.
+    pub(crate) number: u64,
     /// Length of `tokens` at which the generation ends.
     max_len: usize,
     /// Blocks and committed tokens; empty while waiting.
@@ -81,6 +84,7 @@ impl Sequence {
     ) -> Result<Self, EngineError> {
         Ok(Self {
             prompt_len: prompt.len(),
+            number: 0,
             max_len: context_length.min(prompt.len().saturating_add(request.stop.max_tokens)),
             tokens: prompt,
             cached: CachedSequence::default(),
@@ -141,15 +145,31 @@ impl Sequence {
         }
     }
 
-    /// Drafts for this step if the sequence is decoding, and returns the step's load with the draft.
-    pub(crate) fn draft(&mut self, load: StepLoad, costs: &StepCosts) -> StepLoad {
+    /// Tokens that a draft may have in this step: none unless the sequence is decoding.
+    fn draft_room(&self) -> usize {
         if self.n_pending() > 1 || self.tokens.len() == self.prompt_len {
-            self.speculator.skip();
-            return load;
+            return 0;
         }
         // A draft of n tokens can give n + 1.
-        let room = (self.max_len - self.tokens.len()).saturating_sub(1);
-        self.speculator.propose(&self.tokens, room, load, costs)
+        (self.max_len - self.tokens.len()).saturating_sub(1)
+    }
+
+    /// Looks up a draft for this step, and returns the step's load with it.
+    pub(crate) fn look_up_draft(&mut self, load: StepLoad, costs: &StepCosts) -> StepLoad {
+        let room = self.draft_room();
+        self.speculator.look_up(&self.tokens, room, load, costs)
+    }
+
+    /// Whether a network should draft for this step, which would take it `draft_seconds`.
+    pub(crate) fn wants_network(&mut self, load: StepLoad, costs: &StepCosts, draft_seconds: f64) -> bool {
+        let room = self.draft_room();
+        self.speculator.wants_network(room, load, costs, draft_seconds)
+    }
+
+    /// What the network is to draft.
+    pub(crate) fn network_task(&mut self) -> Option<DraftTask<'_>> {
+        let room = self.draft_room();
+        self.speculator.network_task(self.number, &self.tokens, room)
     }
 
     /// Appends the step's rows.

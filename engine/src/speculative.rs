@@ -3,15 +3,17 @@
 //! Lossless: the text is the one that plain decoding gives, token for token, for every drafter, draft length and
 //! batch size; see `verify`. Not here: what drafts are made from (`drafter` and its implementations).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{
     model::MAX_TREE_NODES,
     request::{Speculation, SpeculationStats},
 };
 
+pub mod draft_model;
 pub mod drafter;
 pub mod edit;
+pub mod network;
 pub(crate) mod policy;
 pub mod prompt_lookup;
 pub mod references;
@@ -19,15 +21,24 @@ mod suffix_automaton;
 mod verify;
 
 use drafter::{Draft, Drafter, DrafterKind};
-use policy::{Acceptance, MAX_DRAFT, RankedNode, StepCosts, StepLoad, draft_length};
+use network::DraftTask;
+use policy::{Acceptance, Gain, MAX_DRAFT, RankedNode, StepCosts, StepLoad, draft_length};
 
 /// Longest draft that [`Speculation::Fixed`] can ask for: it bounds the rows and logits of one step.
 pub const MAX_FIXED_DRAFT: usize = 128;
 
+/// Longest path that a network is asked for where the policy decides.
+const MAX_NETWORK_DRAFT: usize = 12;
+/// A network's draft ends where it is less probable than this, where the policy decides.
+const MIN_REACH: f32 = 0.2;
+
 /// The drafts of one sequence: its drafters, how well each did, and what is proposed in the current step.
 pub(crate) struct Speculator {
     mode: Speculation,
-    sources: Vec<Source>,
+    /// Drafters that look things up.
+    lookups: Vec<Source>,
+    /// The drafter with a network, which all sequences share.
+    network: Option<NetworkSource>,
     proposed: Draft,
     /// Whose tokens are proposed.
     proposed_by: Option<DrafterKind>,
@@ -44,11 +55,20 @@ struct Source {
     acceptance: Acceptance,
 }
 
+/// The same for a network, whose drafts take long enough to ask first whether they are worth it.
+struct NetworkSource {
+    kind: DrafterKind,
+    draft: Draft,
+    acceptance: Acceptance,
+    gain: Gain,
+}
+
 impl Speculator {
     pub(crate) fn new(mode: Speculation) -> Self {
         Self {
             mode,
-            sources: Vec::new(),
+            lookups: Vec::new(),
+            network: None,
             proposed: Draft::default(),
             proposed_by: None,
             stats: SpeculationStats::default(),
@@ -60,13 +80,8 @@ impl Speculator {
     /// Adds a drafter, if the policy has any use for it. Among equally promising drafts that of the first one added is
     /// taken.
     pub(crate) fn add(&mut self, drafter: impl Drafter + 'static) {
-        let is_wanted = match self.mode {
-            Speculation::Off => false,
-            Speculation::Auto | Speculation::Fixed(_) => true,
-            Speculation::Only { drafter: kind, .. } => kind == drafter.kind(),
-        };
-        if is_wanted {
-            self.sources.push(Source {
+        if self.mode.allows(drafter.kind()) {
+            self.lookups.push(Source {
                 drafter: Box::new(drafter),
                 draft: Draft::default(),
                 acceptance: Acceptance::default(),
@@ -74,10 +89,28 @@ impl Speculator {
         }
     }
 
-    /// Drafts at most `room` tokens to follow `tokens`, and returns the step's load with them.
+    /// Lets the engine's network draft too, if the policy has any use for it.
+    pub(crate) fn add_network(&mut self, kind: DrafterKind) {
+        if self.mode.allows(kind) {
+            self.network = Some(NetworkSource {
+                kind,
+                draft: Draft::default(),
+                acceptance: Acceptance::default(),
+                gain: Gain::default(),
+            });
+        }
+    }
+
+    /// Longest draft wanted, if at most `room` tokens may follow.
+    fn longest(&self, room: usize) -> usize {
+        room.min(self.mode.fixed_len().unwrap_or(MAX_DRAFT))
+            .min(MAX_FIXED_DRAFT)
+    }
+
+    /// Looks up drafts of at most `room` tokens to follow `tokens`, and returns the step's load with the one proposed.
     ///
-    /// All drafters draft, as that takes microseconds; the draft that promises the most tokens per second is proposed.
-    pub(crate) fn propose(
+    /// All lookups draft, as that takes microseconds; the draft that promises the most tokens per second is proposed.
+    pub(crate) fn look_up(
         &mut self,
         tokens: &[u32],
         room: usize,
@@ -85,38 +118,33 @@ impl Speculator {
         costs: &StepCosts,
     ) -> StepLoad {
         self.skip();
-        let fixed_len = self.mode.fixed_len();
-        let longest = room.min(fixed_len.unwrap_or(MAX_DRAFT)).min(MAX_FIXED_DRAFT);
-        if longest == 0 || self.sources.is_empty() {
+        let longest = self.longest(room);
+        if longest == 0 || self.lookups.is_empty() {
             return load;
         }
         let start = Instant::now();
+        let is_fixed = self.mode.fixed_len().is_some();
         let mut best: Option<(f64, StepLoad, usize)> = None;
-        for (idx, source) in self.sources.iter_mut().enumerate() {
+        for (idx, source) in self.lookups.iter_mut().enumerate() {
             source.drafter.draft(tokens, longest, &mut source.draft);
-            source.acceptance.rank(&source.draft, &mut self.ranking);
-            if !source.draft.is_chain() {
-                self.ranking.truncate(MAX_TREE_NODES);
+            rank(&source.draft, &source.acceptance, &mut self.ranking);
+            if !is_fixed {
+                self.ranking.truncate(draft_length(load, &self.ranking, costs));
             }
-            let len = match fixed_len {
-                Some(_) => self.ranking.len(),
-                None => draft_length(load, &self.ranking, costs),
+            let drafted = load.with_draft(&self.ranking);
+            // If a length was asked for, it does not count what it costs.
+            let promise = if is_fixed {
+                drafted.n_tokens
+            } else {
+                drafted.speed(costs)
             };
-            let drafted = load.with_draft(&self.ranking[..len]);
-            // What was asked for counts, not what it costs.
-            let promise = match fixed_len {
-                Some(_) => drafted.n_tokens,
-                None => drafted.speed(costs),
-            };
-            if len > 0 && best.is_none_or(|(most, ..)| promise > most) {
+            if !self.ranking.is_empty() && best.is_none_or(|(most, ..)| promise > most) {
                 best = Some((promise, drafted, idx));
-                self.picked.clear();
-                self.picked.extend(self.ranking[..len].iter().map(|it| it.idx));
+                pick(&self.ranking, &mut self.picked);
             }
         }
         let load = best.map_or(load, |(_, drafted, idx)| {
-            let source = &self.sources[idx];
-            self.picked.sort_unstable();
+            let source = &self.lookups[idx];
             self.proposed.select(&source.draft, &self.picked);
             self.proposed_by = Some(source.drafter.kind());
             drafted
@@ -125,10 +153,78 @@ impl Speculator {
         load
     }
 
+    /// Whether the network should draft, as the lookups have proposed nothing: if a draft of its takes `draft_seconds`
+    /// and pays, going by the last ones.
+    pub(crate) fn wants_network(
+        &mut self,
+        room: usize,
+        load: StepLoad,
+        costs: &StepCosts,
+        draft_seconds: f64,
+    ) -> bool {
+        let is_wanted = self.proposed.is_empty() && self.longest(room) > 0;
+        let is_fixed = self.mode.fixed_len().is_some();
+        let network = self.network.as_mut().filter(|_| is_wanted);
+        network.is_some_and(|it| is_fixed || it.gain.is_worth_asking(load, costs, draft_seconds))
+    }
+
+    /// The network's task, if this sequence has one.
+    pub(crate) fn network_task<'a>(
+        &'a mut self,
+        sequence: u64,
+        tokens: &'a [u32],
+        room: usize,
+    ) -> Option<DraftTask<'a>> {
+        let longest = self.longest(room);
+        let is_fixed = self.mode.fixed_len().is_some();
+        let network = self.network.as_mut()?;
+        Some(DraftTask {
+            sequence,
+            tokens,
+            max_len: if is_fixed {
+                longest
+            } else {
+                longest.min(MAX_NETWORK_DRAFT)
+            },
+            min_reach: if is_fixed { 0.0 } else { MIN_REACH },
+            draft: &mut network.draft,
+        })
+    }
+
+    /// Proposes what the network has drafted, as far as it pays, and returns the step's load with it. `drafting` is how
+    /// long the network took, for all sequences.
+    pub(crate) fn propose_network(
+        &mut self,
+        load: StepLoad,
+        costs: &StepCosts,
+        drafting: Duration,
+    ) -> StepLoad {
+        let is_fixed = self.mode.fixed_len().is_some();
+        let Some(network) = &mut self.network else {
+            return load;
+        };
+        self.stats.draft_nanos += drafting.as_nanos() as u64;
+        rank(&network.draft, &network.acceptance, &mut self.ranking);
+        if !is_fixed {
+            self.ranking.truncate(draft_length(load, &self.ranking, costs));
+        }
+        network.gain.note_proposal(self.ranking.len());
+        if self.ranking.is_empty() {
+            return load;
+        }
+        pick(&self.ranking, &mut self.picked);
+        self.proposed.select(&network.draft, &self.picked);
+        self.proposed_by = Some(network.kind);
+        load.with_draft(&self.ranking)
+    }
+
     /// Forgets the last drafts, for a step without one.
     pub(crate) fn skip(&mut self) {
-        for source in &mut self.sources {
+        for source in &mut self.lookups {
             source.draft.clear();
+        }
+        if let Some(network) = &mut self.network {
+            network.draft.clear();
         }
         self.withdraw();
     }
@@ -152,8 +248,27 @@ impl Speculator {
     /// Learns from the tokens that the step really gave. Draft tokens that were not worth proposing count too, so
     /// drafting resumes by itself when it would have paid.
     pub(crate) fn learn(&mut self, emitted: &[u32]) {
-        for source in &mut self.sources {
+        for source in &mut self.lookups {
             source.acceptance.learn(&source.draft, emitted);
         }
+        if let Some(network) = self.network.as_mut().filter(|it| !it.draft.is_empty()) {
+            let n_right = network.acceptance.learn(&network.draft, emitted);
+            network.gain.note_outcome(n_right);
+        }
     }
+}
+
+/// Ranks as many nodes of a draft as one step can verify.
+fn rank(draft: &Draft, acceptance: &Acceptance, ranking: &mut Vec<RankedNode>) {
+    acceptance.rank(draft, ranking);
+    if !draft.is_chain() {
+        ranking.truncate(MAX_TREE_NODES);
+    }
+}
+
+/// The nodes of a ranking in the draft's own order.
+fn pick(ranking: &[RankedNode], picked: &mut Vec<usize>) {
+    picked.clear();
+    picked.extend(ranking.iter().map(|it| it.idx));
+    picked.sort_unstable();
 }

@@ -78,6 +78,9 @@ struct ModelArgs {
     /// The model: `embedded`, or the path of a .gguf file.
     #[arg(long, value_name = "FILE")]
     model: Option<String>,
+    /// A smaller model that drafts for it: the path of a .gguf file.
+    #[arg(long, value_name = "FILE")]
+    draft_model: Option<String>,
     /// Produce one token per step; the text is the same, the speed is not.
     #[arg(long)]
     no_speculation: bool,
@@ -329,7 +332,7 @@ impl ModelArgs {
         };
         Layer {
             source: "command line".to_owned(),
-            settings: json!({ "model": self.model, "engine": { "speculation": speculation } }),
+            settings: json!({ "model": self.model, "engine": { "draft_model": self.draft_model, "speculation": speculation } }),
         }
     }
 }

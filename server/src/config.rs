@@ -77,6 +77,8 @@ pub struct EngineConfig {
     pub kv_cache_bytes: usize,
     /// Number format of the keys and values of past tokens: `q8_0` takes about half the memory of `f16` and is a little less exact.
     pub kv_cache_type: KvCacheType,
+    /// A smaller model that drafts for the other one, as the path of a .gguf file; empty for none. The text is the same either way.
+    pub draft_model: String,
     /// Whether tokens are drafted and then verified several at a time. The text is the same either way.
     pub speculation: bool,
 }
@@ -123,6 +125,7 @@ impl Default for EngineConfig {
             context_length: 0,
             kv_cache_bytes: 0,
             kv_cache_type: KvCacheType::F16,
+            draft_model: String::new(),
             speculation: true,
         }
     }

@@ -33,6 +33,7 @@ pub fn options(config: &EngineConfig) -> EngineOptions {
         context_length,
         kv_cache_bytes,
         kv_cache_type,
+        ref draft_model,
         ..
     } = *config;
     let default = EngineOptions::default();
@@ -45,6 +46,7 @@ pub fn options(config: &EngineConfig) -> EngineOptions {
             KvCacheType::F16 => CacheType::F16,
             KvCacheType::Q8_0 => CacheType::Q8_0,
         },
+        draft_model: (!draft_model.is_empty()).then(|| WeightSource::File(in_home(draft_model))),
         ..default
     }
 }

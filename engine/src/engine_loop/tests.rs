@@ -28,6 +28,7 @@ fn engine_loop(n_blocks: usize, max_running: usize) -> EngineLoop {
     let cache = KvCache::new(model.config(), n_blocks);
     EngineLoop::new(
         Box::new(model),
+        None,
         cache,
         StepLimits::default(),
         max_running,

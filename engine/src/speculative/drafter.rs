@@ -30,11 +30,19 @@ pub enum DrafterKind {
     References,
     /// What follows in the text that is being rewritten: [`edit`](super::edit).
     Edit,
+    /// What a smaller model writes: [`draft_model`](super::draft_model).
+    DraftModel,
 }
 
 impl DrafterKind {
     /// In the order in which they are declared.
-    pub const ALL: [Self; 4] = [Self::PromptLookup, Self::Copy, Self::References, Self::Edit];
+    pub const ALL: [Self; 5] = [
+        Self::PromptLookup,
+        Self::Copy,
+        Self::References,
+        Self::Edit,
+        Self::DraftModel,
+    ];
 
     /// A name for people and files: lower case, words joined by `_`.
     pub fn name(self) -> &'static str {
@@ -43,6 +51,7 @@ impl DrafterKind {
             Self::Copy => "copy",
             Self::References => "references",
             Self::Edit => "edit",
+            Self::DraftModel => "draft_model",
         }
     }
 }

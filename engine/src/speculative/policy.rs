@@ -39,10 +39,11 @@ impl Default for Acceptance {
 }
 
 impl Acceptance {
-    /// Learns from the tokens that followed: every node that could have been right was or was not.
-    pub(crate) fn learn(&mut self, draft: &Draft, followed: &[u32]) {
+    /// Learns from the tokens that followed: every node that could have been right was or was not. Returns how many were
+    /// drafted.
+    pub(crate) fn learn(&mut self, draft: &Draft, followed: &[u32]) -> usize {
         let mut at = None;
-        for &token in followed {
+        for (n_right, &token) in followed.iter().enumerate() {
             let mut next = None;
             for (idx, node) in draft.children(at) {
                 let is_right = node.token == token;
@@ -50,10 +51,11 @@ impl Acceptance {
                 next = next.or(is_right.then_some(idx));
             }
             if next.is_none() {
-                return;
+                return n_right;
             }
             at = next;
         }
+        followed.len()
     }
 
     fn observe(&mut self, evidence: Evidence, is_right: bool) {
@@ -88,6 +90,53 @@ impl Acceptance {
 pub(crate) struct RankedNode {
     pub(crate) idx: usize,
     pub(crate) reach: f64,
+}
+
+/// What the drafts of a network gain in one sequence, for the decision to ask for one.
+#[derive(Debug, Clone)]
+pub(crate) struct Gain {
+    /// Decayed mean of tokens that a draft got right.
+    n_right: f64,
+    /// Decayed mean of rows that a draft adds to a step.
+    n_proposed: f64,
+    /// Steps since the last draft.
+    n_idle: u32,
+}
+
+/// Steps after which a network that did not pay is asked again.
+const PROBE_INTERVAL: u32 = 48;
+/// Weight of a new outcome.
+const GAIN_RECENCY: f64 = 0.15;
+
+impl Default for Gain {
+    fn default() -> Self {
+        // A guess until measured: networks are given to the engine because they help.
+        Self {
+            n_right: 2.0,
+            n_proposed: 4.0,
+            n_idle: 0,
+        }
+    }
+}
+
+impl Gain {
+    /// Whether a draft that takes `draft_seconds` should pay in this step. Once in a while one is made anyway: things
+    /// may have changed.
+    pub(crate) fn is_worth_asking(&mut self, load: StepLoad, costs: &StepCosts, draft_seconds: f64) -> bool {
+        let n_rows = load.n_rows + self.n_proposed.round() as usize;
+        let drafted = (load.n_tokens + self.n_right) / (costs.estimate(n_rows) + draft_seconds);
+        let asks = drafted > load.speed(costs) || self.n_idle >= PROBE_INTERVAL;
+        self.n_idle = if asks { 0 } else { self.n_idle + 1 };
+        asks
+    }
+
+    pub(crate) fn note_proposal(&mut self, n_proposed: usize) {
+        self.n_proposed += GAIN_RECENCY * (n_proposed as f64 - self.n_proposed);
+    }
+
+    pub(crate) fn note_outcome(&mut self, n_right: usize) {
+        self.n_right += GAIN_RECENCY * (n_right as f64 - self.n_right);
+    }
 }
 
 /// What one forward pass costs by its number of rows, as measured on this model and machine.
@@ -297,6 +346,19 @@ mod tests {
             acceptance.learn(&chain(0..4, 2), &[0, 1, 2, 3, 4]);
         }
         assert!(acceptance.rate(weak) > 0.7);
+    }
+
+    #[test]
+    fn a_network_is_asked_while_it_pays_and_now_and_then_after() {
+        let costs = costs(&[(1, 1.0), (4, 1.1), (8, 1.3)]);
+        let mut gain = Gain::default();
+        assert!(gain.is_worth_asking(ONE_SEQUENCE, &costs, 0.005));
+        assert!(!gain.is_worth_asking(ONE_SEQUENCE, &costs, 0.05));
+        for _ in 0..40 {
+            gain.note_outcome(0);
+        }
+        let asked = (0..200).filter(|_| gain.is_worth_asking(ONE_SEQUENCE, &costs, 0.005));
+        assert_eq!(asked.count(), 4);
     }
 
     #[test]

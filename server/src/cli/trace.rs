@@ -16,6 +16,7 @@ fn colour(drafter: DrafterKind) -> (&'static str, u8) {
         DrafterKind::Copy => ("#0a8f8f", 37),
         DrafterKind::References => ("#4d8b31", 70),
         DrafterKind::Edit => ("#c2571a", 166),
+        DrafterKind::DraftModel => ("#8a4fbf", 97),
     }
 }
 

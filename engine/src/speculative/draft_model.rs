@@ -1,0 +1,323 @@
+//! Draft model: a smaller model writes ahead, greedily, and the target verifies (Leviathan et al. 2023; Chen et al. 2023).
+//!
+//! It has its own KV cache, which follows the sequence: rows that it ran for a draft are kept as far as the draft was
+//! right, and dropped from there on. A model with another vocabulary reads and writes through text.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    drafter::{Draft, DrafterKind, Evidence},
+    network::{DraftTask, NetworkDrafter},
+};
+use crate::{
+    error::EngineError,
+    kv_cache::{CachedSequence, KvCache},
+    model::{Batch, Model, Row},
+    tokenizer::Tokenizer,
+};
+
+/// Rows of a prompt that one pass runs.
+const PREFILL_ROWS: usize = 256;
+/// Tokens at the end of a sequence that are always translated anew: a later one may change how text is cut.
+const UNSETTLED: usize = 16;
+
+/// A drafter that asks a smaller model.
+pub struct DraftModel {
+    model: Box<dyn Model>,
+    cache: KvCache,
+    /// How to write for the target, if its vocabulary is another one.
+    translation: Option<Translation>,
+    sequences: HashMap<u64, Follower>,
+    /// Tokens that the target knows.
+    target_vocab: usize,
+    // Kept between passes for their memory.
+    rows: Vec<Row>,
+    logits: Vec<f32>,
+}
+
+struct Translation {
+    own: Arc<Tokenizer>,
+    target: Arc<Tokenizer>,
+}
+
+/// One sequence as the draft model sees it.
+#[derive(Default)]
+struct Follower {
+    /// The sequence in the model's own tokens.
+    tokens: Vec<u32>,
+    /// Of those, how many are settled, and how many of the target's they stand for.
+    n_settled: usize,
+    n_settled_target: usize,
+    cached: CachedSequence,
+    /// Tokens whose rows stand in the cache after the committed ones: an earlier draft.
+    ahead: Vec<u32>,
+}
+
+impl DraftModel {
+    /// A drafter for a target whose tokens are `target`'s. `cache` is made for `model`.
+    pub fn new(
+        model: Box<dyn Model>,
+        own: Arc<Tokenizer>,
+        cache: KvCache,
+        target: Arc<Tokenizer>,
+        target_vocab: usize,
+    ) -> Self {
+        let ids = 0..target.vocab_size() as u32;
+        let is_same = own.vocab_size() == target.vocab_size()
+            && ids
+                .clone()
+                .all(|id| own.token_bytes(id) == target.token_bytes(id));
+        Self {
+            model,
+            cache,
+            translation: (!is_same).then_some(Translation { own, target }),
+            sequences: HashMap::new(),
+            target_vocab,
+            rows: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// Runs all but the last chunk of what the model has not seen of a sequence, and makes room for that chunk and
+    /// `max_len` tokens more.
+    fn catch_up(&mut self, sequence: u64, max_len: usize) -> Result<(), EngineError> {
+        let Some(follower) = self.sequences.get_mut(&sequence) else {
+            return Ok(());
+        };
+        while follower.n_pending() > PREFILL_ROWS {
+            self.cache.reserve(&mut follower.cached, PREFILL_ROWS)?;
+            self.rows.clear();
+            follower.push_pending(0, PREFILL_ROWS, &mut self.rows);
+            let batch = Batch {
+                rows: &self.rows,
+                blocks: &[follower.cached.blocks()],
+            };
+            self.model.forward(batch, &mut self.cache, &mut self.logits)?;
+            follower.commit(PREFILL_ROWS, &mut self.cache);
+        }
+        let n_rows = follower.n_pending() + max_len;
+        self.cache.reserve(&mut follower.cached, n_rows)
+    }
+
+    /// Runs `rows`, which were pushed for the given sequences in order.
+    fn forward(&mut self, sequences: &[u64]) -> Result<(), EngineError> {
+        let blocks = sequences.iter().map(|id| self.sequences[id].cached.blocks());
+        let batch = Batch {
+            rows: &self.rows,
+            blocks: &blocks.collect::<Vec<_>>(),
+        };
+        self.model.forward(batch, &mut self.cache, &mut self.logits)
+    }
+}
+
+/// A draft in the making.
+struct Path {
+    /// Index of its task.
+    task: usize,
+    tokens: Vec<u32>,
+    /// Of each token, and of all together.
+    probabilities: Vec<f32>,
+    reach: f32,
+}
+
+impl NetworkDrafter for DraftModel {
+    fn kind(&self) -> DrafterKind {
+        DrafterKind::DraftModel
+    }
+
+    fn draft(&mut self, tasks: &mut [DraftTask<'_>]) -> Result<(), EngineError> {
+        self.rows.clear();
+        let mut paths = Vec::new();
+        for (idx, task) in tasks.iter().enumerate() {
+            let follower = self.sequences.entry(task.sequence).or_default();
+            follower.follow(task.tokens, self.translation.as_ref(), &mut self.cache)?;
+            let len = follower.tokens.len() + task.max_len;
+            if follower.tokens.is_empty() || task.max_len == 0 || len > self.model.config().context_length {
+                continue;
+            }
+            match self.catch_up(task.sequence, task.max_len) {
+                Ok(()) => paths.push(Path {
+                    task: idx,
+                    tokens: Vec::new(),
+                    probabilities: Vec::new(),
+                    reach: 1.0,
+                }),
+                // Without room there is no draft for this one.
+                Err(EngineError::CacheFull { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let ids = |paths: &[Path]| paths.iter().map(|it| tasks[it.task].sequence).collect::<Vec<_>>();
+        let mut running = ids(&paths);
+        self.rows.clear();
+        for (idx, id) in running.iter().enumerate() {
+            let follower = &self.sequences[id];
+            follower.push_pending(idx, follower.n_pending(), &mut self.rows);
+        }
+        let mut done = Vec::new();
+        let mut is_first = true;
+        while !paths.is_empty() {
+            self.forward(&running)?;
+            self.rows.clear();
+            let vocab = self.model.config().vocab;
+            let mut goes_on = Vec::new();
+            for (mut path, logits) in paths.into_iter().zip(self.logits.chunks_exact(vocab)) {
+                let task = &tasks[path.task];
+                let follower = self.sequences.entry(task.sequence).or_default();
+                match path.tokens.last() {
+                    _ if is_first => follower.commit(follower.n_pending(), &mut self.cache),
+                    Some(&token) => follower.ahead.push(token),
+                    None => {}
+                }
+                let (token, probability) = most_probable(logits);
+                path.reach *= probability;
+                path.tokens.push(token);
+                path.probabilities.push(probability);
+                if path.tokens.len() < task.max_len && path.reach >= task.min_reach {
+                    let position = follower.cached.len() + follower.ahead.len();
+                    self.rows.push(Row::chain(token, position, goes_on.len(), true));
+                    goes_on.push(path);
+                } else {
+                    done.push(path);
+                }
+            }
+            is_first = false;
+            paths = goes_on;
+            running = ids(&paths);
+        }
+        for path in done {
+            let task = &mut tasks[path.task];
+            match &self.translation {
+                None => {
+                    let known = path.tokens.iter().zip(&path.probabilities);
+                    for (&token, &probability) in known.take_while(|it| (*it.0 as usize) < self.target_vocab)
+                    {
+                        task.draft.push(token, Evidence::of_probability(probability));
+                    }
+                }
+                Some(translation) => {
+                    let mean = path.reach.powf(1.0 / path.tokens.len() as f32);
+                    let tokens = translation.to_target(&path.tokens)?;
+                    push_all(&tokens, self.target_vocab, mean, task.max_len, task.draft);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, sequence: u64) {
+        if let Some(follower) = self.sequences.remove(&sequence) {
+            self.cache.close(follower.cached);
+        }
+    }
+}
+
+fn push_all(tokens: &[u32], vocab: usize, probability: f32, max_len: usize, draft: &mut Draft) {
+    let known = tokens
+        .iter()
+        .take(max_len)
+        .take_while(|it| (**it as usize) < vocab);
+    for &token in known {
+        draft.push(token, Evidence::of_probability(probability));
+    }
+}
+
+impl Follower {
+    /// Follows the target's tokens: what the cache holds beyond them is dropped, what an earlier draft ran of them is kept.
+    fn follow(
+        &mut self,
+        target: &[u32],
+        translation: Option<&Translation>,
+        cache: &mut KvCache,
+    ) -> Result<(), EngineError> {
+        match translation {
+            None => {
+                self.tokens.truncate(self.n_settled);
+                self.tokens.extend_from_slice(&target[self.n_settled..]);
+                self.n_settled = self.tokens.len();
+            }
+            Some(translation) => self.translate(target, translation)?,
+        }
+        if self.cached.is_empty() {
+            cache.close(std::mem::take(&mut self.cached));
+            self.cached = cache.open(&self.tokens);
+        }
+        // One row at least is run, for its logits.
+        let most = self.tokens.len().saturating_sub(1);
+        let n_known = common_prefix(self.cached.tokens(), &self.tokens[..most]);
+        if n_known < self.cached.len() {
+            cache.truncate(&mut self.cached, n_known);
+        } else {
+            let n_right = common_prefix(&self.ahead, &self.tokens[n_known..most]);
+            self.commit(n_right, cache);
+        }
+        self.ahead.clear();
+        Ok(())
+    }
+
+    /// Appends the translation of what is new. All but the last tokens settle at the ends of lines.
+    fn translate(&mut self, target: &[u32], translation: &Translation) -> Result<(), EngineError> {
+        self.tokens.truncate(self.n_settled);
+        let new = &target[self.n_settled_target..];
+        let ends_line = |token: &u32| translation.target.token_bytes(*token).ends_with(b"\n");
+        let n_settling = new[..new.len().saturating_sub(UNSETTLED)]
+            .iter()
+            .rposition(ends_line);
+        if let Some(last) = n_settling {
+            self.tokens.extend(translation.to_own(&new[..=last])?);
+            self.n_settled = self.tokens.len();
+            self.n_settled_target += last + 1;
+        }
+        self.tokens
+            .extend(translation.to_own(&target[self.n_settled_target..])?);
+        Ok(())
+    }
+
+    fn n_pending(&self) -> usize {
+        self.tokens.len() - self.cached.len()
+    }
+
+    /// Appends the next `n_rows` rows; the logits after the sequence's last token are wanted.
+    fn push_pending(&self, sequence_idx: usize, n_rows: usize, rows: &mut Vec<Row>) {
+        let start = self.cached.len();
+        let tokens = self.tokens[start..start + n_rows].iter().zip(start..);
+        let is_last = |position| position + 1 == self.tokens.len();
+        rows.extend(
+            tokens.map(|(&token, position)| Row::chain(token, position, sequence_idx, is_last(position))),
+        );
+    }
+
+    /// The next `n_rows` rows were run.
+    fn commit(&mut self, n_rows: usize, cache: &mut KvCache) {
+        let start = self.cached.len();
+        cache.commit(&mut self.cached, &self.tokens[start..start + n_rows]);
+    }
+}
+
+impl Translation {
+    fn to_own(&self, tokens: &[u32]) -> Result<Vec<u32>, EngineError> {
+        self.own.encode(&self.target.decode(tokens), false)
+    }
+
+    fn to_target(&self, tokens: &[u32]) -> Result<Vec<u32>, EngineError> {
+        let text = self.own.decode(tokens);
+        // A character that is not complete yet says nothing.
+        self.target.encode(text.trim_end_matches('\u{fffd}'), false)
+    }
+}
+
+fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// The most probable token, and its probability.
+fn most_probable(logits: &[f32]) -> (u32, f32) {
+    let mut best = 0;
+    for (idx, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = idx;
+        }
+    }
+    let total: f32 = logits.iter().map(|logit| (logit - logits[best]).exp()).sum();
+    (best as u32, 1.0 / total)
+}
