@@ -112,11 +112,14 @@ impl DocumentStore {
     }
 
     /// The texts that have changed since they were last taken by this, with their URIs: what to draft from.
-    pub fn take_changed(&mut self) -> Vec<(String, Document)> {
-        let changed = self
-            .open
-            .iter_mut()
-            .filter(|(_, open)| open.given != Some(open.revision));
+    ///
+    /// The one that is being typed in is taken once, and again when another one is typed in: to read a long file anew
+    /// after every key would cost the model the time that drafts save, and the prompt has what is new in it.
+    pub fn take_changed(&mut self, typed_in: &str) -> Vec<(String, Document)> {
+        let changed = self.open.iter_mut().filter(|(uri, open)| match open.given {
+            None => true,
+            Some(given) => given != open.revision && *uri != typed_in,
+        });
         let taken = changed.map(|(uri, open)| {
             open.given = Some(open.revision);
             (uri.clone(), open.document.clone())
@@ -233,16 +236,17 @@ mod tests {
     fn a_text_is_given_once_until_it_changes() {
         let mut documents = DocumentStore::default();
         documents.open("u".to_owned(), Document::new(None, None, None, "a"));
-        assert_eq!(documents.take_changed()[0].0, "u");
-        assert!(documents.take_changed().is_empty());
+        assert_eq!(documents.take_changed("u")[0].0, "u");
+        assert!(documents.take_changed("v").is_empty());
         let change = Change {
             range: None,
             text: "b".to_owned(),
         };
         documents.change("u", None, &[change], Encoding::Utf16);
-        assert_eq!(documents.take_changed()[0].1.text, "b");
+        assert!(documents.take_changed("u").is_empty(), "it is being typed in");
+        assert_eq!(documents.take_changed("v")[0].1.text, "b");
         documents.forget_taken();
-        assert_eq!(documents.take_changed().len(), 1);
+        assert_eq!(documents.take_changed("u").len(), 1);
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ pub(super) async fn handle(
         Some(completion) => completion,
         None => match load_model::ready(server) {
             Some(engine) => {
-                references::refresh(server, &engine);
+                references::refresh(server, &engine, &uri);
                 let for_task = query.clone();
                 let work = async move { complete(&engine, &for_task).await };
                 match run(work, superseded).await? {

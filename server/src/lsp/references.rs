@@ -7,9 +7,10 @@ use surmise_engine::Engine;
 use crate::lsp::Server;
 
 /// Gives `engine` the documents that have changed since it was last given them, on a thread of its own: whoever asks for
-/// a suggestion does not wait for it. A document that is closed stays until the room is needed.
-pub(super) fn refresh(server: &Server, engine: &Arc<Engine>) {
-    let changed = server.state().documents.take_changed();
+/// a suggestion in the document `typed_in` does not wait for it. A document that is closed stays until the room is
+/// needed.
+pub(super) fn refresh(server: &Server, engine: &Arc<Engine>, typed_in: &str) {
+    let changed = server.state().documents.take_changed(typed_in);
     if changed.is_empty() {
         return;
     }
