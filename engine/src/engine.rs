@@ -25,6 +25,7 @@ use crate::{
     sequence::{Output, Sequence},
     speculative::{
         draft_model::DraftModel,
+        eagle3::{Eagle3, TreeShape},
         edit::EditDraft,
         network::NetworkDrafter,
         prompt_lookup::PromptLookup,
@@ -42,6 +43,9 @@ pub const DEFAULT_KV_CACHE_BYTES: usize = 512 << 20;
 
 /// Most memory that a draft model's KV cache takes, in bytes.
 const DRAFT_KV_CACHE_BYTES: usize = 256 << 20;
+
+/// Most positions that the KV cache of an EAGLE-3 head holds: one layer of them, in memory taken as it is used.
+const MAX_DRAFT_POSITIONS: usize = 1 << 17;
 
 /// How an engine runs, whatever its model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +65,7 @@ pub struct EngineOptions {
     pub max_running: usize,
     /// How wide a step may be.
     pub step: StepLimits,
-    /// A smaller model that drafts for this one. Only for [`Engine::load`].
+    /// A smaller model that drafts for this one, or an EAGLE-3 head made for it. Only for [`Engine::load`].
     pub draft_model: Option<WeightSource>,
 }
 
@@ -162,7 +166,7 @@ impl Engine {
         let model = load_model(&checkpoint, n_threads(options.threads))?;
         let tokenizer = Arc::new(tokenizer);
         let drafter = match options.draft_model.take() {
-            Some(source) => Some(load_drafter(source, &tokenizer, vocab, &options)?),
+            Some(source) => Some(load_drafter(source, &checkpoint, &tokenizer, &options)?),
             None => None,
         };
         let mut engine = Self::start_with_drafter(Box::new(model), drafter, tokenizer, fim, options)?;
@@ -418,13 +422,25 @@ impl Drop for Engine {
 }
 
 /// Threads to run a model on, if `asked_for` of them are.
-/// A drafter that runs the model of `source`, for a target with this tokenizer and as many tokens as `vocab`.
+/// A drafter that runs the head or the model of `source` for a target.
 fn load_drafter(
     source: WeightSource,
-    target: &Arc<Tokenizer>,
-    vocab: usize,
+    target: &Checkpoint,
+    target_tokenizer: &Arc<Tokenizer>,
     options: &EngineOptions,
 ) -> Result<Box<dyn NetworkDrafter>, EngineError> {
+    if Eagle3::recognises(&source) {
+        let asked_for = options.context_length.unwrap_or(usize::MAX);
+        let n_positions = target
+            .config()
+            .context_length
+            .min(asked_for)
+            .saturating_mul(options.max_running);
+        let n_positions = n_positions.min(MAX_DRAFT_POSITIONS);
+        let n_threads = n_threads(options.threads);
+        let head = Eagle3::load(source, target, TreeShape::default(), n_positions, n_threads)?;
+        return Ok(Box::new(head));
+    }
     let gguf = Gguf::open(source)?;
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
     let model = load_model(&Checkpoint::from_gguf(&gguf)?, n_threads(options.threads))?;
@@ -433,7 +449,9 @@ fn load_drafter(
     let context_blocks = config.context_length.div_ceil(BLOCK_LEN) + 1;
     let n_blocks = (DRAFT_KV_CACHE_BYTES / block_bytes).clamp(1, options.max_running * context_blocks);
     let cache = KvCache::with_type(config, n_blocks, options.kv_cache_type);
-    let drafter = DraftModel::new(Box::new(model), tokenizer, cache, Arc::clone(target), vocab);
+    let vocab = target.config().vocab;
+    let target_tokenizer = Arc::clone(target_tokenizer);
+    let drafter = DraftModel::new(Box::new(model), tokenizer, cache, target_tokenizer, vocab);
     Ok(Box::new(drafter))
 }
 

@@ -12,6 +12,7 @@ use crate::{
 
 pub mod draft_model;
 pub mod drafter;
+pub mod eagle3;
 pub mod edit;
 pub mod network;
 pub(crate) mod policy;

@@ -32,16 +32,19 @@ pub enum DrafterKind {
     Edit,
     /// What a smaller model writes: [`draft_model`](super::draft_model).
     DraftModel,
+    /// What a head makes of the target's own states: [`eagle3`](super::eagle3).
+    Eagle3,
 }
 
 impl DrafterKind {
     /// In the order in which they are declared.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::PromptLookup,
         Self::Copy,
         Self::References,
         Self::Edit,
         Self::DraftModel,
+        Self::Eagle3,
     ];
 
     /// A name for people and files: lower case, words joined by `_`.
@@ -52,6 +55,7 @@ impl DrafterKind {
             Self::References => "references",
             Self::Edit => "edit",
             Self::DraftModel => "draft_model",
+            Self::Eagle3 => "eagle3",
         }
     }
 }

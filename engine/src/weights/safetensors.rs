@@ -89,8 +89,8 @@ fn ggml_type(name: &str, dtype: Dtype) -> Result<GgmlType, EngineError> {
         Dtype::F32 => GgmlType::F32,
         Dtype::F16 => GgmlType::F16,
         Dtype::BF16 => GgmlType::BF16,
-        // Packed blocks, whatever they mean.
-        Dtype::U8 | Dtype::I8 => GgmlType::I8,
+        // Packed blocks and flags, whatever they mean.
+        Dtype::U8 | Dtype::I8 | Dtype::BOOL => GgmlType::I8,
         Dtype::I32 => GgmlType::I32,
         Dtype::I64 => GgmlType::I64,
         other => {

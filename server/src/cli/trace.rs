@@ -17,6 +17,7 @@ fn colour(drafter: DrafterKind) -> (&'static str, u8) {
         DrafterKind::References => ("#4d8b31", 70),
         DrafterKind::Edit => ("#c2571a", 166),
         DrafterKind::DraftModel => ("#8a4fbf", 97),
+        DrafterKind::Eagle3 => ("#b8326b", 161),
     }
 }
 

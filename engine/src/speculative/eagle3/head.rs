@@ -1,0 +1,448 @@
+//! The network of an EAGLE-3 head: one transformer layer that reads a token and a feature of the position before it.
+//!
+//! Li et al. 2025, "EAGLE-3: Scaling up Inference Acceleration of Large Language Models via Training-Time Test". A
+//! feature is either the fusion of three residual streams of the target, or what the layer made of the row before.
+
+use super::config::{HeadConfig, HeadFile};
+use crate::{
+    error::EngineError,
+    kernels::{
+        Isa, SharedOut,
+        attention::{AttentionShape, attend},
+        float::rotate,
+        matmul::{Input, Matrix, Product, QuantizedRows, multiply},
+        norm::{rms_norm, swiglu},
+        pool::ThreadPool,
+    },
+    kv_cache::{BLOCK_LEN, KvCache},
+    model::{Batch, ModelConfig, RopePairing},
+    quant,
+    weights::Weights,
+};
+
+pub(super) struct Head {
+    pub(super) config: HeadConfig,
+    target_hidden: usize,
+    isa: Isa,
+    pool: ThreadPool,
+    /// For each token of the head the target's; none where they are the same.
+    target_ids: Option<Vec<u32>>,
+    /// `(hidden, 3 * target hidden)`.
+    fusion: Matrix,
+    embedding: Matrix,
+    token_norm: Vec<f32>,
+    feature_norm: Vec<f32>,
+    query: Matrix,
+    key: Matrix,
+    value: Matrix,
+    attention_output: Matrix,
+    feed_forward_norm: Vec<f32>,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
+    output_norm: Vec<f32>,
+    output: Matrix,
+    buffers: Buffers,
+}
+
+/// Activations of one batch.
+#[derive(Default)]
+struct Buffers {
+    quantized: QuantizedRows,
+    /// Token and feature, each normed, `(rows, 2 * hidden)`.
+    input: Vec<f32>,
+    /// Residual stream, `(rows, hidden)`: at the end of a pass, the features for the next rows.
+    residual: Vec<f32>,
+    normed: Vec<f32>,
+    projected: Vec<f32>,
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+}
+
+impl Head {
+    /// Takes the tensors of a head; those that it shares with its target come from `target_weights`.
+    ///
+    /// # Errors
+    /// [`EngineError::BadFile`] if a tensor is missing or has another shape than the configuration says,
+    /// [`EngineError::Unsupported`] for a tensor type without kernels, or a tensor that nothing would read.
+    pub(super) fn new(
+        file: HeadFile,
+        target: &ModelConfig,
+        target_weights: &Weights,
+        n_threads: usize,
+    ) -> Result<Self, EngineError> {
+        let HeadFile {
+            config,
+            mut weights,
+            target_ids,
+        } = file;
+        let ModelConfig {
+            hidden,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            ..
+        } = config.shape;
+        let (query_width, key_width) = (n_heads * head_dim, n_kv_heads * head_dim);
+        // What the head does not have of its own is the target's.
+        let shared = |weights: &mut Weights, own: &str, names: &[&str], n_outputs: usize| {
+            if weights.get(own).is_some() {
+                return matrix(weights, own, n_outputs, hidden);
+            }
+            let name = names.iter().find(|name| target_weights.get(name).is_some());
+            matrix(
+                &mut target_weights.clone(),
+                name.unwrap_or(&names[0]),
+                n_outputs,
+                hidden,
+            )
+        };
+        let weights = &mut weights;
+        let head = Self {
+            target_hidden: target.hidden,
+            isa: Isa::detect(),
+            pool: ThreadPool::new(n_threads),
+            target_ids,
+            fusion: matrix(
+                weights,
+                "fc.weight",
+                hidden,
+                config.target_layers.len() * target.hidden,
+            )?,
+            embedding: shared(
+                weights,
+                "embed_tokens.weight",
+                &["token_embd.weight"],
+                target.vocab,
+            )?,
+            token_norm: vector(weights, "midlayer.input_layernorm.weight", hidden)?,
+            feature_norm: vector(weights, "midlayer.hidden_norm.weight", hidden)?,
+            query: matrix(
+                weights,
+                "midlayer.self_attn.q_proj.weight",
+                query_width,
+                2 * hidden,
+            )?,
+            key: matrix(weights, "midlayer.self_attn.k_proj.weight", key_width, 2 * hidden)?,
+            value: matrix(weights, "midlayer.self_attn.v_proj.weight", key_width, 2 * hidden)?,
+            attention_output: matrix(weights, "midlayer.self_attn.o_proj.weight", hidden, query_width)?,
+            feed_forward_norm: vector(weights, "midlayer.post_attention_layernorm.weight", hidden)?,
+            gate: matrix(
+                weights,
+                "midlayer.mlp.gate_proj.weight",
+                config.feed_forward,
+                hidden,
+            )?,
+            up: matrix(
+                weights,
+                "midlayer.mlp.up_proj.weight",
+                config.feed_forward,
+                hidden,
+            )?,
+            down: matrix(
+                weights,
+                "midlayer.mlp.down_proj.weight",
+                hidden,
+                config.feed_forward,
+            )?,
+            output_norm: vector(weights, "norm.weight", hidden)?,
+            output: shared(
+                weights,
+                "lm_head.weight",
+                &["output.weight", "token_embd.weight"],
+                config.vocab,
+            )?,
+            buffers: Buffers::default(),
+            config,
+        };
+        match weights.names().next() {
+            None => Ok(head),
+            Some(name) => Err(EngineError::Unsupported {
+                what: "tensor of an EAGLE-3 head",
+                found: name.to_owned(),
+                known: "those of one layer without biases".into(),
+            }),
+        }
+    }
+
+    /// Numbers that are captured for one position.
+    pub(super) fn captured_width(&self) -> usize {
+        self.config.target_layers.len() * self.target_hidden
+    }
+
+    /// The target's token for one of the head's.
+    pub(super) fn target_token(&self, token: usize) -> u32 {
+        self.target_ids.as_ref().map_or(token as u32, |ids| ids[token])
+    }
+
+    /// Fuses captured residual streams, `(rows, layers, target hidden)`, to features, `(rows, hidden)`.
+    pub(super) fn fuse(&mut self, captured: &[f32], features: &mut Vec<f32>) {
+        let width = self.captured_width();
+        let (n_rows, start) = (captured.len() / width, features.len());
+        features.resize(start + n_rows * self.config.shape.hidden, 0.0);
+        let quantized = &mut self.buffers.quantized;
+        quantized.set_rows(self.isa, &mut self.pool, captured, width);
+        let input = Input {
+            rows: captured,
+            quantized,
+        };
+        let product = Product {
+            matrix: &self.fusion,
+            out: &mut features[start..],
+        };
+        multiply(self.isa, &mut self.pool, input, n_rows, [product]);
+    }
+
+    /// Runs rows whose features are `(rows, hidden)`. Their positions are those of the features, their tokens the ones
+    /// after those. Leaves in `rolled` what the layer makes of each row, which is the feature of a row that follows it,
+    /// and in `logits` the scores after the rows that want them, `(n_wanted, vocab)`.
+    pub(super) fn forward(
+        &mut self,
+        batch: Batch<'_>,
+        features: &[f32],
+        cache: &mut KvCache,
+        rolled: &mut Vec<f32>,
+        logits: &mut Vec<f32>,
+    ) {
+        let n_rows = batch.rows.len();
+        let (isa, pool) = (self.isa, &mut self.pool);
+        let HeadConfig {
+            shape, feed_forward, ..
+        } = &self.config;
+        let ModelConfig {
+            hidden,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            ..
+        } = *shape;
+        let epsilon = shape.norm.epsilon;
+        let own = &mut self.buffers;
+        own.resize(n_rows, shape, *feed_forward);
+        own.residual.copy_from_slice(features);
+        let inputs = own
+            .input
+            .chunks_exact_mut(2 * hidden)
+            .zip(own.normed.chunks_exact_mut(hidden));
+        let rows = batch.rows.iter().zip(own.residual.chunks_exact_mut(hidden));
+        for ((row, feature), (input, token)) in rows.zip(inputs) {
+            self.embedding.row(row.token as usize, token);
+            let (left, right) = input.split_at_mut(hidden);
+            rms_norm(isa, token, &self.token_norm, epsilon, left);
+            rms_norm(isa, feature, &self.feature_norm, epsilon, right);
+            if self.config.norm_before_residual {
+                feature.copy_from_slice(right);
+            }
+        }
+        own.quantized.set_rows(isa, pool, &own.input, 2 * hidden);
+        let input = Input {
+            rows: &own.input,
+            quantized: &own.quantized,
+        };
+        let products = [
+            Product {
+                matrix: &self.query,
+                out: &mut own.query,
+            },
+            Product {
+                matrix: &self.key,
+                out: &mut own.key,
+            },
+            Product {
+                matrix: &self.value,
+                out: &mut own.value,
+            },
+        ];
+        multiply(isa, pool, input, n_rows, products);
+        let rope = &self.config.rope;
+        for (row, (query, key)) in batch.rows.iter().zip(
+            own.query
+                .chunks_exact_mut(n_heads * head_dim)
+                .zip(own.key.chunks_exact_mut(n_kv_heads * head_dim)),
+        ) {
+            let angles = rope
+                .frequencies
+                .iter()
+                .map(|it| (row.position() as f32 * it).sin_cos());
+            let (sines, cosines): (Vec<f32>, Vec<f32>) = angles
+                .map(|(sin, cos)| (sin * rope.amplitude, cos * rope.amplitude))
+                .unzip();
+            for head in query
+                .chunks_exact_mut(head_dim)
+                .chain(key.chunks_exact_mut(head_dim))
+            {
+                rotate(head, &cosines, &sines, rope.pairing == RopePairing::Halves);
+            }
+        }
+        let keys_and_values = own.key.chunks_exact(n_kv_heads * head_dim);
+        let keys_and_values = keys_and_values.zip(own.value.chunks_exact(n_kv_heads * head_dim));
+        for (row, (key, value)) in batch.rows.iter().zip(keys_and_values) {
+            let slot = row.slot();
+            let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
+            cache.write(0, block, slot % BLOCK_LEN, key, value);
+        }
+        let attention = AttentionShape {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            window: None,
+            sinks: None,
+        };
+        attend(
+            isa,
+            pool,
+            attention,
+            batch,
+            (cache, 0),
+            &own.query,
+            &mut own.attended,
+        );
+        own.quantized
+            .set_rows(isa, pool, &own.attended, n_heads * head_dim);
+        let input = Input {
+            rows: &own.attended,
+            quantized: &own.quantized,
+        };
+        let product = Product {
+            matrix: &self.attention_output,
+            out: &mut own.projected,
+        };
+        multiply(isa, pool, input, n_rows, [product]);
+        add_to(&mut own.residual, &own.projected);
+
+        own.norm_residual(isa, pool, &self.feed_forward_norm, epsilon);
+        let input = Input {
+            rows: &own.normed,
+            quantized: &own.quantized,
+        };
+        let products = [
+            Product {
+                matrix: &self.gate,
+                out: &mut own.gate,
+            },
+            Product {
+                matrix: &self.up,
+                out: &mut own.up,
+            },
+        ];
+        multiply(isa, pool, input, n_rows, products);
+        swiglu(isa, &mut own.gate, &own.up);
+        own.quantized.set_rows(isa, pool, &own.gate, *feed_forward);
+        let input = Input {
+            rows: &own.gate,
+            quantized: &own.quantized,
+        };
+        let product = Product {
+            matrix: &self.down,
+            out: &mut own.projected,
+        };
+        multiply(isa, pool, input, n_rows, [product]);
+        add_to(&mut own.residual, &own.projected);
+        rolled.clone_from(&own.residual);
+
+        let wanted = batch
+            .rows
+            .iter()
+            .zip(rolled.chunks_exact(hidden))
+            .filter(|(row, _)| row.wants_logits);
+        own.residual.clear();
+        own.residual.extend(wanted.flat_map(|(_, row)| row));
+        let n_wanted = own.residual.len() / hidden;
+        logits.resize(n_wanted * self.config.vocab, 0.0);
+        if n_wanted > 0 {
+            own.normed.truncate(own.residual.len());
+            own.norm_residual(isa, pool, &self.output_norm, epsilon);
+            let input = Input {
+                rows: &own.normed,
+                quantized: &own.quantized,
+            };
+            multiply(
+                isa,
+                pool,
+                input,
+                n_wanted,
+                [Product {
+                    matrix: &self.output,
+                    out: logits,
+                }],
+            );
+        }
+    }
+}
+
+impl Buffers {
+    fn resize(&mut self, n_rows: usize, shape: &ModelConfig, feed_forward: usize) {
+        let (query_width, key_width) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
+        for (buffer, width) in [
+            (&mut self.input, 2 * shape.hidden),
+            (&mut self.residual, shape.hidden),
+            (&mut self.normed, shape.hidden),
+            (&mut self.projected, shape.hidden),
+            (&mut self.query, query_width),
+            (&mut self.attended, query_width),
+            (&mut self.key, key_width),
+            (&mut self.value, key_width),
+            (&mut self.gate, feed_forward),
+            (&mut self.up, feed_forward),
+        ] {
+            buffer.resize(n_rows * width, 0.0);
+        }
+    }
+
+    /// `normed` and its 8-bit form from the residual stream.
+    fn norm_residual(&mut self, isa: Isa, pool: &mut ThreadPool, weight: &[f32], epsilon: f32) {
+        let hidden = weight.len();
+        let normed = SharedOut::new(&mut self.normed);
+        pool.run_rows(self.residual.len() / hidden, hidden, &|range| {
+            // SAFETY: every row is another range.
+            let out = unsafe { normed.slice(range.clone()) };
+            rms_norm(isa, &self.residual[range], weight, epsilon, out);
+        });
+        self.quantized.set_rows(isa, pool, &self.normed, hidden);
+    }
+}
+
+fn add_to(sum: &mut [f32], x: &[f32]) {
+    for (sum, x) in sum.iter_mut().zip(x) {
+        *sum += x;
+    }
+}
+
+/// Takes the matrix `name`, `(n_outputs, n_inputs)`.
+fn matrix(
+    weights: &mut Weights,
+    name: &str,
+    n_outputs: usize,
+    n_inputs: usize,
+) -> Result<Matrix, EngineError> {
+    let expected = [n_outputs, n_inputs];
+    let shape = &weights.require(name)?.shape;
+    if *shape != expected {
+        return Err(weights.bad(name, format!("shape {shape:?} found, {expected:?} expected")));
+    }
+    match weights.take(name) {
+        Some(tensor) => Matrix::new(tensor),
+        None => Err(weights.bad(name, "the tensor is missing".into())),
+    }
+}
+
+/// Takes the vector `name` as single precision.
+fn vector(weights: &mut Weights, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
+    let tensor = weights.require(name)?;
+    quant::require_known(tensor)?;
+    if tensor.n_elements() != len {
+        return Err(weights.bad(
+            name,
+            format!("{} numbers found, {len} expected", tensor.n_elements()),
+        ));
+    }
+    let mut numbers = vec![0.0; len];
+    quant::dequantize_row(tensor.dtype, tensor.bytes(), &mut numbers);
+    weights.take(name);
+    Ok(numbers)
+}

@@ -1,0 +1,268 @@
+//! The head, its tree and verification against what SafeAILab's own code gives for the same weights
+//! (`tests/fixtures/references/eagle3`).
+
+use std::{collections::HashMap, path::PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::*;
+use crate::{
+    engine::{Engine, EngineOptions},
+    kernels::Isa,
+    model::{Model, transformer::Transformer},
+    request::{Prompt, Request, SamplingParams, Speculation, StopCondition},
+    tokenizer::Tokenizer,
+};
+
+/// The fixture's own tree.
+const TREE: TreeShape = TreeShape {
+    n_levels: 4,
+    top_k: 4,
+    n_tokens: 12,
+};
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures/references/eagle3")
+        .join(name)
+}
+
+struct Expected(HashMap<String, Tensor>);
+
+impl Expected {
+    fn load() -> Self {
+        let path = fixture("expected.safetensors");
+        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
+    }
+
+    fn numbers(&self, name: &str) -> Vec<f32> {
+        let tensor = self.0[name].to_dtype(DType::F32).unwrap();
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn ints(&self, name: &str) -> Vec<i64> {
+        let tensor = self.0[name].to_dtype(DType::I64).unwrap();
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn tokens(&self, name: &str) -> Vec<u32> {
+        self.ints(name).into_iter().map(|it| it as u32).collect()
+    }
+}
+
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    let largest = differences.fold(0.0, f32::max);
+    assert!(largest < 2e-4, "{what}: off by {largest}");
+}
+
+fn target() -> Checkpoint {
+    Checkpoint::from_folder(&fixture("target")).unwrap()
+}
+
+fn eagle3(tree: TreeShape) -> Eagle3 {
+    let source = WeightSource::File(fixture("draft"));
+    assert!(Eagle3::recognises(&source));
+    let mut drafter = Eagle3::load(source, &target(), tree, 1 << 14, 1).unwrap();
+    // As exact as the fixture.
+    drafter.cache = KvCache::with_type(&drafter.head.config.shape, 512, CacheType::F32);
+    drafter
+}
+
+/// The draft for the fixture's prompt, whose states are observed `chunk` positions at a time.
+fn drafted(drafter: &mut Eagle3, expected: &Expected, chunk: usize, max_len: usize) -> Draft {
+    let mut tokens = expected.tokens("input_ids");
+    let captured = expected.numbers("aux");
+    let width = captured.len() / tokens.len();
+    let n_tokens = tokens.len();
+    assert_eq!(drafter.open(1, &tokens), 0);
+    for first in (0..n_tokens).step_by(chunk) {
+        let end = (first + chunk).min(n_tokens);
+        if end == n_tokens {
+            tokens.extend(expected.tokens("first"));
+        }
+        let captured = &captured[first * width..end * width];
+        drafter.observe(1, &tokens, first, captured).unwrap();
+    }
+    let mut draft = Draft::default();
+    let task = DraftTask {
+        sequence: 1,
+        tokens: &tokens,
+        max_len,
+        min_reach: 0.0,
+        draft: &mut draft,
+    };
+    drafter.draft(&mut [task]).unwrap();
+    draft
+}
+
+#[test]
+fn states_fuse_and_rows_roll_as_in_the_reference() {
+    let expected = Expected::load();
+    let mut drafter = eagle3(TREE);
+    assert_eq!(drafter.captured_layers(), [2, 4, 5]);
+    let mut fused = Vec::new();
+    drafter.head.fuse(&expected.numbers("aux"), &mut fused);
+    assert_close(&fused, &expected.numbers("fused"), "fused");
+    drafted(&mut drafter, &expected, 100, 1);
+    let HeadShape { hidden, vocab } = drafter.shape();
+    let rolled = &expected.numbers("prefill_hidden")[23 * hidden..];
+    let logits = &expected.numbers("prefill_logits")[23 * vocab..];
+    assert_close(&drafter.sequences[&1].last_rolled, rolled, "rolled");
+    assert_close(&drafter.sequences[&1].last_logits, logits, "logits");
+}
+
+#[test]
+fn the_tree_is_that_of_the_reference_however_the_prompt_arrives() {
+    let expected = Expected::load();
+    let parents: Vec<_> = expected.ints("tree_parents")[1..]
+        .iter()
+        .map(|&it| usize::try_from(it - 1).ok())
+        .collect();
+    for chunk in [1, 5, 24] {
+        let draft = drafted(&mut eagle3(TREE), &expected, chunk, 100);
+        let tokens: Vec<u32> = draft.tokens().collect();
+        assert_eq!(tokens, expected.tokens("tree_tokens")[1..]);
+        assert!(
+            draft
+                .nodes()
+                .iter()
+                .map(|it| it.parent)
+                .eq(parents.iter().copied())
+        );
+        let mut rows = Vec::new();
+        draft.push_rows(25, 0, &mut rows);
+        let positions: Vec<i64> = rows.iter().map(|row| row.position() as i64).collect();
+        assert_eq!(positions, expected.ints("tree_positions")[1..]);
+    }
+}
+
+#[test]
+fn a_chain_is_a_tree_without_branches() {
+    let expected = Expected::load();
+    let chain = TreeShape {
+        n_levels: 4,
+        top_k: 1,
+        n_tokens: 5,
+    };
+    let draft = drafted(&mut eagle3(chain), &expected, 24, 100);
+    assert!(draft.is_chain());
+    let tokens: Vec<u32> = draft.tokens().collect();
+    assert_eq!(tokens, expected.tokens("chain_tokens"));
+}
+
+/// The target's logits for the rows of a tree, and the path that greedy picks take through it.
+#[test]
+fn the_target_verifies_the_trees_of_the_reference() {
+    let expected = Expected::load();
+    let checkpoint = target();
+    let config = checkpoint.config().clone();
+    let mut model = Transformer::load(checkpoint.weights(), config, 1, Isa::detect()).unwrap();
+    for (tokens, logits, accepted) in [
+        ("tree_tokens", "verify_logits", "accepted"),
+        ("planted_tokens", "planted_logits", "planted_accepted"),
+    ] {
+        let mut cache = KvCache::with_type(model.config(), 4, CacheType::F32);
+        let mut sequence = CachedSequence::default();
+        cache.reserve(&mut sequence, 40).unwrap();
+        let prompt = expected.tokens("input_ids");
+        let tokens = expected.tokens(tokens);
+        let mut draft = Draft::default();
+        for (token, parent) in tokens.iter().zip(expected.ints("tree_parents")).skip(1) {
+            let parent = usize::try_from(parent - 1).ok();
+            draft.push_after(parent, *token, Evidence::of_probability(0.5));
+        }
+        let mut rows: Vec<Row> = prompt
+            .iter()
+            .zip(0..)
+            .map(|(&it, at)| Row::chain(it, at, 0, false))
+            .collect();
+        rows.push(Row::chain(tokens[0], prompt.len(), 0, true));
+        draft.push_rows(prompt.len() + 1, 0, &mut rows);
+        let batch = Batch {
+            rows: &rows,
+            blocks: &[sequence.blocks()],
+        };
+        let mut found = Vec::new();
+        model.forward(batch, &mut cache, &mut found).unwrap();
+        assert_close(&found, &expected.numbers(logits), logits);
+
+        let vocab = model.config().vocab;
+        let (mut at, mut path) = (None, vec![0]);
+        loop {
+            let row = &found[at.map_or(0, |node: usize| node + 1) * vocab..][..vocab];
+            let best = (0..vocab).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+            at = draft.child(at, best as u32);
+            match at {
+                Some(node) => path.push(node as i64 + 1),
+                None => break,
+            }
+        }
+        assert_eq!(path, expected.ints(accepted));
+    }
+}
+
+#[test]
+fn drafts_change_nothing_and_prompts_are_remembered() {
+    let start = |drafter: Option<Box<dyn NetworkDrafter>>| {
+        let checkpoint = target();
+        let config = checkpoint.config().clone();
+        let model = Transformer::load(checkpoint.weights(), config, 1, Isa::detect()).unwrap();
+        let tokenizer = std::sync::Arc::new(Tokenizer::bytes());
+        let options = EngineOptions::default();
+        Engine::start_with_drafter(Box::new(model), drafter, tokenizer, None, options).unwrap()
+    };
+    let request = |seed: u32, temperature: f32, speculation| Request {
+        prompt: Prompt::Tokens((0..40).map(|i| (i * 7 + i * i * seed) % 256).collect()),
+        sampling: SamplingParams {
+            temperature,
+            top_k: 40,
+            seed: 3,
+            ..SamplingParams::default()
+        },
+        stop: StopCondition {
+            max_tokens: 60,
+            ignore_end_tokens: true,
+            ..StopCondition::default()
+        },
+        speculation,
+        ..Request::default()
+    };
+    let plain = start(None);
+    for tree in [TREE, TreeShape::default()] {
+        let drafting = start(Some(Box::new(eagle3(tree))));
+        for temperature in [0.0, 1.5] {
+            let (mut n_accepted, mut n_reused) = (0, 0);
+            let expected: Vec<_> = (1..5)
+                .map(|seed| {
+                    let request = request(seed, temperature, Speculation::Off);
+                    plain.generate(request).blocking_collect().unwrap()
+                })
+                .collect();
+            for len in [None, Some(5)] {
+                let drafter = DrafterKind::Eagle3;
+                let speculation = Speculation::Only { drafter, len };
+                let generations: Vec<_> = (1..5)
+                    .map(|seed| drafting.generate(request(seed, temperature, speculation)))
+                    .collect();
+                for (generation, expected) in generations.into_iter().zip(&expected) {
+                    let answer = generation.blocking_collect().unwrap();
+                    let bits = |it: &crate::request::GeneratedToken| (it.id, it.logprob.to_bits());
+                    assert!(
+                        answer
+                            .tokens
+                            .iter()
+                            .map(bits)
+                            .eq(expected.tokens.iter().map(bits))
+                    );
+                    n_accepted += answer.finish.speculation.of(drafter).accepted;
+                    n_reused += answer.finish.usage.reused_tokens;
+                }
+            }
+            // The head is random, so it is right by accident only.
+            assert!(n_accepted > 0);
+            assert!(n_reused > 4 * 30);
+        }
+    }
+}
