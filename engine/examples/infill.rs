@@ -1,20 +1,21 @@
 //! Measures completions of the rest of a line: `infill MODEL FOLDER [--fit] [--places N] [--seed N]`.
 //!
 //! FOLDER holds source files that the model has not seen. At random columns of random lines, as many for each language,
-//! the rest of the line is asked for, greedily, with at most 900 tokens of the file around it. Even places tune: with
-//! `--fit` they give the table of weights in `copy.rs`. Odd places report: the network alone, copying alone (it says
-//! nothing where nothing matches), and their mixture.
+//! the rest of the line is asked for, greedily, with at most 900 tokens of the file around it; copying also draws from
+//! 32 KiB of the file on either side of those. Even places tune: with `--fit` they give the table of weights in `copy.rs`.
+//! Odd places report: the network alone, copying alone (it says nothing where nothing matches), and their mixture.
 
 use std::{
     collections::BTreeMap,
     error::Error,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use surmise_engine::{
     Engine, EngineError, EngineOptions, WeightSource,
-    copy::CopyPredictor,
+    copy::{CopyPredictor, CopySource},
     fim::FimTemplate,
     kv_cache::{CachedSequence, KvCache},
     model::{Batch, Checkpoint, Model, Row, load_model, transformer::Transformer},
@@ -25,6 +26,8 @@ use surmise_engine::{
 
 /// Longest prompt, in tokens.
 const MAX_PROMPT: usize = 900;
+/// Most bytes of the file on either side of the prompt that are copied from.
+const MAX_SOURCE: usize = 32 * 1024;
 /// Longest answer, in tokens.
 const MAX_ANSWER: usize = 64;
 /// Shares of the places at which precision is told: those of the highest confidence.
@@ -115,6 +118,8 @@ struct Place {
     language: &'static str,
     prompt: FimPrompt,
     tokens: Vec<u32>,
+    /// The file before and after what the prompt holds.
+    sources: Vec<Arc<CopySource>>,
     /// What stands there: the rest of the line.
     truth: String,
 }
@@ -202,22 +207,30 @@ impl Setup {
         let at = text.floor_char_boundary(start + random.below(end - start - 2));
         let mut bytes = 3 * MAX_PROMPT;
         loop {
+            let prefix = text.ceil_char_boundary(at.saturating_sub(bytes - bytes / 4))..at;
+            let line_end = line_start + line.len();
+            let suffix = line_end..text.floor_char_boundary(line_end + bytes / 4);
             let prompt = FimPrompt {
-                prefix: text[text.ceil_char_boundary(at.saturating_sub(bytes - bytes / 4))..at].to_owned(),
-                suffix: text[line_start + line.len()..]
-                    [..text[line_start + line.len()..].floor_char_boundary(bytes / 4)]
-                    .to_owned(),
+                prefix: text[prefix.clone()].to_owned(),
+                suffix: text[suffix.clone()].to_owned(),
                 path: Some(path.to_owned()),
                 ..FimPrompt::default()
             };
             let tokens = self.template.layout(&self.tokenizer, &prompt)?;
             if tokens.len() <= MAX_PROMPT {
                 let language = LANGUAGES.iter().find(|it| it.1 == language).map_or("", |it| it.1);
-                let truth = text[at..line_start + line.len()].to_owned();
+                let truth = text[at..line_end].to_owned();
+                let before = text.ceil_char_boundary(prefix.start.saturating_sub(MAX_SOURCE))..prefix.start;
+                let after = suffix.end..text.floor_char_boundary(suffix.end + MAX_SOURCE);
+                let source = |range: Range<usize>| -> Result<_, EngineError> {
+                    let tokens = self.tokenizer.encode(&text[range], false)?;
+                    Ok(Arc::new(CopySource::new(&self.tokenizer, &tokens)))
+                };
                 return Ok(Some(Place {
                     language,
                     prompt,
                     tokens,
+                    sources: vec![source(before)?, source(after)?],
                     truth,
                 }));
             }
@@ -251,6 +264,7 @@ impl Setup {
 
     fn predictor(&self, place: &Place) -> CopyPredictor {
         CopyPredictor::new(Arc::clone(&self.tokenizer), &place.tokens, Some(&self.template))
+            .with_sources(place.sources.clone())
     }
 
     /// Appends what network and copying say to each true token of the place, and to the end of the line.
@@ -320,6 +334,7 @@ impl Setup {
 fn ask(engine: &Engine, place: &Place, copy: CopyMixing) -> Result<Answer, EngineError> {
     let request = Request {
         prompt: Prompt::Fim(place.prompt.clone()),
+        copy_sources: place.sources.clone(),
         sampling: SamplingParams {
             copy,
             ..SamplingParams::default()

@@ -9,22 +9,28 @@
 //! Khandelwal et al. 2020, "Generalization through Memorization" (votes weighted by nearness, over a network).
 //! We differ in matching bytes, not tokens: a cursor splits tokens, and the same name is cut in many ways.
 
+mod passage;
+
 use std::{fmt, sync::Arc};
 
 use crate::{
     fim::FimTemplate,
     logits::Candidate,
     speculative::drafter::{Draft, Drafter, DrafterKind, Evidence},
-    suffix_index::{SuffixIndex, common_suffix},
+    suffix_index::common_suffix,
     tokenizer::Tokenizer,
 };
+pub use passage::CopySource;
+use passage::Passage;
 
 /// Fewest bytes that have to agree.
 const MIN_MATCH: usize = 4;
 /// Matches are compared up to this many bytes; longer ones count as equal.
 const MAX_MATCH: usize = 64;
-/// Earlier places that one prediction looks at, most recent first.
+/// Places in one text that one prediction looks at, most recent first.
 const MAX_PROBES: usize = 512;
+/// Bytes by which each further source counts as farther from the cursor than the text before it.
+const SOURCE_DISTANCE: usize = 4000;
 /// By how much evidence a match may be weaker than the best and still vote.
 const MAX_GAP: usize = 16;
 /// So much less evidence halves a vote.
@@ -106,7 +112,7 @@ impl CopyPrediction {
 }
 
 /// Predicts the next token of one sequence from the sequence itself: its prompt, context and suffix included, and what
-/// was generated.
+/// was generated; and from sources beside it.
 ///
 /// Special tokens cut the sequence into pieces of text. Nothing is matched or copied across their borders. In a prompt
 /// that describes a hole, the piece that goes on is the prefix, wherever the template puts it.
@@ -115,22 +121,30 @@ pub struct CopyPredictor {
     tokenizer: Arc<Tokenizer>,
     /// Tokens that are borders although they have bytes. Sorted.
     borders: Vec<u32>,
-    /// Bytes of all pieces with borders between them. The piece that goes on is the last, a hole's suffix the one before.
-    text: Vec<u16>,
-    /// For each symbol of `text`, its token and its index within the token.
-    origins: Vec<(u32, u32)>,
+    /// All pieces of the sequence. The piece that goes on is the last, a hole's suffix the one before.
+    own: Passage,
+    /// Texts beside it, the nearest first.
+    sources: Vec<Arc<CopySource>>,
     /// Where the last piece begins, and the one before.
     current_start: usize,
     before_start: usize,
-    index: SuffixIndex<MIN_MATCH>,
     /// Tokens of the sequence that were read.
     n_read: usize,
     prediction: CopyPrediction,
     /// Where the best place goes on.
-    best_source: usize,
-    /// Kept between calls for their memory: places with their evidence, and the evidence of each match length.
-    matches: Vec<(usize, usize)>,
+    best: Place,
+    // Kept between calls for their memory: places with their evidence, and the evidence of each match length.
+    matches: Vec<(Place, usize)>,
     evidence: Vec<usize>,
+}
+
+/// A place that something may be copied from.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// Which source; `None` for the sequence itself.
+    source: Option<usize>,
+    /// Symbol that goes on there.
+    at: usize,
 }
 
 impl CopyPredictor {
@@ -139,14 +153,13 @@ impl CopyPredictor {
         let mut predictor = Self {
             tokenizer,
             borders: fim.map_or_else(Vec::new, |it| it.stop_tokens().to_vec()),
-            text: Vec::new(),
-            origins: Vec::new(),
+            own: Passage::default(),
+            sources: Vec::new(),
             current_start: 0,
             before_start: 0,
-            index: SuffixIndex::default(),
             n_read: prompt.len(),
             prediction: CopyPrediction::default(),
-            best_source: 0,
+            best: Place::default(),
             matches: Vec::new(),
             evidence: Vec::new(),
         };
@@ -164,8 +177,14 @@ impl CopyPredictor {
         for &token in &prompt[start..end] {
             predictor.push(token);
         }
-        predictor.index.extend(&predictor.text);
+        predictor.own.update_index();
         predictor
+    }
+
+    /// Copies from these texts too, the nearest first.
+    pub fn with_sources(mut self, sources: Vec<Arc<CopySource>>) -> Self {
+        self.sources = sources;
+        self
     }
 
     /// What copying says about the token that follows `tokens`: the prompt and the generated tokens, which only grow
@@ -175,7 +194,7 @@ impl CopyPredictor {
             self.push(token);
         }
         self.n_read = tokens.len();
-        self.index.extend(&self.text);
+        self.own.update_index();
         self.find_matches();
         self.vote();
         &self.prediction
@@ -189,33 +208,42 @@ impl CopyPredictor {
         if self.is_border(token) {
             return self.push_border();
         }
-        for (offset, &byte) in self.tokenizer.token_bytes(token).iter().enumerate() {
-            self.text.push(u16::from(byte));
-            self.origins.push((token, offset as u32));
-        }
+        self.own.push(&self.tokenizer, token);
     }
 
     /// Ends the piece, unless it is empty.
     fn push_border(&mut self) {
-        if self.current_start < self.text.len() {
-            self.text.push(BORDER);
-            self.origins.push((0, 0));
-            self.before_start = std::mem::replace(&mut self.current_start, self.text.len());
+        if self.current_start < self.own.symbols.len() {
+            self.own.push_border();
+            self.before_start = std::mem::replace(&mut self.current_start, self.own.symbols.len());
         }
+    }
+
+    fn passage(&self, source: Option<usize>) -> &Passage {
+        source.map_or(&self.own, |idx| &self.sources[idx].passage)
     }
 
     /// Collects the places that agree with the end of the text and go on.
     fn find_matches(&mut self) {
-        let current = &self.text[self.current_start..];
+        let current = &self.own.symbols[self.current_start..];
         self.matches.clear();
         if current.len() < MIN_MATCH {
             return;
         }
         evidence_by_length(current, &mut self.evidence);
-        for source in self.index.candidates().take(MAX_PROBES) {
-            let match_len = common_suffix(&self.text[..source], current, MAX_MATCH);
-            if match_len >= MIN_MATCH && self.text[source] != BORDER {
-                self.matches.push((source, self.evidence[match_len]));
+        let mut collect = |source: Option<usize>, passage: &Passage, at: usize| {
+            let match_len = common_suffix(&passage.symbols[..at], current, MAX_MATCH);
+            if match_len >= MIN_MATCH && passage.symbols[at] != BORDER {
+                self.matches
+                    .push((Place { source, at }, self.evidence[match_len]));
+            }
+        };
+        for at in self.own.candidates().take(MAX_PROBES) {
+            collect(None, &self.own, at);
+        }
+        for (idx, source) in self.sources.iter().enumerate() {
+            for at in source.passage.ends_like(current).take(MAX_PROBES) {
+                collect(Some(idx), &source.passage, at);
             }
         }
     }
@@ -225,20 +253,20 @@ impl CopyPredictor {
         votes.clear();
         let best = self.matches.iter().map(|it| it.1).max().unwrap_or(0);
         let (mut n_places, mut total, mut largest) = (0, 0.0, 0.0);
-        for &(source, evidence) in &self.matches {
+        for &(place, evidence) in &self.matches {
             if evidence + MAX_GAP < best {
                 continue;
             }
-            let distance = self.distance(source) as f32;
+            let distance = self.distance(place) as f32;
             let vote = ((evidence as f32 - best as f32) / HALVING).exp2() / (1.0 + distance / NEAR);
-            let token = self.token_at(source);
+            let token = self.passage(place.source).token_at(&self.tokenizer, place.at);
             match votes.iter_mut().find(|it| it.0 == token) {
                 Some((_, share)) => *share += vote,
                 None => votes.push((token, vote)),
             }
             if vote > largest {
                 largest = vote;
-                self.best_source = source;
+                self.best = place;
             }
             total += vote;
             n_places += 1;
@@ -261,26 +289,13 @@ impl CopyPredictor {
     }
 
     /// Bytes between the cursor and a place. Other files begin where the prefix does: far, and further each.
-    fn distance(&self, source: usize) -> usize {
-        if source < self.current_start && source >= self.before_start {
+    fn distance(&self, Place { source, at }: Place) -> usize {
+        match source {
+            Some(idx) => self.own.symbols.len() + SOURCE_DISTANCE * (idx + 1),
             // Right after the cursor, if it is the suffix.
-            source - self.before_start
-        } else {
-            self.text.len() - source
+            None if at < self.current_start && at >= self.before_start => at - self.before_start,
+            None => self.own.symbols.len() - at,
         }
-    }
-
-    /// The token that goes on at `source`. Within a token of the text, it is the longest token that begins its rest.
-    fn token_at(&self, source: usize) -> u32 {
-        let (token, offset) = self.origins[source];
-        if offset == 0 {
-            return token;
-        }
-        let rest = &self.tokenizer.token_bytes(token)[offset as usize..];
-        let mut beginnings = (1..=rest.len()).rev().map(|len| &rest[..len]);
-        beginnings
-            .find_map(|bytes| self.tokenizer.token_of_bytes(bytes))
-            .unwrap_or(token)
     }
 }
 
@@ -306,15 +321,17 @@ impl Drafter for CopyPredictor {
         }
         // About three bytes make a token.
         let evidence = Evidence::of_match(self.prediction.evidence.div_ceil(3));
-        let mut source = self.best_source;
-        let period = self.text.len() - source;
-        while draft.len() < max_len && self.text[source] != BORDER {
-            let token = self.token_at(source);
+        let Place { source, mut at } = self.best;
+        let passage = self.passage(source);
+        let end = passage.symbols.len();
+        let period = end - at;
+        while draft.len() < max_len && passage.symbols[at] != BORDER {
+            let token = passage.token_at(&self.tokenizer, at);
             draft.push(token, evidence);
-            source += self.tokenizer.token_bytes(token).len();
-            if source >= self.text.len() {
+            at += self.tokenizer.token_bytes(token).len();
+            if at >= end {
                 // The place reaches the end: the text is periodic, and the draft goes on reading itself.
-                source -= period;
+                at -= period;
             }
         }
     }

@@ -1,8 +1,8 @@
 //! What goes into the engine and what comes out: plain data, no behaviour beyond defaults.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use crate::{error::EngineError, speculative::drafter::DrafterKind};
+use crate::{copy::CopySource, error::EngineError, speculative::drafter::DrafterKind};
 
 /// One generation to run.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +18,9 @@ pub struct Request {
     /// Text that the answer mostly repeats, such as the span that an edit rewrites: drafts follow it. The model does not
     /// read it, so the prompt should hold it too.
     pub original: Option<String>,
+    /// Texts beside the prompt that copying may draw from, the nearest first; made by
+    /// [`Engine::copy_source`](crate::Engine::copy_source). They count only where copying is mixed in.
+    pub copy_sources: Vec<Arc<CopySource>>,
 }
 
 /// What the model reads.

@@ -43,7 +43,7 @@ fn answer(engine: &Engine, sampling: SamplingParams, speculation: Speculation) -
             ..StopCondition::default()
         },
         speculation,
-        original: None,
+        ..Default::default()
     };
     engine.generate(request).blocking_collect().unwrap()
 }

@@ -61,7 +61,13 @@ fn fill(engine: &Engine, hole: &FimPrompt, speculation: Speculation, sampling: &
         },
         sampling: sampling.clone(),
         speculation,
-        original: None,
+        // Something beside the prompt that answers are copied from, too.
+        copy_sources: engine
+            .copy_source(&format!("{}\n{}", hole.suffix, hole.prefix))
+            .unwrap()
+            .into_iter()
+            .collect(),
+        ..Default::default()
     };
     engine.generate(request).blocking_collect().unwrap()
 }

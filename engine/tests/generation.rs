@@ -66,7 +66,7 @@ fn moody_request(seed: u32, sampling: &SamplingParams, speculation: Speculation)
             ..Default::default()
         },
         speculation,
-        original: None,
+        ..Default::default()
     }
 }
 
@@ -275,7 +275,7 @@ fn sampled_tokens_have_the_target_distribution() {
                     ..Default::default()
                 },
                 speculation,
-                original: None,
+                ..Default::default()
             });
             let answer = answer.blocking_collect().unwrap();
             if speculation != Speculation::Off {

@@ -62,7 +62,7 @@ fn request(seed: u32, n_tokens: usize, sampling: &SamplingParams, speculation: S
             ..Default::default()
         },
         speculation,
-        original: None,
+        ..Default::default()
     }
 }
 

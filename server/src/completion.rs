@@ -5,12 +5,14 @@ pub mod postprocess;
 pub mod prompt;
 pub mod report;
 pub mod reuse;
+pub mod sources;
 pub mod trigger;
 pub mod withheld;
 
 use std::{
     ops::Range,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,6 +26,7 @@ use surmise_grammars::Extent;
 
 use crate::{config::CompletionConfig, document::Document};
 use postprocess::{Candidate, StepTrace, postprocess};
+use sources::SourceCache;
 use trigger::Trigger;
 use withheld::Withheld;
 
@@ -44,6 +47,10 @@ pub struct Query {
     pub sampling: SamplingParams,
     /// How drafts are made.
     pub speculation: Speculation,
+    /// Other documents that are open, the one last worked on first: what they say may be said again.
+    pub neighbours: Vec<Document>,
+    /// Texts that were prepared for the engine.
+    pub sources: Arc<SourceCache>,
 }
 
 /// Text to insert.
@@ -146,13 +153,15 @@ async fn run(engine: &Engine, query: &Query, trace: &mut Trace) -> Result<Sugges
     let context = context::gather(query, prompt::budget(engine, config), &|text| {
         prompt::cost(engine, text)
     });
+    let copy_sources = sources::gather(engine, query, context.excerpt.clone());
     trace.stages.context = lap.end();
     let request = Request {
         prompt: Prompt::Fim(prompt::build(context)),
+        copy_sources,
         sampling: query.sampling.clone(),
         stop: stop_condition(extent, config),
         speculation: query.speculation,
-        original: None,
+        ..Request::default()
     };
     let mut candidate = Candidate {
         document,

@@ -18,6 +18,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct DocumentStore {
     open: HashMap<String, OpenDocument>,
+    /// How often a document was opened or changed.
+    clock: u64,
 }
 
 /// A document and its suggestions.
@@ -31,6 +33,8 @@ pub struct OpenDocument {
     pub last: Option<(Completion, Document)>,
     /// How often the text has changed; unlike versions, ours to count.
     revision: u64,
+    /// When it was last opened or changed, in the store's own time.
+    touched: u64,
     /// The text that the engine was last given to draft from.
     given: Option<u64>,
     /// How long the last change took to apply, the tree's part included.
@@ -53,11 +57,13 @@ pub struct Change {
 impl DocumentStore {
     /// Opens a document; one that was open under this URI is forgotten.
     pub fn open(&mut self, uri: String, document: Document) {
+        self.clock += 1;
         let opened = OpenDocument {
             document,
             remembered: None,
             last: None,
             revision: 0,
+            touched: self.clock,
             given: None,
             changed_in: Duration::ZERO,
             prepared_for: None,
@@ -80,12 +86,15 @@ impl DocumentStore {
             document,
             revision,
             changed_in,
+            touched,
             ..
         }) = self.open.get_mut(uri)
         else {
             return false;
         };
         let started = Instant::now();
+        self.clock += 1;
+        *touched = self.clock;
         for change in changes {
             match change.range {
                 None => document.replace_all(&change.text),
@@ -137,6 +146,14 @@ impl DocumentStore {
     /// Forgets a document; a request that is running for it is superseded.
     pub fn close(&mut self, uri: &str) {
         self.open.remove(uri);
+    }
+
+    /// The documents but this one that were opened or changed last, the latest first; `n` at most.
+    pub fn neighbours(&self, uri: &str, n: usize) -> Vec<Document> {
+        let others = self.open.iter().filter(|(other, _)| *other != uri);
+        let mut others: Vec<&OpenDocument> = others.map(|(_, open)| open).collect();
+        others.sort_unstable_by_key(|open| std::cmp::Reverse(open.touched));
+        others.iter().take(n).map(|open| open.document.clone()).collect()
     }
 
     /// The open document with this URI.
@@ -247,6 +264,25 @@ mod tests {
         assert_eq!(documents.take_changed("v")[0].1.text, "b");
         documents.forget_taken();
         assert_eq!(documents.take_changed("u").len(), 1);
+    }
+
+    #[test]
+    fn neighbours_are_what_was_worked_on_last() {
+        let mut documents = DocumentStore::default();
+        for uri in ["a", "b", "c"] {
+            documents.open(uri.to_owned(), Document::new(None, None, None, uri));
+        }
+        let change = Change {
+            range: None,
+            text: "changed".to_owned(),
+        };
+        documents.change("a", None, &[change], Encoding::Utf16);
+        let neighbours = |uri, n| -> Vec<String> {
+            let found: Vec<Document> = documents.neighbours(uri, n);
+            found.iter().map(|document| document.text.to_string()).collect()
+        };
+        assert_eq!(neighbours("c", 9), ["changed", "b"]);
+        assert_eq!(neighbours("a", 1), ["c"]);
     }
 
     #[tokio::test]

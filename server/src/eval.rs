@@ -70,6 +70,8 @@ pub async fn fill(engine: &Engine, config: &Config, root: &Path, hole: &Hole) ->
         },
         sampling: SamplingParams::default(),
         speculation: config.engine.speculation(),
+        neighbours: Vec::new(),
+        sources: Default::default(),
     };
     let Completion { outcome, trace } = complete(engine, &query).await;
     let shown = outcome.ok().map(|suggestion| {

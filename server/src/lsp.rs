@@ -32,7 +32,7 @@ use tower_lsp_server::{
 };
 
 use crate::{
-    completion::{Query, trigger::Trigger},
+    completion::{Query, sources::SourceCache, trigger::Trigger},
     config::{Config, Layer, Problem},
     documents::DocumentStore,
     position::Encoding,
@@ -98,6 +98,8 @@ struct State {
     /// Folders that the editor has open.
     roots: Vec<PathBuf>,
     model: ModelState,
+    /// Texts prepared for the model.
+    sources: Arc<SourceCache>,
     /// How often the editor's settings were asked for or came; only the newest count.
     n_settings: u64,
     /// Problems that the user has not been told of.
@@ -109,6 +111,9 @@ struct State {
     /// Whether the client knows that there is no model yet.
     told_not_ready: bool,
 }
+
+/// Other open documents that a suggestion may copy from.
+const MAX_NEIGHBOURS: usize = 4;
 
 /// Where the model is.
 enum ModelState {
@@ -126,6 +131,7 @@ impl Server {
         let (config, _) = Config::from_layers(&[&*options.below_editor, &*options.above_editor].concat());
         let state = Mutex::new(State {
             documents: DocumentStore::default(),
+            sources: Arc::default(),
             editor_settings: Vec::new(),
             config,
             features: ClientFeatures::default(),
@@ -170,6 +176,8 @@ impl State {
             config: self.config.completion.clone(),
             sampling: SamplingParams::default(),
             speculation: self.config.engine.speculation(),
+            neighbours: self.documents.neighbours(uri, MAX_NEIGHBOURS),
+            sources: Arc::clone(&self.sources),
             document,
         })
     }
@@ -179,6 +187,7 @@ impl State {
         let is_current = matches!(self.model, ModelState::Loading(current) if current == attempt);
         if is_current {
             self.documents.forget_taken();
+            self.sources = Arc::default();
             self.model = match loaded {
                 Ok(engine) => ModelState::Ready(Arc::new(engine)),
                 Err(reason) => ModelState::Failed(reason),

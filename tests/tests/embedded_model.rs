@@ -46,6 +46,43 @@ fn an_editor_gets_real_suggestions() {
 }
 
 #[test]
+fn names_come_from_the_rest_of_the_file_and_from_other_open_files() {
+    let mut client = Client::start(ClientOptions::default());
+    client.wait_until_ready();
+    let filler = |word: &str, n: usize| -> String {
+        (0..n)
+            .map(|line| format!("    {word}_{line} += {line}\n"))
+            .collect()
+    };
+    // Far above the cursor, farther than any prompt reaches.
+    let own = format!(
+        "def far_above(reticulated_spline_count):\n{}\n",
+        filler("alpha", 1000)
+    );
+    let other = format!(
+        "def elsewhere():\n    return quarterly_ledger_totals\n{}\n",
+        filler("beta", 20)
+    );
+    client.open("file:///tmp/other.py", "python", &other);
+    for (typed, expected) in [
+        ("    return reticulated_spl", "ine_count"),
+        ("    return quarterly_ledg", "er_totals"),
+    ] {
+        let text = format!("{own}def here():\n{typed}");
+        let uri = "file:///tmp/own.py";
+        client.open(uri, "python", &text);
+        let line = text.matches('\n').count();
+        let answer = client.request(
+            "textDocument/inlineCompletion",
+            Client::inline_params(uri, line, typed.len(), 1),
+        );
+        let shown = answer["items"][0]["insertText"].as_str().unwrap_or_default();
+        assert!(shown.starts_with(expected), "after {typed:?}: {answer}");
+        client.notify("textDocument/didClose", json!({ "textDocument": { "uri": uri } }));
+    }
+}
+
+#[test]
 fn complete_is_the_same_with_and_without_speculation() {
     let run = |extra: &[&str]| {
         let place = format!("{}:39:16", fixtures::relative("python/inventory.py"));

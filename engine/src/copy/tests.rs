@@ -57,6 +57,47 @@ fn longer_and_nearer_matches_weigh_more() {
 }
 
 #[test]
+fn copies_from_sources_but_rather_from_the_prompt() {
+    let tokenizer = Tokenizer::bytes();
+    let source = |text: &str| {
+        let tokens = tokenizer.encode(text, false).unwrap();
+        Arc::new(CopySource::new(&tokenizer, &tokens))
+    };
+    let votes = |prompt: &[u32], sources: &[&str]| -> Vec<char> {
+        let sources = sources.iter().map(|text| source(text)).collect();
+        let mut predictor = predictor(prompt).with_sources(sources);
+        let votes = predictor.predict(prompt).votes.iter();
+        votes.map(|&(id, _)| char::from_u32(id).unwrap()).collect()
+    };
+    let prompt = hole("let total", "");
+    assert_eq!(votes(&prompt, &["let total_width = 1;"]), ['_']);
+    // Nearer sources count more, longer matches most.
+    assert_eq!(votes(&prompt, &["let total_w", "let total = 1;"]), ['_', ' ']);
+    assert_eq!(votes(&prompt, &["an total_w", "let total = 1;"])[0], ' ');
+    assert_eq!(
+        votes(&hole("let total = 2; let total", ""), &["let total_w"])[0],
+        ' '
+    );
+    // Nothing goes on where a source ends.
+    assert_eq!(votes(&prompt, &["let total"]), []);
+    assert_eq!(votes(&hole("let total", ""), &["", "le"]), []);
+}
+
+#[test]
+fn drafts_follow_a_source() {
+    let tokenizer = Tokenizer::bytes();
+    let prompt = hole("let total", "");
+    let tokens = tokenizer.encode("let total_width = 1;", false).unwrap();
+    let source = Arc::new(CopySource::new(&tokenizer, &tokens));
+    let mut draft = Draft::default();
+    predictor(&prompt)
+        .with_sources(vec![source])
+        .draft(&prompt, 32, &mut draft);
+    let drafted: Vec<u32> = draft.tokens().collect();
+    assert_eq!(tokenizer.decode(&drafted), "_width = 1;");
+}
+
+#[test]
 fn nothing_crosses_a_border() {
     // The match would need the suffix's end and the prefix's beginning, or be continued by another piece.
     assert_eq!(votes(&hole("cdef abcd", "xxab")), []);

@@ -328,7 +328,7 @@ impl Runner {
                 ..StopCondition::default()
             },
             speculation: Speculation::Off,
-            original: None,
+            ..Request::default()
         }
     }
 }

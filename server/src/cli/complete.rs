@@ -108,6 +108,8 @@ fn query(args: &CompleteArgs, config: &Config, document: Document) -> Query {
             ..Default::default()
         },
         speculation: config.engine.speculation(),
+        neighbours: Vec::new(),
+        sources: Default::default(),
     }
 }
 

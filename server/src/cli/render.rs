@@ -112,6 +112,8 @@ mod tests {
             config: Default::default(),
             sampling: Default::default(),
             speculation: Default::default(),
+            neighbours: Vec::new(),
+            sources: Default::default(),
         };
         let suggestion = Suggestion {
             range: 14..14,

@@ -198,6 +198,8 @@ mod tests {
             config: Default::default(),
             sampling: Default::default(),
             speculation: Default::default(),
+            neighbours: Vec::new(),
+            sources: Default::default(),
         };
         let page = page(&"a.rs:1:5".parse().unwrap(), &query, &trace);
         assert!(page.contains(

@@ -1,6 +1,8 @@
 //! What the model should know about a place: an excerpt around it, and what the excerpt would be lost
 //! without.
 
+use std::ops::Range;
+
 use surmise_grammars::{Budget, excerpt, imports, scopes_at};
 
 use crate::{completion::Query, document::Document};
@@ -18,6 +20,8 @@ pub struct Context {
     pub prefix: String,
     /// The excerpt from the cursor on.
     pub suffix: String,
+    /// Where in the document the excerpt stands.
+    pub excerpt: Range<usize>,
 }
 
 /// Gathers the context of a query; `cost` measures text in the unit of `budget`.
@@ -45,6 +49,7 @@ pub fn gather(query: &Query, budget: Budget, cost: &dyn Fn(&str) -> usize) -> Co
         path: path_for_prompt(query),
         imports,
         scopes,
+        excerpt: excerpt.prefix.start..excerpt.suffix.end,
         prefix: document.excerpt(excerpt.prefix),
         suffix: document.excerpt(excerpt.suffix),
     }
@@ -136,6 +141,8 @@ mod tests {
             config: Default::default(),
             sampling: Default::default(),
             speculation: Default::default(),
+            neighbours: Vec::new(),
+            sources: Default::default(),
         };
         let words = |text: &str| text.split_whitespace().count();
         let context = gather(

@@ -37,6 +37,7 @@ pub fn build(context: Context) -> FimPrompt {
         scopes,
         prefix,
         suffix,
+        excerpt: _,
     } = context;
     let mut above = String::new();
     for part in imports.iter().chain(&scopes) {

@@ -1,0 +1,83 @@
+//! Text that can be copied from: bytes, the tokens that they came from, and where each stretch of them occurred before.
+
+use std::fmt;
+
+use super::{BORDER, MIN_MATCH};
+use crate::{suffix_index::SuffixIndex, tokenizer::Tokenizer};
+
+/// Bytes of some pieces of text with borders between them.
+#[derive(Clone, Default)]
+pub(super) struct Passage {
+    pub(super) symbols: Vec<u16>,
+    /// For each symbol, its token and its index within the token.
+    origins: Vec<(u32, u32)>,
+    index: SuffixIndex<MIN_MATCH>,
+}
+
+impl Passage {
+    pub(super) fn push(&mut self, tokenizer: &Tokenizer, token: u32) {
+        for (offset, &byte) in tokenizer.token_bytes(token).iter().enumerate() {
+            self.symbols.push(u16::from(byte));
+            self.origins.push((token, offset as u32));
+        }
+    }
+
+    pub(super) fn push_border(&mut self) {
+        self.symbols.push(BORDER);
+        self.origins.push((0, 0));
+    }
+
+    /// Makes what was pushed known to the searches.
+    pub(super) fn update_index(&mut self) {
+        self.index.extend(&self.symbols);
+    }
+
+    /// Ends of places that may read like the end of this passage, most recent first: the index after each.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = usize> {
+        self.index.candidates()
+    }
+
+    /// Ends of places that may read like the end of `symbols`.
+    pub(super) fn ends_like(&self, symbols: &[u16]) -> impl Iterator<Item = usize> {
+        self.index.ends_like(symbols)
+    }
+
+    /// The token that goes on at `place`. Within a token of the text, it is the longest token that begins its rest.
+    pub(super) fn token_at(&self, tokenizer: &Tokenizer, place: usize) -> u32 {
+        let (token, offset) = self.origins[place];
+        if offset == 0 {
+            return token;
+        }
+        let rest = &tokenizer.token_bytes(token)[offset as usize..];
+        let mut beginnings = (1..=rest.len()).rev().map(|len| &rest[..len]);
+        beginnings
+            .find_map(|bytes| tokenizer.token_of_bytes(bytes))
+            .unwrap_or(token)
+    }
+}
+
+/// A text beside the prompt that copying may draw from, such as the rest of the file or another open one. It is prepared
+/// once and takes about 30 bytes of memory for each of its own; requests share it.
+pub struct CopySource {
+    pub(super) passage: Passage,
+}
+
+impl CopySource {
+    /// Prepares a text, given as its tokens.
+    pub fn new(tokenizer: &Tokenizer, tokens: &[u32]) -> Self {
+        let mut passage = Passage::default();
+        for &token in tokens {
+            passage.push(tokenizer, token);
+        }
+        // Nothing goes on at the end of the text.
+        passage.push_border();
+        passage.update_index();
+        Self { passage }
+    }
+}
+
+impl fmt::Debug for CopySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CopySource({} bytes)", self.passage.symbols.len())
+    }
+}

@@ -1,0 +1,145 @@
+//! Texts beside the prompt that the engine may copy from: what the excerpt leaves out of the file, and other open files.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use surmise_engine::{Engine, copy::CopySource};
+
+use crate::{completion::Query, document::Document};
+
+/// Bytes of one text that are taken at most: a few milliseconds to prepare, and about a megabyte of memory.
+const MAX_BYTES: usize = 32 * 1024;
+
+/// Lines of a file that come and go together, so that typing does not make what lies beside the excerpt a new text with
+/// every line.
+const CHUNK_LINES: usize = 64;
+
+/// Texts that are kept prepared.
+const MAX_ENTRIES: usize = 16;
+
+/// Texts that were prepared for one engine lately, by their hashes.
+#[derive(Debug, Default)]
+pub struct SourceCache {
+    hasher: RandomState,
+    /// Most recently used last.
+    entries: Mutex<Vec<(u64, Arc<CopySource>)>>,
+}
+
+impl SourceCache {
+    fn get(&self, engine: &Engine, text: &str) -> Option<Arc<CopySource>> {
+        let hash = self.hasher.hash_one(text);
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = match entries.iter().position(|entry| entry.0 == hash) {
+            Some(idx) => entries.remove(idx).1,
+            None => match engine.copy_source(text) {
+                Ok(source) => source?,
+                Err(error) => {
+                    tracing::debug!("nothing is copied from a text: {error}");
+                    return None;
+                }
+            },
+        };
+        entries.push((hash, Arc::clone(&source)));
+        if entries.len() > MAX_ENTRIES {
+            entries.remove(0);
+        }
+        Some(source)
+    }
+}
+
+/// The texts beside `excerpt`, the part of the query's document that the prompt holds, the nearest first.
+pub(super) fn gather(engine: &Engine, query: &Query, excerpt: Range<usize>) -> Vec<Arc<CopySource>> {
+    if !engine.info().copies {
+        return Vec::new();
+    }
+    let own = [
+        before(&query.document, excerpt.start),
+        after(&query.document, excerpt.end),
+    ];
+    let own = own.into_iter().map(|range| query.document.excerpt(range));
+    let others = query
+        .neighbours
+        .iter()
+        .map(|document| document.excerpt(0..snap(document, MAX_BYTES)));
+    own.chain(others)
+        .filter(|text| !text.is_empty())
+        .filter_map(|text| query.sources.get(engine, &text))
+        .collect()
+}
+
+/// Whole chunks of the file before byte `end`.
+fn before(document: &Document, end: usize) -> Range<usize> {
+    let text = &document.text;
+    let end = text.line_to_byte(text.byte_to_line(end) / CHUNK_LINES * CHUNK_LINES);
+    snap(document, end.saturating_sub(MAX_BYTES))..end
+}
+
+/// Whole chunks of the file from byte `start` on, counted from its end.
+fn after(document: &Document, start: usize) -> Range<usize> {
+    let text = &document.text;
+    let n_lines = text.len_lines() - text.byte_to_line(start);
+    let start = text.line_to_byte(text.len_lines() - n_lines.saturating_sub(1) / CHUNK_LINES * CHUNK_LINES);
+    start..snap(document, start + MAX_BYTES)
+}
+
+/// The start of the character at a byte, or the end of the text.
+fn snap(document: &Document, byte: usize) -> usize {
+    let text = &document.text;
+    text.char_to_byte(text.byte_to_char(byte.min(text.len_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_beside_the_excerpt_stays_the_same_while_one_types() {
+        let lines: String = (0..1000)
+            .map(|line| format!("let größe_{line} = {line};\n"))
+            .collect();
+        let mut document = Document::new(None, Some("rust"), None, &lines);
+        let beside = |document: &Document, line: usize| {
+            let byte = |line| document.text.line_to_byte(line);
+            let texts = [
+                before(document, byte(line - 20)),
+                after(document, byte(line + 20)),
+            ];
+            texts.map(|range| document.excerpt(range))
+        };
+        let first = beside(&document, 500);
+        assert!(lines.contains(&first[0]) && lines.contains(&first[1]));
+        assert!(
+            first[0].ends_with("= 447;\n"),
+            "{}",
+            first[0].lines().last().unwrap()
+        );
+        assert!(first[1].starts_with("let größe_"), "whole lines");
+        let place = document.text.line_to_byte(500);
+        for n_new in 1..=4 {
+            document.replace(place..place, "fn f() {}\n");
+            assert_eq!(beside(&document, 500 + n_new), first, "{n_new} new lines");
+        }
+    }
+
+    #[test]
+    fn short_files_have_nothing_beside_the_excerpt() {
+        for text in ["", "a", "a\n", "ä\nb"] {
+            let document = Document::new(None, Some("rust"), None, text);
+            let end = text.len();
+            assert!(
+                before(&document, 0).is_empty() && after(&document, end).is_empty(),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_long_line_is_cut_between_characters() {
+        let document = Document::new(None, Some("json"), None, &"ä".repeat(MAX_BYTES));
+        assert_eq!(snap(&document, MAX_BYTES + 1), MAX_BYTES);
+        assert_eq!(before(&document, 40_000), 0..0);
+    }
+}
