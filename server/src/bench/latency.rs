@@ -33,6 +33,18 @@ const MAX_TOKENS: usize = 24;
 /// Requests before those that count.
 const WARM_UP: usize = 5;
 
+/// What is done for a request, in order, and where `surmise/explain` has its time.
+const STAGES: [(&str, &str); 8] = [
+    ("apply the change", "/stages_ms/change"),
+    ("decide", "/stages_ms/trigger"),
+    ("gather context", "/stages_ms/context"),
+    ("tokenise", "/stages_ms/prompt"),
+    ("wait for the engine", "/engine/timings/queued_ms"),
+    ("prefill", "/engine/timings/prefill_ms"),
+    ("decode", "/engine/timings/decode_ms"),
+    ("postprocess", "/stages_ms/postprocess"),
+];
+
 /// What a trace took.
 #[derive(Debug, Clone, Serialize)]
 pub struct Latency {
@@ -194,6 +206,13 @@ impl Sample {
             .map(|stage| self.number(&format!("/engine/timings/{stage}")))
             .sum()
     }
+
+    /// Milliseconds that no stage accounts for: messages, threads that wake up, and looking while the model writes
+    /// whether it has written enough.
+    fn rest_ms(&self) -> f64 {
+        let stages: f64 = STAGES.iter().map(|(_, pointer)| self.number(pointer)).sum();
+        self.total_ms - stages
+    }
 }
 
 async fn press(client: &mut Client, version: usize, keystroke: &Keystroke) -> io::Result<Sample> {
@@ -229,10 +248,15 @@ fn summary(n_lines: usize, samples: &[Sample]) -> Latency {
     let (reused, run): (Vec<&Sample>, Vec<&Sample>) =
         samples.iter().partition(|sample| sample.report["reused"] == true);
     let over = |value: &dyn Fn(&Sample) -> f64| Percentiles::of(run.iter().map(|sample| value(sample)));
-    let stage = |name, pointer: &str| Stage {
+    let rest = Stage {
+        name: "everything else",
+        ms: over(&Sample::rest_ms),
+    };
+    let stages = STAGES.iter().map(|(name, pointer)| Stage {
         name,
         ms: over(&|sample| sample.number(pointer)),
-    };
+    });
+    let stages = stages.chain([rest]);
     let kinds = [
         (Kind::Typing, "typing on"),
         (Kind::EditAbove, "an edit above the cursor"),
@@ -244,16 +268,7 @@ fn summary(n_lines: usize, samples: &[Sample]) -> Latency {
         n_reused: reused.len(),
         total_ms: over(&|sample| sample.total_ms),
         without_model_ms: over(&|sample| sample.total_ms - sample.model_ms()),
-        stages: vec![
-            stage("apply the change", "/stages_ms/change"),
-            stage("decide", "/stages_ms/trigger"),
-            stage("gather context", "/stages_ms/context"),
-            stage("tokenise", "/stages_ms/prompt"),
-            stage("wait for the engine", "/engine/timings/queued_ms"),
-            stage("prefill", "/engine/timings/prefill_ms"),
-            stage("decode", "/engine/timings/decode_ms"),
-            stage("postprocess", "/stages_ms/postprocess"),
-        ],
+        stages: stages.collect(),
         kinds: kinds
             .into_iter()
             .map(|(kind, name)| kind_of_request(name, run.iter().copied().filter(|it| it.kind == kind)))
