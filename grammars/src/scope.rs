@@ -8,6 +8,9 @@ use tree_sitter::Node;
 use crate::query::{self, Capture, EVERYWHERE, LoadedQuery, Parts, Purpose};
 use crate::{Language, Syntax, brackets, text};
 
+/// How far before a position what was typed last is looked for.
+const LOOK_BACK_BYTES: usize = 256;
+
 /// What kind of construct a scope is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScopeKind {
@@ -82,9 +85,13 @@ impl ScopeKind {
     }
 }
 
-/// What closes the brackets that are open at `at` and not closed after it; empty where the tree is whole.
+/// What closes the brackets that are open at `at` and not closed after it; empty where the nodes around it are whole.
 fn missing_closers(syntax: &Syntax, rope: &Rope, at: usize) -> String {
-    if !syntax.tree().is_some_and(|tree| tree.root_node().has_error()) {
+    // What was typed last may be a broken node by itself, with the cursor some white space after it.
+    let start = text::snap(rope, at.saturating_sub(LOOK_BACK_BYTES));
+    let typed = start + text::text(rope, start..at).trim_end().len();
+    let is_broken = |at| enclosing(syntax, at).iter().any(Node::is_error);
+    if !is_broken(at) && !is_broken(typed.saturating_sub(1)) {
         return String::new();
     }
     let pending = brackets::pending_at(syntax, rope, at);
