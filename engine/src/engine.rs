@@ -133,44 +133,75 @@ pub struct Engine {
     stopped: Arc<OnceLock<String>>,
 }
 
+/// What a model's files hold, in either format.
+struct ModelFiles {
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    fim: Option<FimTemplate>,
+    /// Empty if the files do not give it.
+    name: String,
+    copies: bool,
+}
+
+impl ModelFiles {
+    fn open(source: WeightSource) -> Result<Self, EngineError> {
+        if let WeightSource::File(folder) = &source
+            && folder.is_dir()
+        {
+            let tokenizer = Tokenizer::from_folder(folder)?;
+            let name = folder.file_name().unwrap_or_default();
+            return Ok(Self {
+                checkpoint: Checkpoint::from_folder(folder)?,
+                fim: FimTemplate::from_vocabulary(&tokenizer),
+                tokenizer,
+                name: name.to_string_lossy().into_owned(),
+                copies: false,
+            });
+        }
+        let gguf = Gguf::open(source)?;
+        let metadata = gguf.metadata();
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        Ok(Self {
+            checkpoint: Checkpoint::from_gguf(&gguf)?,
+            fim: FimTemplate::from_gguf(&gguf, &tokenizer),
+            tokenizer,
+            name: metadata.get_str("general.name")?.unwrap_or_default().to_owned(),
+            copies: metadata.get_bool("surmise.copy")?.unwrap_or(false),
+        })
+    }
+}
+
 impl Engine {
-    /// Loads the model of a GGUF file, its tokenizer and its FIM template, and starts a thread that runs it. The file is
-    /// mapped; weights are read as they are used.
+    /// Loads the model of a GGUF file, or of a folder as Hugging Face lays it out, its tokenizer and its FIM template, and
+    /// starts a thread that runs it. Files are mapped; weights are read as they are used.
     ///
     /// # Errors
     /// [`EngineError::Io`], [`EngineError::BadFile`] and [`EngineError::Unsupported`] for a file that cannot be used,
     /// with what was found and what would do.
     pub fn load(source: WeightSource, mut options: EngineOptions) -> Result<Self, EngineError> {
-        let gguf = Gguf::open(source)?;
+        let files = ModelFiles::open(source)?;
         if options.model_name.is_empty() {
-            options.model_name = gguf
-                .metadata()
-                .get_str("general.name")?
-                .unwrap_or_default()
-                .to_owned();
+            options.model_name = files.name;
         }
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let fim = FimTemplate::from_gguf(&gguf, &tokenizer);
-        let checkpoint = Checkpoint::from_gguf(&gguf)?;
-        let vocab = checkpoint.config().vocab;
+        let (tokenizer, vocab) = (files.tokenizer, files.checkpoint.config().vocab);
         if tokenizer.vocab_size() > vocab {
             return Err(EngineError::BadFile {
-                path: gguf.path().into(),
-                field: "tokenizer.ggml.tokens".into(),
+                path: files.checkpoint.weights().path().into(),
+                field: "vocabulary".into(),
                 reason: format!(
                     "{} tokens found, at most the {vocab} rows of token_embd.weight expected",
                     tokenizer.vocab_size()
                 ),
             });
         }
-        let model = load_model(&checkpoint, n_threads(options.threads))?;
+        let model = load_model(&files.checkpoint, n_threads(options.threads))?;
         let tokenizer = Arc::new(tokenizer);
         let drafter = match options.draft_model.take() {
-            Some(source) => Some(load_drafter(source, &checkpoint, &tokenizer, &options)?),
+            Some(source) => Some(load_drafter(source, &files.checkpoint, &tokenizer, &options)?),
             None => None,
         };
-        let mut engine = Self::start_with_drafter(Box::new(model), drafter, tokenizer, fim, options)?;
-        engine.info.copies = gguf.metadata().get_bool("surmise.copy")?.unwrap_or(false);
+        let mut engine = Self::start_with_drafter(Box::new(model), drafter, tokenizer, files.fim, options)?;
+        engine.info.copies = files.copies;
         Ok(engine)
     }
 
@@ -456,9 +487,9 @@ fn load_drafter(
         let head = Eagle3::load(source, target, TreeShape::default(), n_positions, n_threads)?;
         return Ok(Box::new(head));
     }
-    let gguf = Gguf::open(source)?;
-    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
-    let model = load_model(&Checkpoint::from_gguf(&gguf)?, n_threads(options.threads))?;
+    let files = ModelFiles::open(source)?;
+    let tokenizer = Arc::new(files.tokenizer);
+    let model = load_model(&files.checkpoint, n_threads(options.threads))?;
     let config = model.config();
     let block_bytes = KvCache::block_bytes(config, options.kv_cache_type).max(1);
     let context_blocks = config.context_length.div_ceil(BLOCK_LEN) + 1;

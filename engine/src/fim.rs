@@ -218,6 +218,14 @@ impl FimTemplate {
             .or_else(|| Self::unnamed(tokenizer, &named))
     }
 
+    /// The template of the family whose tokens the vocabulary has, if any.
+    pub fn from_vocabulary(tokenizer: &Tokenizer) -> Option<Self> {
+        let families = FAMILIES.into_iter();
+        families
+            .filter_map(|family| Self::new(family, tokenizer, &NamedTokens::default()))
+            .next()
+    }
+
     /// Qwen's template, if the vocabulary has its tokens.
     pub fn qwen(tokenizer: &Tokenizer) -> Option<Self> {
         Self::new(QWEN, tokenizer, &NamedTokens::default())

@@ -12,6 +12,7 @@ use crate::{
     weights::{Gguf, Metadata},
 };
 
+mod hugging_face;
 mod merge;
 mod special;
 mod split;
@@ -49,8 +50,12 @@ pub struct Tokenizer {
 enum Algorithm {
     /// BPE over bytes, within pieces of the text.
     ByteLevel { splitter: Splitter, merges: MergeTable },
-    /// BPE over characters, within lines; bytes where a character has no token.
-    Characters { splitter: Splitter, merges: MergeTable },
+    /// BPE over characters, within lines or the whole text; bytes where a character has no token.
+    Characters {
+        splitter: Splitter,
+        merges: MergeTable,
+        adds_space: bool,
+    },
     /// SentencePiece's BPE over the whole text; `ranks` follows the scores.
     Scores { ranks: Vec<u32>, adds_space: bool },
 }
@@ -131,8 +136,12 @@ impl Tokenizer {
         let (vocabulary, spellings) = read_vocabulary(metadata, &unmark_spaces)?;
         let merges = read_merges(metadata, &vocabulary, &unmark_spaces)?;
         let splitter = Splitter::lines();
-        let tokenizer = Self::new(vocabulary, spellings, Algorithm::Characters { splitter, merges });
-        tokenizer.with_special_ids(metadata, true, None)
+        let algorithm = Algorithm::Characters {
+            splitter,
+            merges,
+            adds_space: false,
+        };
+        Self::new(vocabulary, spellings, algorithm).with_special_ids(metadata, true, None)
     }
 
     fn scores(metadata: &Metadata) -> Result<Self, EngineError> {
@@ -209,10 +218,17 @@ impl Tokenizer {
         let bos = id_of("bos_token_id")?.or_else(|| default(|ids| ids.0));
         let unknown = id_of("unknown_token_id")?;
         let eos = id_of("eos_token_id")?.or_else(|| default(|ids| ids.1));
-        let mut end_tokens: Vec<u32> = [eos, id_of("eot_token_id")?, id_of("eom_token_id")?]
-            .into_iter()
-            .flatten()
-            .collect();
+        let ends = [eos, id_of("eot_token_id")?, id_of("eom_token_id")?];
+        let adds_bos = metadata
+            .get_bool("tokenizer.ggml.add_bos_token")?
+            .unwrap_or(adds_bos);
+        self.set_special_ids(bos.filter(|_| adds_bos), unknown, ends.into_iter().flatten());
+        Ok(self)
+    }
+
+    /// `ends` are the end tokens that the file names; those that are known by their spelling come to them.
+    fn set_special_ids(&mut self, bos: Option<u32>, unknown: Option<u32>, ends: impl Iterator<Item = u32>) {
+        let mut end_tokens: Vec<u32> = ends.collect();
         // Harmony ends a message with `<|end|>`, and an answer with one of the other two.
         let is_harmony = self.token_id("<|return|>").is_some() && self.token_id("<|call|>").is_some();
         for (spelling, id) in &self.spellings {
@@ -222,13 +238,9 @@ impl Tokenizer {
         }
         end_tokens.sort_unstable();
         end_tokens.dedup();
-        let adds_bos = metadata
-            .get_bool("tokenizer.ggml.add_bos_token")?
-            .unwrap_or(adds_bos);
-        self.bos = bos.filter(|_| adds_bos);
+        self.bos = bos;
         self.unknown = unknown;
         self.end_tokens = end_tokens;
-        Ok(self)
     }
 
     /// The id under `tokenizer.ggml.<name>`.
@@ -304,8 +316,12 @@ impl Tokenizer {
                     }
                 });
             }
-            Algorithm::Characters { splitter, merges } => {
-                let text = text.replace(SPACE_MARK, " ");
+            Algorithm::Characters {
+                splitter,
+                merges,
+                adds_space,
+            } => {
+                let text = with_first_space(text, *adds_space && start == TextStart::Fresh);
                 splitter.split(&text, &mut |piece| {
                     if result.is_err() {
                         return;
@@ -326,12 +342,7 @@ impl Tokenizer {
                 });
             }
             Algorithm::Scores { ranks, adds_space } => {
-                let space = if *adds_space && start == TextStart::Fresh {
-                    " "
-                } else {
-                    ""
-                };
-                let text = format!("{space}{}", text.replace(SPACE_MARK, " "));
+                let text = with_first_space(text, *adds_space && start == TextStart::Fresh);
                 self.push_characters(&text, merger);
                 let rule = ScoreRule {
                     vocabulary: &self.vocabulary,
@@ -473,6 +484,12 @@ impl Tokenizer {
     }
 }
 
+/// The text as SentencePiece sees it.
+fn with_first_space(text: &str, adds_space: bool) -> String {
+    let space = if adds_space { " " } else { "" };
+    format!("{space}{}", text.replace(SPACE_MARK, " "))
+}
+
 fn unmark_spaces(text: &str, out: &mut Vec<u8>) {
     let mut parts = text.split(SPACE_MARK);
     out.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
@@ -503,16 +520,31 @@ fn read_vocabulary(
             format!("expected {} kinds, found {}", texts.len(), kinds.len()),
         ));
     }
-    let n_bytes = texts.iter().map(|text| text.len()).sum();
-    if u32::try_from(n_bytes).is_err() || u32::try_from(texts.len()).is_err() {
-        return Err(metadata.bad(TOKENS, "the vocabulary has 4 GiB or more"));
-    }
-    let mut vocabulary = Vocabulary::with_capacity(texts.len(), n_bytes);
-    let mut spellings = Vec::new();
-    for (id, &text) in texts.iter().enumerate() {
-        let kind = kinds
+    let kind = |id: usize| {
+        kinds
             .as_ref()
-            .map_or(TokenKind::Normal, |kinds| TokenKind::from_id(kinds[id]));
+            .map_or(TokenKind::Normal, |kinds| TokenKind::from_id(kinds[id]))
+    };
+    let tokens: Vec<_> = texts
+        .iter()
+        .enumerate()
+        .map(|(id, text)| (*text, kind(id)))
+        .collect();
+    collect_vocabulary(&tokens, decode).map_err(|reason| metadata.bad(TOKENS, reason))
+}
+
+/// Tokens and their kinds, in order of ids; `decode` appends the bytes that a token's text stands for.
+fn collect_vocabulary(
+    tokens: &[(&str, TokenKind)],
+    decode: &dyn Fn(&str, &mut Vec<u8>),
+) -> Result<(Vocabulary, Vec<(String, u32)>), String> {
+    let n_bytes = tokens.iter().map(|(text, _)| text.len()).sum();
+    if u32::try_from(n_bytes).is_err() || u32::try_from(tokens.len()).is_err() {
+        return Err("the vocabulary has 4 GiB or more".into());
+    }
+    let mut vocabulary = Vocabulary::with_capacity(tokens.len(), n_bytes);
+    let mut spellings = Vec::new();
+    for (id, &(text, kind)) in tokens.iter().enumerate() {
         let id = id as u32;
         if matches!(
             kind,
@@ -526,7 +558,7 @@ fn read_vocabulary(
             _ => decode(text, out),
         });
         if let Some(first) = duplicate {
-            return Err(metadata.bad(TOKENS, format!("tokens {first} and {id} have the same text")));
+            return Err(format!("tokens {first} and {id} have the same text"));
         }
     }
     Ok((vocabulary, spellings))
@@ -545,26 +577,38 @@ fn read_merges(
 ) -> Result<MergeTable, EngineError> {
     const KEY: &str = "tokenizer.ggml.merges";
     let lines = metadata.require_str_array(KEY)?;
-    let mut merges = MergeTable::with_capacity(lines.len());
+    let mut pairs = Vec::with_capacity(lines.len());
+    for (rank, line) in lines.iter().enumerate() {
+        pairs.push(split_merge(line).ok_or_else(|| {
+            let reason = format!("merge {rank}, `{line}`, is not two tokens with a space between");
+            metadata.bad(KEY, reason)
+        })?);
+    }
+    Ok(collect_merges(&pairs, vocabulary, decode))
+}
+
+/// The two tokens of a merge with a space between. The first character is part of the left token even if it is a space.
+fn split_merge(line: &str) -> Option<(&str, &str)> {
+    let mut characters = line.char_indices().skip(1);
+    let (split, _) = characters.find(|&(_, character)| character == ' ')?;
+    Some((&line[..split], &line[split + 1..]))
+}
+
+/// Merges in order of rank.
+fn collect_merges(
+    pairs: &[(&str, &str)],
+    vocabulary: &Vocabulary,
+    decode: &dyn Fn(&str, &mut Vec<u8>),
+) -> MergeTable {
+    let mut merges = MergeTable::with_capacity(pairs.len());
     let mut bytes = Vec::new();
     // Merges mostly stand in the order of their results, which spares a look-up.
     let mut last = 0;
-    for (rank, line) in lines.iter().enumerate() {
-        // The first character is part of the left token even if it is a space.
-        let split = line
-            .char_indices()
-            .skip(1)
-            .find(|&(_, character)| character == ' ');
-        let Some((split, _)) = split else {
-            return Err(metadata.bad(
-                KEY,
-                format!("merge {rank}, `{line}`, is not two tokens with a space between"),
-            ));
-        };
+    for (rank, (left, right)) in pairs.iter().enumerate() {
         bytes.clear();
-        decode(&line[..split], &mut bytes);
+        decode(left, &mut bytes);
         let left_bytes = bytes.len();
-        decode(&line[split + 1..], &mut bytes);
+        decode(right, &mut bytes);
         let in_order = [last, last + 1]
             .into_iter()
             .find(|&id| vocabulary.is_normal(id, &bytes));
@@ -579,7 +623,7 @@ fn read_merges(
             last = id;
         }
     }
-    Ok(merges)
+    merges
 }
 
 /// Ranks of scores: 0 for the highest, equal for equal ones. Not-a-number comes last.

@@ -425,9 +425,52 @@ fn well_formed_but_not_for_us() {
     refuse(
         Builder::new().pair("split.count", Value::U16(3)),
         expect![
-            "GGUF file `one of 3 parts` is not supported; known: whole files; join the parts with `llama-gguf-split --merge`"
+            "GGUF file `one of 3 parts, <embedded>` is not supported; known: whole files, and first parts with a name that ends in `-00001-of-00003.gguf`"
         ],
     );
+}
+
+#[test]
+fn a_model_in_parts_opens_by_its_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let part = |idx: u16, count: u16, name: &str| {
+        Builder::new()
+            .pair("split.no", Value::U16(idx))
+            .pair("split.count", Value::U16(count))
+            .pair("split.tensors.count", Value::I32(2))
+            .tensor(name, &[2], GgmlType::F32, &[idx as u8; 8])
+            .build()
+    };
+    let path = |idx: u16| folder.path().join(format!("model-{:05}-of-00002.gguf", idx + 1));
+    std::fs::write(path(0), part(0, 2, "a")).unwrap();
+    let open = || Gguf::open(WeightSource::File(path(0)));
+    let error = open().err().unwrap();
+    assert!(matches!(error, EngineError::Io { .. }), "{error}");
+
+    std::fs::write(path(1), part(1, 2, "b")).unwrap();
+    let gguf = open().unwrap();
+    assert_eq!(gguf.tensors().count(), 2);
+    for (name, byte) in [("a", 0), ("b", 1)] {
+        assert_eq!(gguf.require(name).unwrap().bytes(), [byte; 8], "{name}");
+    }
+    let second = Gguf::open(WeightSource::File(path(1))).err().unwrap();
+    assert!(
+        second.to_string().contains("whole files, and first parts"),
+        "{second}"
+    );
+
+    for (wrong, reason) in [
+        (part(1, 2, "a"), "the name is there twice, in two parts"),
+        (part(0, 2, "b"), "part 1 of 2, counted from 0, expected"),
+        (
+            Builder::new().pair("split.no", Value::U16(1)).build(),
+            "2 tensors expected in all parts, 1 found",
+        ),
+    ] {
+        std::fs::write(path(1), wrong).unwrap();
+        let error = open().err().unwrap().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 #[test]

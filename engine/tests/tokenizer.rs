@@ -2,6 +2,7 @@
 //! `../shared/fixtures` beside it, has a folder `tokenizers` with `ggml-vocab-*.gguf` and their `.inp` and `.out`.
 
 use std::{
+    collections::HashMap,
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,6 +11,7 @@ use std::{
 
 use expect_test::{Expect, expect};
 use gguf_builder::{Builder, Value, byte_level, open, strings, u32s};
+use serde_json::json;
 use surmise_engine::{
     EngineError,
     tokenizer::Tokenizer,
@@ -114,6 +116,185 @@ fn encodes_and_decodes_as_the_reference_does() {
         failures.join("\n")
     );
     println!("{n_cases} cases of {} vocabularies", VOCABULARIES.len());
+}
+
+/// The pre-tokenizer that a family's `tokenizer.json` has.
+fn pre_tokenizer(name: &str) -> serde_json::Value {
+    let split = |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+    const QWEN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let sequence = |parts: Vec<serde_json::Value>| json!({"type": "Sequence", "pretokenizers": parts});
+    match name {
+        "gpt-2" => bytes(true),
+        "qwen2" => sequence(vec![split(QWEN), bytes(false)]),
+        "llama-bpe" => sequence(vec![
+            split(&QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")),
+            bytes(false),
+        ]),
+        "starcoder" => sequence(vec![
+            json!({"type": "Digits", "individual_digits": true}),
+            bytes(true),
+        ]),
+        "deepseek-coder" => sequence(vec![
+            split(r"[\r\n]"),
+            split(r"\s?\p{L}+"),
+            split(r"\s?\p{P}+"),
+            split("[一-龥ࠀ-一가-퟿]+"),
+            json!({"type": "Digits", "individual_digits": true}),
+            bytes(false),
+        ]),
+        _ => serde_json::Value::Null,
+    }
+}
+
+/// A folder with the vocabulary of a GGUF file, in the words of Hugging Face.
+fn write_folder(gguf: &Gguf, name: &str) -> tempfile::TempDir {
+    let metadata = gguf.metadata();
+    let texts = metadata.require_str_array("tokenizer.ggml.tokens").unwrap();
+    let kinds = metadata
+        .get_u32_array("tokenizer.ggml.token_type")
+        .unwrap()
+        .unwrap();
+    let is_added = |id: usize| matches!(kinds[id], 3 | 4);
+    let vocab: serde_json::Map<_, _> = (0..)
+        .zip(&texts)
+        .filter(|&(id, _)| !is_added(id))
+        .map(|(id, text)| ((*text).to_owned(), json!(id)))
+        .collect();
+    let added: Vec<_> = (0..)
+        .zip(&texts)
+        .filter(|&(id, _)| is_added(id))
+        .map(|(id, text)| json!({"id": id, "content": text, "special": kinds[id] == 3}))
+        .collect();
+    let merges = match metadata.get_str_array("tokenizer.ggml.merges").unwrap() {
+        // Both spellings that transformers has had.
+        Some(lines) if name == "qwen2" => lines
+            .iter()
+            .map(|line| json!(line.split(' ').collect::<Vec<_>>()))
+            .collect(),
+        Some(lines) => lines.iter().map(|line| json!(line)).collect(),
+        None => merges_by_score(
+            &texts,
+            &metadata.get_f32_array("tokenizer.ggml.scores").unwrap().unwrap(),
+        ),
+    };
+    let is_sentencepiece = metadata.require_str("tokenizer.ggml.model").unwrap() == "llama";
+    let json = json!({
+        "added_tokens": added,
+        "normalizer": is_sentencepiece.then(|| json!({"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]})),
+        "pre_tokenizer": pre_tokenizer(name),
+        "model": {
+            "type": "BPE",
+            "vocab": vocab,
+            "merges": merges,
+            "byte_fallback": is_sentencepiece,
+            "ignore_merges": name == "llama-bpe",
+            "unk_token": is_sentencepiece.then_some("<unk>"),
+        },
+    });
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let end = metadata.get_u32("tokenizer.ggml.eos_token_id").unwrap().unwrap() as usize;
+    let config = json!({"bos_token": texts[1], "add_bos_token": is_sentencepiece, "eos_token": {"content": texts[end]}});
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    folder
+}
+
+/// Every way to make a token of two others, the best token first: how transformers turns scores into merges.
+fn merges_by_score(texts: &[&str], scores: &[f32]) -> Vec<serde_json::Value> {
+    let ids: HashMap<&str, usize> = texts.iter().enumerate().map(|(id, text)| (*text, id)).collect();
+    let mut merges = Vec::new();
+    for (id, text) in texts.iter().enumerate() {
+        for (split, _) in text.char_indices().skip(1) {
+            let (left, right) = text.split_at(split);
+            if ids.contains_key(left) && ids.contains_key(right) {
+                merges.push((id, left, right));
+            }
+        }
+    }
+    merges.sort_by(|a, b| scores[b.0].total_cmp(&scores[a.0]));
+    merges
+        .into_iter()
+        .map(|(_, left, right)| json!(format!("{left} {right}")))
+        .collect()
+}
+
+#[test]
+fn tokenizer_json_gives_the_same_tokens() {
+    let Some(folder) = vocabularies() else { return };
+    let mut failures = Vec::new();
+    for name in [
+        "gpt-2",
+        "qwen2",
+        "llama-bpe",
+        "starcoder",
+        "deepseek-coder",
+        "llama-spm",
+        "phi-3",
+    ] {
+        let path = folder.join(format!("ggml-vocab-{name}.gguf"));
+        let gguf = Gguf::open(WeightSource::File(path)).unwrap();
+        let from_gguf = Tokenizer::from_gguf(&gguf).unwrap();
+        let written = write_folder(&gguf, name);
+        let tokenizer = Tokenizer::from_folder(written.path()).unwrap();
+        for (text, expected) in cases(&folder, name) {
+            let tokens = tokenizer.encode(&text, false).unwrap();
+            if tokens != expected {
+                failures.push(format!(
+                    "{name}: {text:?}\n  expected {expected:?}\n  found    {tokens:?}"
+                ));
+            }
+            assert_eq!(
+                tokenizer.decode(&expected),
+                from_gguf.decode(&expected),
+                "{name}: {text:?}"
+            );
+        }
+        assert_eq!(tokenizer.end_tokens(), from_gguf.end_tokens(), "{name}");
+        assert_eq!(tokenizer.vocab_size(), from_gguf.vocab_size(), "{name}");
+        let is_sentencepiece = matches!(name, "llama-spm" | "phi-3");
+        assert_eq!(tokenizer.bos(), is_sentencepiece.then_some(1), "{name}");
+    }
+    assert!(
+        failures.is_empty(),
+        "{} cases fail:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+#[test]
+fn a_tokenizer_json_that_does_not_hold_together_is_refused() {
+    let check = |json: serde_json::Value, expected: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        let error = Tokenizer::from_folder(folder.path()).err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    let bytes = json!({"type": "ByteLevel"});
+    check(
+        json!({"model": {"type": "Unigram"}}),
+        "tokenizer `Unigram` is not supported; known: BPE",
+    );
+    check(json!({"model": {"vocab": {}}}), "the vocabulary is empty");
+    check(json!({"model": {"vocab": {"a": 4_000_000_000u32}}}), "ids below");
+    check(json!({"model": {"vocab": {"a": -1}}}), "model.vocab");
+    check(
+        json!({"model": {"vocab": {"a": 0, "b": 0}}, "pre_tokenizer": bytes}),
+        "have the id 0",
+    );
+    check(
+        json!({"model": {"vocab": {"a": 0}, "merges": ["ab"]}}),
+        "`ab` is not two tokens",
+    );
+    let wrong = json!({"type": "Sequence", "pretokenizers": [bytes, {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"}]});
+    check(
+        json!({"model": {"vocab": {"a": 0}}, "pre_tokenizer": wrong}),
+        "pre_tokenizer: `(`",
+    );
 }
 
 #[test]

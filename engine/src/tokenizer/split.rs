@@ -277,6 +277,19 @@ impl Splitter {
         Self::new(&[], false, false)
     }
 
+    /// A pre-tokenizer from the expressions of a `tokenizer.json`, as they are published.
+    ///
+    /// # Errors
+    /// A sentence about the expression that cannot be used.
+    pub(super) fn from_published(patterns: &[String], ignores_merges: bool) -> Result<Self, String> {
+        let stages = patterns.iter().map(|pattern| Stage::from_published(pattern));
+        Ok(Self {
+            stages: stages.collect::<Result<_, _>>()?,
+            ignores_merges,
+            adds_bos: false,
+        })
+    }
+
     fn new(stages: &[StageRow], ignores_merges: bool, adds_bos: bool) -> Self {
         let stages = stages.iter().map(|&(regex, blanks, quick)| Stage {
             regex: SysRegex::new(regex).expect("the table's expressions are valid"),
@@ -311,7 +324,29 @@ impl Splitter {
     }
 }
 
+/// GPT-2's expression as published, which `tokenizer.json` files mean by `ByteLevel`.
+pub(super) fn published_gpt2() -> String {
+    GPT2.0.replace(r"|\s+", r"|\s+(?!\S)|\s+")
+}
+
 impl Stage {
+    /// The look ahead at the end becomes a rule for blanks, and a quick path is taken where there is one.
+    fn from_published(pattern: &str) -> Result<Self, String> {
+        let regular = pattern.replace(r"|\s+(?!\S)|\s+", r"|\s+");
+        let blanks = match (regular == pattern, pattern.contains(r"\s*[\r\n]+")) {
+            (true, _) => Blanks::AsMatched,
+            (false, false) => Blanks::LeaveLast,
+            (false, true) => Blanks::LeaveLastButBreaks,
+        };
+        let known = TABLE.iter().flat_map(|(_, stages, ..)| *stages);
+        let same = known.into_iter().find(|row| row.0 == regular && row.1 == blanks);
+        Ok(Self {
+            regex: SysRegex::new(&regular).map_err(|err| format!("`{pattern}`: {err}"))?,
+            blanks,
+            quick: same.and_then(|row| row.2),
+        })
+    }
+
     /// Bytes of the first piece of `text`, a match or the gap before the next one. `text` is not empty; what was
     /// before it does not matter to any of the expressions.
     fn next_piece(&self, text: &str) -> usize {

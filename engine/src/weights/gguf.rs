@@ -31,7 +31,8 @@ pub struct Gguf {
     path: PathBuf,
     version: u32,
     alignment: u64,
-    file: SharedBytes,
+    /// The file, or all parts of the model.
+    files: Vec<SharedBytes>,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
@@ -46,6 +47,8 @@ pub struct TensorInfo {
     pub dtype: GgmlType,
     /// Extents, outermost first: a matrix is `[n_rows, n_cols]`, GGUF's own order reversed.
     pub shape: Vec<usize>,
+    /// Which part of the model it is in.
+    file_idx: usize,
     /// Where its blocks stand, in bytes from the start of the file.
     range: Range<usize>,
 }
@@ -59,12 +62,49 @@ impl TensorInfo {
 
 impl Gguf {
     /// Opens a file and checks its header, metadata and tensor entries. Tensor data is mapped, not read, and its
-    /// values are not checked.
+    /// values are not checked. Of a model split over several files, the first one opens all.
     ///
     /// # Errors
-    /// [`EngineError::Io`] if it cannot be opened, [`EngineError::BadFile`] naming the field if it is truncated or
-    /// malformed, [`EngineError::Unsupported`] for an unknown tensor type or a model split over several files.
+    /// [`EngineError::Io`] if a file cannot be opened, [`EngineError::BadFile`] naming the field if it is truncated or
+    /// malformed, [`EngineError::Unsupported`] for an unknown tensor type or a part that is not the first.
     pub fn open(source: WeightSource) -> Result<Self, EngineError> {
+        let mut first = Self::open_part(&source)?;
+        let n_parts = first.metadata.get_u32("split.count")?.unwrap_or(1);
+        if n_parts <= 1 {
+            return Ok(first);
+        }
+        let path = first.path.clone();
+        let siblings = first.metadata.get_u32("split.no")?.filter(|idx| *idx == 0);
+        let siblings = siblings.and_then(|_| part_paths(&path, n_parts));
+        let Some(siblings) = siblings else {
+            return Err(EngineError::Unsupported {
+                what: "GGUF file",
+                found: format!("one of {n_parts} parts, {}", path.display()),
+                known: format!(
+                    "whole files, and first parts with a name that ends in `-00001-of-{n_parts:05}.gguf`"
+                ),
+            });
+        };
+        for (part_idx, sibling) in (1u32..).zip(siblings) {
+            let part = Self::open_part(&WeightSource::File(sibling))?;
+            if part.metadata.get_u32("split.no")? != Some(part_idx) {
+                let reason = format!("part {part_idx} of {n_parts}, counted from 0, expected");
+                return Err(part.metadata.bad("split.no", reason));
+            }
+            first.append(part)?;
+        }
+        let n_tensors = first.metadata.get_u64("split.tensors.count")?;
+        match n_tensors.filter(|it| *it != first.tensors.len() as u64) {
+            None => Ok(first),
+            Some(expected) => {
+                let found = first.tensors.len();
+                let reason = format!("{expected} tensors expected in all parts, {found} found");
+                Err(first.metadata.bad("split.tensors.count", reason))
+            }
+        }
+    }
+
+    fn open_part(source: &WeightSource) -> Result<Self, EngineError> {
         let file = source.open()?;
         let bytes: &[u8] = &file;
         let mut reader = Reader {
@@ -74,7 +114,6 @@ impl Gguf {
         };
         let (version, n_tensors, n_pairs) = read_header(&mut reader)?;
         let metadata = Metadata::read(&mut reader, file.clone(), n_pairs)?;
-        refuse_split(&metadata)?;
         let alignment = read_alignment(&metadata)?;
         // Both grow with what is read, not with what the header claims.
         let mut tensors = Vec::new();
@@ -87,16 +126,36 @@ impl Gguf {
             tensors.push(tensor);
         }
         place_tensors(&reader, alignment, &mut tensors)?;
-        let path = source.path().to_owned();
         Ok(Self {
-            path,
+            path: source.path().to_owned(),
             version,
             alignment,
-            file,
+            files: vec![file],
             metadata,
             tensors,
             by_name,
         })
+    }
+
+    /// Takes in the tensors of another part.
+    fn append(&mut self, part: Self) -> Result<(), EngineError> {
+        let file_idx = self.files.len();
+        for tensor in part.tensors {
+            if self
+                .by_name
+                .insert(tensor.name.clone(), self.tensors.len())
+                .is_some()
+            {
+                return Err(EngineError::BadFile {
+                    path: part.path,
+                    field: format!("tensor `{}`", tensor.name),
+                    reason: "the name is there twice, in two parts".into(),
+                });
+            }
+            self.tensors.push(TensorInfo { file_idx, ..tensor });
+        }
+        self.files.extend(part.files);
+        Ok(())
     }
 
     /// The key-value section.
@@ -111,7 +170,7 @@ impl Gguf {
             name: info.name.clone(),
             dtype: info.dtype,
             shape: info.shape.clone(),
-            data: self.file.slice(info.range.clone()),
+            data: self.files[info.file_idx].slice(info.range.clone()),
         })
     }
 
@@ -191,15 +250,14 @@ fn read_header(reader: &mut Reader<'_>) -> Result<(u32, usize, usize), EngineErr
     Ok((version, n_tensors, n_pairs))
 }
 
-fn refuse_split(metadata: &Metadata) -> Result<(), EngineError> {
-    match metadata.get_u32("split.count")? {
-        Some(n_parts) if n_parts > 1 => Err(EngineError::Unsupported {
-            what: "GGUF file",
-            found: format!("one of {n_parts} parts"),
-            known: "whole files; join the parts with `llama-gguf-split --merge`".to_owned(),
-        }),
-        _ => Ok(()),
-    }
+/// Paths of the parts after the first, whose path is given; `None` if its name is not that of a first part.
+fn part_paths(first: &Path, n_parts: u32) -> Option<Vec<PathBuf>> {
+    // Names have five digits.
+    let n_parts = Some(n_parts).filter(|it| *it <= 99_999)?;
+    let name = first.file_name()?.to_str()?;
+    let stem = name.strip_suffix(&format!("-00001-of-{n_parts:05}.gguf"))?;
+    let path = |part: u32| first.with_file_name(format!("{stem}-{part:05}-of-{n_parts:05}.gguf"));
+    Some((2..=n_parts).map(path).collect())
 }
 
 fn read_alignment(metadata: &Metadata) -> Result<u64, EngineError> {
@@ -255,6 +313,7 @@ fn read_tensor(reader: &mut Reader<'_>, idx: usize, alignment: u64) -> Result<Te
         name,
         dtype,
         shape,
+        file_idx: 0,
         range,
     })
 }

@@ -1,0 +1,165 @@
+//! Models in folders as Hugging Face lays them out: shards, tokenizer, the whole way through the engine.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{SafeTensors, serialize_to_file, tensor::TensorView};
+use serde_json::json;
+use surmise_engine::{
+    Engine, EngineOptions, WeightSource,
+    model::Checkpoint,
+    request::{Prompt, Request, StopCondition},
+};
+
+fn fixture(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures/references")
+        .join(model)
+}
+
+/// Splits a fixture into two shards with their index.
+fn write_shards(model: &str, folder: &Path) {
+    let bytes = fs::read(fixture(model).join("model.safetensors")).unwrap();
+    let whole = SafeTensors::deserialize(&bytes).unwrap();
+    let mut map = serde_json::Map::new();
+    for shard_idx in 0..2 {
+        let shard = format!("model-0000{}-of-00002.safetensors", shard_idx + 1);
+        let tensors: Vec<(String, TensorView<'_>)> =
+            whole.tensors().into_iter().skip(shard_idx).step_by(2).collect();
+        for (name, _) in &tensors {
+            map.insert(name.clone(), json!(shard));
+        }
+        serialize_to_file(tensors, None, &folder.join(shard)).unwrap();
+    }
+    let index = json!({"metadata": {"total_size": 1}, "weight_map": map});
+    fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    fs::copy(fixture(model).join("config.json"), folder.join("config.json")).unwrap();
+}
+
+/// A vocabulary of 256 bytes, as a `tokenizer.json`.
+fn write_tokenizer(folder: &Path) {
+    let printable = (33..127)
+        .chain(161..173)
+        .chain(174..256)
+        .map(|it| char::from_u32(it).unwrap());
+    let others = (256..324).map(|it| char::from_u32(it).unwrap());
+    let vocab: serde_json::Map<_, _> = printable
+        .chain(others)
+        .enumerate()
+        .map(|(id, it)| (it.to_string(), json!(id)))
+        .collect();
+    let tokenizer = json!({
+        "pre_tokenizer": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    });
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+#[test]
+fn shards_are_the_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards("qwen3", folder.path());
+    let sharded = Checkpoint::from_folder(folder.path()).unwrap();
+    let whole = Checkpoint::from_folder(&fixture("qwen3")).unwrap();
+    assert_eq!(sharded.config(), whole.config());
+    assert!(sharded.weights().names().eq(whole.weights().names()));
+    for name in whole.weights().names() {
+        let bytes = |checkpoint: &Checkpoint| checkpoint.weights().require(name).unwrap().bytes().to_vec();
+        assert_eq!(bytes(&sharded), bytes(&whole), "{name}");
+    }
+
+    let index_path = folder.path().join("model.safetensors.index.json");
+    let index = fs::read_to_string(&index_path).unwrap();
+    let open = |index: String| {
+        fs::write(&index_path, index).unwrap();
+        Checkpoint::from_folder(folder.path()).err().unwrap().to_string()
+    };
+    let error = open(index.replace("model-00002-of", "../model-00002-of"));
+    assert!(
+        error.contains("the name of a file beside the index expected"),
+        "{error}"
+    );
+    let error = open(index.replace("model-00002-of", "model-00003-of"));
+    assert!(error.contains("model-00003-of-00002.safetensors"), "{error}");
+    let error = open(index.replacen("model.norm.weight", "model.norm.wait", 1));
+    assert!(
+        error.contains("tensor `model.norm.wait`: the index has it in"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_folder_runs_like_its_gguf_file() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards("qwen3", folder.path());
+    write_tokenizer(folder.path());
+    let answer = |path: PathBuf| {
+        let engine = Engine::load(WeightSource::File(path), EngineOptions::default()).unwrap();
+        let request = Request {
+            prompt: Prompt::Text {
+                text: "fn main() {".into(),
+                parse_special: false,
+            },
+            stop: StopCondition {
+                max_tokens: 40,
+                ignore_end_tokens: true,
+                ..StopCondition::default()
+            },
+            ..Request::default()
+        };
+        let answer = engine.generate(request).blocking_collect().unwrap();
+        (answer.text, engine.info().architecture.clone())
+    };
+    let found = answer(folder.path().into());
+    assert_eq!(found, answer(fixture("qwen3").join("bf16.gguf")));
+    assert_eq!(found.1, "qwen3");
+    assert!(!found.0.is_empty());
+}
+
+#[test]
+fn an_unknown_architecture_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.json"), r#"{"model_type": "mamba3"}"#).unwrap();
+    let error = Checkpoint::from_folder(folder.path()).err().unwrap().to_string();
+    assert_eq!(
+        error,
+        "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, gemma3_text, gemma3, \
+         gpt_oss, granite, phi3, starcoder2"
+    );
+}
+
+#[test]
+fn both_spellings_of_a_configuration_are_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in ["llama3", "gemma3", "gpt-oss", "phi3-long"] {
+        let source = fixture(model);
+        fs::copy(
+            source.join("model.safetensors"),
+            folder.path().join("model.safetensors"),
+        )
+        .unwrap();
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&fs::read(source.join("config.json")).unwrap()).unwrap();
+        let keys = config.as_object_mut().unwrap();
+        // Transformers 5 puts all of this into one object, by kind of layer where there are two.
+        let mut rope = keys.remove("rope_scaling").unwrap();
+        rope["rope_theta"] = keys.remove("rope_theta").unwrap();
+        if let Some(share) = keys.remove("partial_rotary_factor") {
+            rope["partial_rotary_factor"] = share;
+        }
+        let rope = match keys.remove("rope_local_base_freq") {
+            Some(theta) => json!({
+                "full_attention": rope,
+                "sliding_attention": {"rope_type": "default", "rope_theta": theta},
+            }),
+            None => rope,
+        };
+        keys.insert("rope_parameters".into(), rope);
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let new = Checkpoint::from_folder(folder.path()).unwrap();
+        let old = Checkpoint::from_folder(&source).unwrap();
+        assert_eq!(new.config(), old.config(), "{model}");
+    }
+}
