@@ -2,16 +2,27 @@
 //!
 //! Every kernel works on plain slices and says its shapes. A row's result never depends on which rows run
 //! beside it: each (row, output) has its own accumulators and a fixed order of additions, so a step that
-//! verifies drafts gives the same bits as steps of one token.
+//! verifies drafts gives the same bits as steps of one token. Products of quantised weights go further: they
+//! give the same bits on every machine, for all but a few of their operations are on integers (`panel.rs`).
+//!
+//! To read them: `quantized_rows.rs` is what is multiplied, `formats.rs` how each type of block is taken apart,
+//! `lanes.rs` the operations that a set of instructions gives (`avx2.rs`), `panel.rs` the product made of them,
+//! `scalar.rs` the slow one it must equal, `matmul.rs` the door to all of it.
 
 pub(crate) mod activation;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 pub(crate) mod float;
+mod float_product;
+mod formats;
+mod lanes;
 pub(crate) mod matmul;
 pub(crate) mod norm;
+mod panel;
 pub(crate) mod pool;
+mod quantized_rows;
+mod scalar;
 
 /// Which instructions the kernels may use. Only [`detect`](Self::detect) gives more than the portable ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +30,17 @@ pub struct Isa(pub(crate) Kind);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// AVX2, FMA and F16C: made only where they were detected.
+    /// AVX2, FMA and F16C, and what multiplies integers: made only where they were detected.
     #[cfg(target_arch = "x86_64")]
-    Avx2,
+    Avx2(Integers),
     Portable,
+}
+
+/// Which instructions of an x86 processor multiply integers.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Integers {
+    Avx2,
 }
 
 impl Isa {
@@ -36,16 +54,24 @@ impl Isa {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c")
         {
-            return Self(Kind::Avx2);
+            return Self(Kind::Avx2(Integers::Avx2));
         }
         Self::PORTABLE
+    }
+
+    /// All that this machine can run, the best first.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![Self::detect(), Self::PORTABLE];
+        all.dedup();
+        all
     }
 
     /// Name for people.
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => "AVX2",
+            Kind::Avx2(Integers::Avx2) => "AVX2",
             Kind::Portable => "portable",
         }
     }

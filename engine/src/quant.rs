@@ -1,7 +1,8 @@
 //! What the bytes of a quantised block mean: the slow, obvious reference for every kernel.
 //!
 //! Layouts are those of `ggml-common.h` (ggml-org/llama.cpp), which the GGUF specification refers to. A row is
-//! a run of blocks; a block of `n` weights holds its scales and `n` small integers.
+//! a run of blocks; a block of 32 or 256 weights holds its scales and small integers. We read it as *runs* of 32
+//! weights, each with one scale in single precision, so that a product is a sum of integers times a few factors.
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
@@ -10,16 +11,19 @@ use crate::{
     weights::{GgmlType, Tensor},
 };
 
+/// Weights that share one scale in single precision.
+pub(crate) const RUN_LEN: usize = 32;
+
+/// Runs in the longest block, one of 256 weights.
+pub(crate) const MAX_RUNS: usize = 8;
+
 /// Types that [`dequantize_row`] knows.
-pub const KNOWN_TYPES: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
+pub const KNOWN_TYPES: &str =
+    "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4";
 
 /// Whether the engine can multiply by a matrix of this type.
 pub fn is_known(dtype: GgmlType) -> bool {
-    use GgmlType::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    matches!(
-        dtype,
-        F32 | F16 | BF16 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q4K | Q5K | Q6K
-    )
+    matches!(dtype, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16) || block_reader(dtype).is_some()
 }
 
 /// Refuses a tensor of a type that the engine cannot multiply by.
@@ -37,6 +41,47 @@ pub fn require_known(tensor: &Tensor) -> Result<(), EngineError> {
     })
 }
 
+/// Thirty-two weights: weight `i` is `scale * weights[i] - mins[i / 16]`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Run {
+    /// Below 2^13 in magnitude: scales of 16 weights are multiplied in, for they are integers.
+    pub(crate) weights: [i16; RUN_LEN],
+    pub(crate) scale: f32,
+    pub(crate) mins: [f32; 2],
+}
+
+/// Minimums in a run of this type: none, one for 32 weights, or one for each 16.
+pub(crate) fn n_mins(dtype: GgmlType) -> usize {
+    match dtype {
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => 1,
+        GgmlType::Q2K => 2,
+        _ => 0,
+    }
+}
+
+/// Reads one block into its runs.
+type BlockReader = fn(block: &[u8], runs: &mut [Run]);
+
+/// How blocks of this type are read; `None` for plain numbers and for types without kernels.
+pub(crate) fn block_reader(dtype: GgmlType) -> Option<BlockReader> {
+    Some(match dtype {
+        GgmlType::Q8_0 => q8_0,
+        GgmlType::Q4_0 => q4_0,
+        GgmlType::Q4_1 => q4_1,
+        GgmlType::Q5_0 => q5_0,
+        GgmlType::Q5_1 => q5_1,
+        GgmlType::Q2K => q2_k,
+        GgmlType::Q3K => q3_k,
+        GgmlType::Q4K => q4_k,
+        GgmlType::Q5K => q5_k,
+        GgmlType::Q6K => q6_k,
+        GgmlType::IQ4NL => iq4_nl,
+        GgmlType::IQ4XS => iq4_xs,
+        GgmlType::MXFP4 => mxfp4,
+        _ => return None,
+    })
+}
+
 /// Writes the numbers that one row of blocks stands for.
 ///
 /// # Panics
@@ -49,25 +94,25 @@ pub fn dequantize_row(dtype: GgmlType, bytes: &[u8], out: &mut [f32]) {
         "a row of {} has another length",
         dtype.name()
     );
-    let dequantize_block = match dtype {
-        GgmlType::F32 => return widen_f32(bytes, out),
-        GgmlType::F16 => return widen_f16(bytes, out),
-        GgmlType::BF16 => return widen_bf16(bytes, out),
-        GgmlType::Q8_0 => q8_0,
-        GgmlType::Q4_0 => q4_0,
-        GgmlType::Q4_1 => q4_1,
-        GgmlType::Q5_0 => q5_0,
-        GgmlType::Q5_1 => q5_1,
-        GgmlType::Q4K => q4_k,
-        GgmlType::Q5K => q5_k,
-        GgmlType::Q6K => q6_k,
-        other => panic!("no dequantisation for {}", other.name()),
+    let Some(read_block) = block_reader(dtype) else {
+        return match dtype {
+            GgmlType::F32 => widen_f32(bytes, out),
+            GgmlType::F16 => widen_f16(bytes, out),
+            GgmlType::BF16 => widen_bf16(bytes, out),
+            other => panic!("no dequantisation for {}", other.name()),
+        };
     };
+    let mut runs = [Run::default(); MAX_RUNS];
     for (block, out) in bytes
         .chunks_exact(block_bytes)
         .zip(out.chunks_exact_mut(block_len))
     {
-        dequantize_block(block, out);
+        read_block(block, &mut runs[..block_len / RUN_LEN]);
+        for (run, out) in runs.iter().zip(out.chunks_exact_mut(RUN_LEN)) {
+            for (idx, out) in out.iter_mut().enumerate() {
+                *out = run.scale * f32::from(run.weights[idx]) - run.mins[idx / 16];
+            }
+        }
     }
 }
 
@@ -94,12 +139,110 @@ fn widen_f16(bytes: &[u8], out: &mut [f32]) {
 }
 
 /// Half-precision number at byte `at`.
-pub(crate) fn half_at(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+fn half_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// Scale and minimum of sub-block `idx` (of 8) of a Q4_K or Q5_K block: 6 bits each, packed in 12 bytes.
-pub(crate) fn k_scale_min(packed: &[u8], idx: usize) -> (u8, u8) {
+/// Weight `idx` of 32 that are packed in 16 bytes, low halves first.
+fn nibble(packed: &[u8], idx: usize) -> u8 {
+    (packed[idx % 16] >> (idx / 16 * 4)) & 15
+}
+
+/// Bit `idx` of some bytes, the lowest of the first byte being bit 0, as a number with that bit at `place`.
+fn bit(packed: &[u8], idx: usize, place: usize) -> u8 {
+    ((packed[idx / 8] >> (idx % 8)) & 1) << place
+}
+
+/// Fills a run with integers below 256, minus an offset.
+fn fill(run: &mut Run, offset: i16, quant: impl Fn(usize) -> u8) {
+    for (idx, weight) in run.weights.iter_mut().enumerate() {
+        *weight = i16::from(quant(idx)) - offset;
+    }
+}
+
+/// `d: f16, q: [i8; 32]`; weight = d q.
+fn q8_0(block: &[u8], runs: &mut [Run]) {
+    runs[0].scale = half_at(block, 0);
+    for (weight, &quant) in runs[0].weights.iter_mut().zip(&block[2..]) {
+        *weight = i16::from(quant as i8);
+    }
+}
+
+/// `d: f16, q: [u4; 32]`, low halves first; weight = d (q - 8).
+fn q4_0(block: &[u8], runs: &mut [Run]) {
+    runs[0].scale = half_at(block, 0);
+    fill(&mut runs[0], 8, |idx| nibble(&block[2..], idx));
+}
+
+/// `d: f16, m: f16, q: [u4; 32]`; weight = d q + m.
+fn q4_1(block: &[u8], runs: &mut [Run]) {
+    runs[0].scale = half_at(block, 0);
+    runs[0].mins = [-half_at(block, 2); 2];
+    fill(&mut runs[0], 0, |idx| nibble(&block[4..], idx));
+}
+
+/// `d: f16, h: u32, q: [u4; 32]`; weight = d ((q | h << 4) - 16), bit `i` of h for weight `i`.
+fn q5_0(block: &[u8], runs: &mut [Run]) {
+    runs[0].scale = half_at(block, 0);
+    fill(&mut runs[0], 16, |idx| {
+        nibble(&block[6..], idx) | bit(&block[2..], idx, 4)
+    });
+}
+
+/// `d: f16, m: f16, h: u32, q: [u4; 32]`; weight = d (q | h << 4) + m.
+fn q5_1(block: &[u8], runs: &mut [Run]) {
+    runs[0].scale = half_at(block, 0);
+    runs[0].mins = [-half_at(block, 2); 2];
+    fill(&mut runs[0], 0, |idx| {
+        nibble(&block[8..], idx) | bit(&block[4..], idx, 4)
+    });
+}
+
+/// Multiplies each half of a run by its own integer scale.
+fn scale_halves(run: &mut Run, scales: [i16; 2]) {
+    for (idx, weight) in run.weights.iter_mut().enumerate() {
+        *weight *= scales[idx / 16];
+    }
+}
+
+/// Two bits of weight `idx` of run `run` of a block whose 256 weights are packed in 64 bytes: each half of 128
+/// weights is four runs that share 32 bytes.
+fn two_bits(packed: &[u8], run: usize, idx: usize) -> u8 {
+    (packed[run / 4 * 32 + idx] >> (run % 4 * 2)) & 3
+}
+
+/// `scales: [u4, u4; 16], q: [u2; 256], d: f16, dmin: f16`; weight = d s q - dmin m, s (low half) and m of 16 weights.
+fn q2_k(block: &[u8], runs: &mut [Run]) {
+    let (scale, min_scale) = (half_at(block, 80), half_at(block, 82));
+    for (run_idx, run) in runs.iter_mut().enumerate() {
+        let packed = [block[2 * run_idx], block[2 * run_idx + 1]];
+        run.scale = scale;
+        run.mins = packed.map(|packed| min_scale * f32::from(packed >> 4));
+        fill(run, 0, |idx| two_bits(&block[16..], run_idx, idx));
+        scale_halves(run, packed.map(|packed| i16::from(packed & 15)));
+    }
+}
+
+/// `h: [u8; 32], q: [u2; 256], scales: [u6; 16], d: f16`; weight = d (s - 32) ((q | h << 2) - 4), bit `r` of byte
+/// `i` of h for weight `i` of run `r`. Scale `j` has its low four bits in byte `j % 8`, its high two in byte `8 + j % 4`.
+fn q3_k(block: &[u8], runs: &mut [Run]) {
+    let (high, packed) = (&block[..32], &block[96..108]);
+    let scale = |idx: usize| {
+        let low = (packed[idx % 8] >> (idx / 8 * 4)) & 15;
+        let high = (packed[8 + idx % 4] >> (idx / 4 * 2)) & 3;
+        i16::from(low | high << 4) - 32
+    };
+    for (run_idx, run) in runs.iter_mut().enumerate() {
+        run.scale = half_at(block, 108);
+        fill(run, 4, |idx| {
+            two_bits(&block[32..], run_idx, idx) | ((high[idx] >> run_idx) & 1) << 2
+        });
+        scale_halves(run, [scale(2 * run_idx), scale(2 * run_idx + 1)]);
+    }
+}
+
+/// Scale and minimum of run `idx` (of 8) of a Q4_K or Q5_K block: 6 bits each, packed in 12 bytes.
+fn k_scale_min(packed: &[u8], idx: usize) -> (u8, u8) {
     if idx < 4 {
         (packed[idx] & 63, packed[idx + 4] & 63)
     } else {
@@ -109,98 +252,92 @@ pub(crate) fn k_scale_min(packed: &[u8], idx: usize) -> (u8, u8) {
     }
 }
 
-/// `d: f16, q: [i8; 32]`; weight = d q.
-fn q8_0(block: &[u8], out: &mut [f32]) {
-    let scale = half_at(block, 0);
-    for (out, &quant) in out.iter_mut().zip(&block[2..]) {
-        *out = scale * f32::from(quant as i8);
-    }
-}
-
-/// `d: f16, q: [u4; 32]`, low halves first; weight = d (q - 8).
-fn q4_0(block: &[u8], out: &mut [f32]) {
-    let scale = half_at(block, 0);
-    for (idx, &byte) in block[2..].iter().enumerate() {
-        out[idx] = scale * (f32::from(byte & 15) - 8.0);
-        out[idx + 16] = scale * (f32::from(byte >> 4) - 8.0);
-    }
-}
-
-/// `d: f16, m: f16, q: [u4; 32]`; weight = d q + m.
-fn q4_1(block: &[u8], out: &mut [f32]) {
-    let (scale, min) = (half_at(block, 0), half_at(block, 2));
-    for (idx, &byte) in block[4..].iter().enumerate() {
-        out[idx] = scale * f32::from(byte & 15) + min;
-        out[idx + 16] = scale * f32::from(byte >> 4) + min;
-    }
-}
-
-/// Fifth bits of a Q5_0 or Q5_1 block, weight `idx` at bit `idx`.
-fn fifth_bits(block: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
-}
-
-/// `d: f16, h: u32, q: [u4; 32]`; weight = d ((q | h << 4) - 16).
-fn q5_0(block: &[u8], out: &mut [f32]) {
-    let (scale, high) = (half_at(block, 0), fifth_bits(block, 2));
-    for (idx, &byte) in block[6..].iter().enumerate() {
-        let low = u32::from(byte & 15) | (((high >> idx) & 1) << 4);
-        let upper = u32::from(byte >> 4) | (((high >> (idx + 16)) & 1) << 4);
-        out[idx] = scale * (low as f32 - 16.0);
-        out[idx + 16] = scale * (upper as f32 - 16.0);
-    }
-}
-
-/// `d: f16, m: f16, h: u32, q: [u4; 32]`; weight = d (q | h << 4) + m.
-fn q5_1(block: &[u8], out: &mut [f32]) {
-    let (scale, min, high) = (half_at(block, 0), half_at(block, 2), fifth_bits(block, 4));
-    for (idx, &byte) in block[8..].iter().enumerate() {
-        let low = u32::from(byte & 15) | (((high >> idx) & 1) << 4);
-        let upper = u32::from(byte >> 4) | (((high >> (idx + 16)) & 1) << 4);
-        out[idx] = scale * low as f32 + min;
-        out[idx + 16] = scale * upper as f32 + min;
+/// What Q4_K and Q5_K have in common; two runs share the 32 bytes of their low four bits.
+fn k_runs(block: &[u8], quants: &[u8], runs: &mut [Run], high: impl Fn(usize, usize) -> u8) {
+    let (scale, min_scale) = (half_at(block, 0), half_at(block, 2));
+    for (run_idx, run) in runs.iter_mut().enumerate() {
+        let (run_scale, run_min) = k_scale_min(&block[4..16], run_idx);
+        run.scale = scale * f32::from(run_scale);
+        run.mins = [min_scale * f32::from(run_min); 2];
+        fill(run, 0, |idx| {
+            let low = quants[run_idx / 2 * 32 + idx] >> (run_idx % 2 * 4) & 15;
+            low | high(run_idx, idx)
+        });
     }
 }
 
 /// `d: f16, dmin: f16, scales: [u8; 12], q: [u4; 256]`; weight = d s q - dmin m, s and m of 32 weights.
-fn q4_k(block: &[u8], out: &mut [f32]) {
-    let (scale, min_scale) = (half_at(block, 0), half_at(block, 2));
-    for (idx, out) in out.chunks_exact_mut(32).enumerate() {
-        let (sub_scale, sub_min) = k_scale_min(&block[4..16], idx);
-        let quants = &block[16 + idx / 2 * 32..][..32];
-        for (out, &byte) in out.iter_mut().zip(quants) {
-            let quant = if idx % 2 == 0 { byte & 15 } else { byte >> 4 };
-            *out = scale * f32::from(sub_scale) * f32::from(quant) - min_scale * f32::from(sub_min);
-        }
-    }
+fn q4_k(block: &[u8], runs: &mut [Run]) {
+    k_runs(block, &block[16..], runs, |_, _| 0);
 }
 
-/// As Q4_K, with `h: [u8; 32]` before the quants: bit `s` of byte `i` is the fifth bit of weight `i` of sub-block `s`.
-fn q5_k(block: &[u8], out: &mut [f32]) {
-    let (scale, min_scale) = (half_at(block, 0), half_at(block, 2));
-    let high = &block[16..48];
-    for (idx, out) in out.chunks_exact_mut(32).enumerate() {
-        let (sub_scale, sub_min) = k_scale_min(&block[4..16], idx);
-        let quants = &block[48 + idx / 2 * 32..][..32];
-        for ((out, &byte), &high) in out.iter_mut().zip(quants).zip(high) {
-            let low = if idx % 2 == 0 { byte & 15 } else { byte >> 4 };
-            let quant = low | (((high >> idx) & 1) << 4);
-            *out = scale * f32::from(sub_scale) * f32::from(quant) - min_scale * f32::from(sub_min);
-        }
-    }
+/// As Q4_K, with `h: [u8; 32]` before the quants: bit `r` of byte `i` is the fifth bit of weight `i` of run `r`.
+fn q5_k(block: &[u8], runs: &mut [Run]) {
+    k_runs(block, &block[48..], runs, |run_idx, idx| {
+        ((block[16 + idx] >> run_idx) & 1) << 4
+    });
 }
 
 /// `ql: [u8; 128], qh: [u8; 64], scales: [i8; 16], d: f16`; weight = d s (q - 32), s of 16 weights.
-fn q6_k(block: &[u8], out: &mut [f32]) {
-    let scale = half_at(block, 208);
+fn q6_k(block: &[u8], runs: &mut [Run]) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
-    for (idx, out) in out.iter_mut().enumerate() {
-        // Each half of 128 weights is four runs of 32 that share bytes.
-        let (half, run, column) = (idx / 128, idx % 128 / 32, idx % 32);
-        let low_byte = low[half * 64 + run % 2 * 32 + column];
-        let low_bits = if run < 2 { low_byte & 15 } else { low_byte >> 4 };
-        let high_bits = (high[half * 32 + column] >> (2 * run)) & 3;
-        let quant = i32::from(low_bits | (high_bits << 4)) - 32;
-        *out = scale * f32::from(scales[idx / 16] as i8) * quant as f32;
+    for (run_idx, run) in runs.iter_mut().enumerate() {
+        // Each half of 128 weights is four runs: the first two are the low halves of 64 bytes.
+        let (half, quarter) = (run_idx / 4, run_idx % 4);
+        run.scale = half_at(block, 208);
+        fill(run, 32, |idx| {
+            let low_bits = low[half * 64 + quarter % 2 * 32 + idx] >> (quarter / 2 * 4) & 15;
+            low_bits | two_bits(high, run_idx, idx) << 4
+        });
+        scale_halves(
+            run,
+            [2 * run_idx, 2 * run_idx + 1].map(|idx| i16::from(scales[idx] as i8)),
+        );
     }
+}
+
+/// Weights of the IQ4 types: steps that grow with distance from zero.
+pub(crate) const IQ4_VALUES: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
+
+/// Twice the values of a 4-bit float with 2 bits of exponent and 1 of mantissa (OCP Microscaling Formats 1.0).
+pub(crate) const MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// Fills a run with the values that 4-bit numbers stand for.
+fn fill_from(values: [i8; 16], packed: &[u8], run: &mut Run) {
+    for (idx, weight) in run.weights.iter_mut().enumerate() {
+        *weight = i16::from(values[usize::from(nibble(packed, idx))]);
+    }
+}
+
+/// `d: f16, q: [u4; 32]`; weight = d values[q].
+fn iq4_nl(block: &[u8], runs: &mut [Run]) {
+    runs[0].scale = half_at(block, 0);
+    fill_from(IQ4_VALUES, &block[2..], &mut runs[0]);
+}
+
+/// `d: f16, sh: [u2; 8], sl: [u4; 8], q: [u4; 256]`; weight = d ((sl | sh << 4) - 32) values[q], scales of 32 weights.
+fn iq4_xs(block: &[u8], runs: &mut [Run]) {
+    let high = u16::from_le_bytes([block[2], block[3]]);
+    for (run_idx, run) in runs.iter_mut().enumerate() {
+        let low = block[4 + run_idx / 2] >> (run_idx % 2 * 4) & 15;
+        let run_scale = u16::from(low) | (high >> (2 * run_idx) & 3) << 4;
+        run.scale = half_at(block, 0) * (f32::from(run_scale) - 32.0);
+        fill_from(IQ4_VALUES, &block[8 + run_idx * 16..], run);
+    }
+}
+
+/// `e: u8, q: [u4; 32]`; weight = 2^(e - 127) values[q] / 2.
+fn mxfp4(block: &[u8], runs: &mut [Run]) {
+    runs[0].scale = half_power_of_two(block[0]);
+    fill_from(MXFP4_VALUES, &block[1..], &mut runs[0]);
+}
+
+/// 2^(exponent - 128), which for the two smallest exponents is a subnormal number.
+fn half_power_of_two(exponent: u8) -> f32 {
+    f32::from_bits(match exponent {
+        0 | 1 => 0x0020_0000 << exponent,
+        _ => (u32::from(exponent) - 1) << 23,
+    })
 }

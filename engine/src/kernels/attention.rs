@@ -92,7 +92,7 @@ pub(crate) fn attend(
         SCRATCH.with_borrow_mut(|scratch| match isa.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Kind::Avx2` is only made where the instructions were detected.
-            Kind::Avx2 => unsafe {
+            Kind::Avx2(_) => unsafe {
                 attend_tile_avx2(
                     shape,
                     (tile, &batch.rows[tile.first_row..][..tile.n_rows]),
@@ -104,7 +104,7 @@ pub(crate) fn attend(
                     scratch,
                 )
             },
-            Kind::Portable => {
+            _ => {
                 attend_tile::<false>(
                     shape,
                     (tile, &batch.rows[tile.first_row..][..tile.n_rows]),

@@ -1,509 +1,333 @@
-//! Quantised dot products with AVX2: weights straight from their blocks, activations as 8-bit integers.
+//! Eight weight rows side by side with AVX2, FMA and F16C.
 //!
-//! Weights are signed (type with an offset of half its range) or unsigned with a minimum. Thirty-two products
-//! are one `maddubs` (unsigned by signed bytes to pairs of 16 bits) and one `madd` (to 32 bits): signed weights
-//! give their sign to the activation first. 63 * 127 * 2 and 127 * 127 * 2 both fit in 16 bits, so nothing
-//! saturates. The slow reference is [`crate::quant`].
+//! Small weights are multiplied as unsigned bytes by signed ones (`maddubs`), whose pairs are summed in 16 bits for as
+//! long as they fit; larger ones, and those with integer scales, as pairs of 16 bits (`madd`).
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, ops::Range};
 
 use super::{
-    SharedOut,
-    float::{dot, rms_norm_generic, rms_norm_in_place_generic, swiglu_generic},
-    matmul::QuantizedRows,
+    formats::{Format, with_format},
+    lanes::{Lanes, Quads, Rows, Slot},
+    panel::{self, Task},
+    quantized_rows::ActivationRun,
 };
-use crate::quant::k_scale_min;
+use crate::{quant::RUN_LEN, weights::GgmlType};
 
-/// A block type: how 32 of its weights get into a register.
-pub(super) trait Format {
-    /// Bytes of a block.
-    const BYTES: usize;
-    /// Runs of 32 weights in a block.
-    const N_RUNS: usize;
-    /// Whether weights are unsigned and a minimum is subtracted.
-    const HAS_MINS: bool;
-    /// What is decoded once for a block.
-    type Header;
-
-    /// # Safety
-    /// `block` points to `BYTES` readable bytes; AVX2, FMA and F16C are there.
-    unsafe fn header(block: *const u8) -> Self::Header;
-
-    /// 32 weights and, for each four of them, their scale.
-    ///
-    /// # Safety
-    /// As [`header`](Self::header); `run < N_RUNS`.
-    unsafe fn run(block: *const u8, header: &Self::Header, run: usize) -> (__m256i, __m256);
-
-    /// What is subtracted from each weight of a run, `N_RUNS` numbers, the rest 0.
-    ///
-    /// # Safety
-    /// As [`header`](Self::header).
-    unsafe fn mins(_header: &Self::Header) -> __m256 {
-        // SAFETY: AVX is there by the caller's promise.
-        unsafe { _mm256_setzero_ps() }
-    }
-}
-
-/// # Safety
-/// `at` points to two readable bytes; F16C is there.
-#[inline(always)]
-unsafe fn half_at(at: *const u8) -> f32 {
-    // SAFETY: by the caller's promise; unaligned reads are asked for as such.
-    unsafe {
-        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
-            at.cast::<u16>().read_unaligned(),
-        ))))
-    }
-}
-
-/// Low halves of 16 bytes, then high halves: 32 numbers of 4 bits.
+/// Writes columns `outputs` of `rows`; see [`panel::multiply`].
 ///
 /// # Safety
-/// `at` points to 16 readable bytes; AVX2 is there.
-#[inline(always)]
-unsafe fn nibbles(at: *const u8) -> __m256i {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let bytes = _mm_loadu_si128(at.cast());
-        let both = _mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes);
-        _mm256_and_si256(both, _mm256_set1_epi8(15))
-    }
+/// AVX2, FMA and F16C are there; the rest as there.
+pub(super) unsafe fn multiply(dtype: GgmlType, task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { with_format!(dtype, F => multiply_as::<F>(task, outputs, rows)) };
 }
 
-/// 32 bytes that are 16 where bit `i` of the word at `at` is set, else 0.
-///
-/// # Safety
-/// `at` points to four readable bytes; AVX2 is there.
-#[inline(always)]
-unsafe fn fifth_bits(at: *const u8) -> __m256i {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let word = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
-        let byte_of_bit = _mm256_set_epi64x(
-            0x0303_0303_0303_0303,
-            0x0202_0202_0202_0202,
-            0x0101_0101_0101_0101,
-            0,
-        );
-        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-        let spread = _mm256_and_si256(_mm256_shuffle_epi8(word, byte_of_bit), bit);
-        _mm256_and_si256(_mm256_cmpeq_epi8(spread, bit), _mm256_set1_epi8(16))
-    }
-}
-
-pub(super) struct Q8_0;
-
-impl Format for Q8_0 {
-    const BYTES: usize = 34;
-    const N_RUNS: usize = 1;
-    const HAS_MINS: bool = false;
-    type Header = ();
-
-    #[inline(always)]
-    unsafe fn header(_block: *const u8) {}
-
-    #[inline(always)]
-    unsafe fn run(block: *const u8, (): &(), _run: usize) -> (__m256i, __m256) {
-        // SAFETY: the block has 2 + 32 bytes.
-        unsafe {
-            (
-                _mm256_loadu_si256(block.add(2).cast()),
-                _mm256_set1_ps(half_at(block)),
-            )
-        }
-    }
-}
-
-pub(super) struct Q4_0;
-
-impl Format for Q4_0 {
-    const BYTES: usize = 18;
-    const N_RUNS: usize = 1;
-    const HAS_MINS: bool = false;
-    type Header = ();
-
-    #[inline(always)]
-    unsafe fn header(_block: *const u8) {}
-
-    #[inline(always)]
-    unsafe fn run(block: *const u8, (): &(), _run: usize) -> (__m256i, __m256) {
-        // SAFETY: the block has 2 + 16 bytes.
-        unsafe {
-            (
-                _mm256_sub_epi8(nibbles(block.add(2)), _mm256_set1_epi8(8)),
-                _mm256_set1_ps(half_at(block)),
-            )
-        }
-    }
-}
-
-pub(super) struct Q5_0;
-
-impl Format for Q5_0 {
-    const BYTES: usize = 22;
-    const N_RUNS: usize = 1;
-    const HAS_MINS: bool = false;
-    type Header = ();
-
-    #[inline(always)]
-    unsafe fn header(_block: *const u8) {}
-
-    #[inline(always)]
-    unsafe fn run(block: *const u8, (): &(), _run: usize) -> (__m256i, __m256) {
-        // SAFETY: the block has 2 + 4 + 16 bytes.
-        unsafe {
-            let quants = _mm256_or_si256(nibbles(block.add(6)), fifth_bits(block.add(2)));
-            (
-                _mm256_sub_epi8(quants, _mm256_set1_epi8(16)),
-                _mm256_set1_ps(half_at(block)),
-            )
-        }
-    }
-}
-
-pub(super) struct Q4_1;
-
-impl Format for Q4_1 {
-    const BYTES: usize = 20;
-    const N_RUNS: usize = 1;
-    const HAS_MINS: bool = true;
-    type Header = f32;
-
-    #[inline(always)]
-    unsafe fn header(block: *const u8) -> f32 {
-        // SAFETY: the minimum stands after the scale.
-        -unsafe { half_at(block.add(2)) }
-    }
-
-    #[inline(always)]
-    unsafe fn run(block: *const u8, _min: &f32, _run: usize) -> (__m256i, __m256) {
-        // SAFETY: the block has 4 + 16 bytes.
-        unsafe { (nibbles(block.add(4)), _mm256_set1_ps(half_at(block))) }
-    }
-
-    #[inline(always)]
-    unsafe fn mins(min: &f32) -> __m256 {
-        // SAFETY: AVX is there by the caller's promise.
-        unsafe { _mm256_zextps128_ps256(_mm_set_ss(*min)) }
-    }
-}
-
-pub(super) struct Q5_1;
-
-impl Format for Q5_1 {
-    const BYTES: usize = 24;
-    const N_RUNS: usize = 1;
-    const HAS_MINS: bool = true;
-    type Header = f32;
-
-    #[inline(always)]
-    unsafe fn header(block: *const u8) -> f32 {
-        // SAFETY: the minimum stands after the scale.
-        -unsafe { half_at(block.add(2)) }
-    }
-
-    #[inline(always)]
-    unsafe fn run(block: *const u8, _min: &f32, _run: usize) -> (__m256i, __m256) {
-        // SAFETY: the block has 4 + 4 + 16 bytes.
-        unsafe {
-            let quants = _mm256_or_si256(nibbles(block.add(8)), fifth_bits(block.add(4)));
-            (quants, _mm256_set1_ps(half_at(block)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn mins(min: &f32) -> __m256 {
-        // SAFETY: AVX is there by the caller's promise.
-        unsafe { _mm256_zextps128_ps256(_mm_set_ss(*min)) }
-    }
-}
-
-/// Scales and minimums of the eight runs of a Q4_K or Q5_K block.
-pub(super) struct KHeader {
-    scales: [f32; 8],
-    mins: [f32; 8],
-}
-
-/// # Safety
-/// `block` points to at least 16 readable bytes; F16C is there.
-#[inline(always)]
-unsafe fn k_header(block: *const u8) -> KHeader {
-    // SAFETY: by the caller's promise.
-    let (scale, min_scale) = unsafe { (half_at(block), half_at(block.add(2))) };
-    // SAFETY: twelve bytes follow the two half-precision numbers.
-    let packed = unsafe { std::slice::from_raw_parts(block.add(4), 12) };
-    let mut header = KHeader {
-        scales: [0.0; 8],
-        mins: [0.0; 8],
-    };
-    for run in 0..8 {
-        let (run_scale, run_min) = k_scale_min(packed, run);
-        header.scales[run] = scale * f32::from(run_scale);
-        header.mins[run] = min_scale * f32::from(run_min);
-    }
-    header
-}
-
-pub(super) struct Q4K;
-
-impl Format for Q4K {
-    const BYTES: usize = 144;
-    const N_RUNS: usize = 8;
-    const HAS_MINS: bool = true;
-    type Header = KHeader;
-
-    #[inline(always)]
-    unsafe fn header(block: *const u8) -> KHeader {
-        // SAFETY: the block is longer than its header.
-        unsafe { k_header(block) }
-    }
-
-    #[inline(always)]
-    unsafe fn run(block: *const u8, header: &KHeader, run: usize) -> (__m256i, __m256) {
-        // SAFETY: 128 bytes of quants follow the 16 of the header; two runs share 32.
-        unsafe {
-            let bytes = _mm256_loadu_si256(block.add(16 + run / 2 * 32).cast());
-            let shifted = if run.is_multiple_of(2) {
-                bytes
-            } else {
-                _mm256_srli_epi16(bytes, 4)
-            };
-            (
-                _mm256_and_si256(shifted, _mm256_set1_epi8(15)),
-                _mm256_set1_ps(header.scales[run]),
-            )
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn mins(header: &KHeader) -> __m256 {
-        // SAFETY: eight numbers are read.
-        unsafe { _mm256_loadu_ps(header.mins.as_ptr()) }
-    }
-}
-
-pub(super) struct Q5K;
-
-impl Format for Q5K {
-    const BYTES: usize = 176;
-    const N_RUNS: usize = 8;
-    const HAS_MINS: bool = true;
-    type Header = KHeader;
-
-    #[inline(always)]
-    unsafe fn header(block: *const u8) -> KHeader {
-        // SAFETY: the block is longer than its header.
-        unsafe { k_header(block) }
-    }
-
-    #[inline(always)]
-    unsafe fn run(block: *const u8, header: &KHeader, run: usize) -> (__m256i, __m256) {
-        // SAFETY: 32 bytes of fifth bits, then 128 of quants follow the 16 of the header.
-        unsafe {
-            let bytes = _mm256_loadu_si256(block.add(48 + run / 2 * 32).cast());
-            let shifted = if run.is_multiple_of(2) {
-                bytes
-            } else {
-                _mm256_srli_epi16(bytes, 4)
-            };
-            let low = _mm256_and_si256(shifted, _mm256_set1_epi8(15));
-            let bit = _mm256_set1_epi8((1u8 << run) as i8);
-            let high = _mm256_and_si256(_mm256_loadu_si256(block.add(16).cast()), bit);
-            let fifth = _mm256_and_si256(_mm256_cmpeq_epi8(high, bit), _mm256_set1_epi8(16));
-            (_mm256_or_si256(low, fifth), _mm256_set1_ps(header.scales[run]))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn mins(header: &KHeader) -> __m256 {
-        // SAFETY: eight numbers are read.
-        unsafe { _mm256_loadu_ps(header.mins.as_ptr()) }
-    }
-}
-
-pub(super) struct Q6K;
-
-impl Format for Q6K {
-    const BYTES: usize = 210;
-    const N_RUNS: usize = 8;
-    const HAS_MINS: bool = false;
-    type Header = f32;
-
-    #[inline(always)]
-    unsafe fn header(block: *const u8) -> f32 {
-        // SAFETY: the scale stands at the end of the block.
-        unsafe { half_at(block.add(208)) }
-    }
-
-    #[inline(always)]
-    unsafe fn run(block: *const u8, scale: &f32, run: usize) -> (__m256i, __m256) {
-        let (half, quarter) = (run / 4, run % 4);
-        // SAFETY: 128 bytes of low bits, 64 of high bits, 16 scales; `half` and `quarter` stay inside.
-        unsafe {
-            let low_bytes = _mm256_loadu_si256(block.add(half * 64 + quarter % 2 * 32).cast());
-            let low = if quarter < 2 {
-                low_bytes
-            } else {
-                _mm256_srli_epi16(low_bytes, 4)
-            };
-            let low = _mm256_and_si256(low, _mm256_set1_epi8(15));
-            let high_bytes = _mm256_loadu_si256(block.add(128 + half * 32).cast());
-            let high = match quarter {
-                0 => _mm256_slli_epi16(high_bytes, 4),
-                1 => _mm256_slli_epi16(high_bytes, 2),
-                2 => high_bytes,
-                _ => _mm256_srli_epi16(high_bytes, 2),
-            };
-            let high = _mm256_and_si256(high, _mm256_set1_epi8(0x30));
-            let quants = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
-            let scales = block.add(192 + run * 2).cast::<i8>();
-            let (first, second) = (
-                f32::from(scales.read()) * scale,
-                f32::from(scales.add(1).read()) * scale,
-            );
-            (quants, _mm256_set_m128(_mm_set1_ps(second), _mm_set1_ps(first)))
-        }
-    }
-}
-
-/// Products of one weight row, whose blocks `weights` are, with `N` activation rows from `first_row` on.
-///
-/// # Safety
-/// AVX2, FMA and F16C are there; `weights` holds `input.n_columns()` weights of the format.
-#[inline(always)]
-unsafe fn products<F: Format, const N: usize>(
-    weights: &[u8],
-    input: &QuantizedRows,
-    first_row: usize,
-) -> [f32; N] {
-    let n_runs = input.n_columns() / 32;
-    // SAFETY: all reads stay inside the weight row and inside the activation rows, whose lengths were checked
-    // when they were made; AVX2 by the caller's promise.
-    unsafe {
-        let mut sums = [_mm256_setzero_ps(); N];
-        let values: [*const i8; N] = std::array::from_fn(|idx| input.values(first_row + idx).as_ptr());
-        let scales: [*const f32; N] = std::array::from_fn(|idx| input.scales(first_row + idx).as_ptr());
-        let offsets: [*const f32; N] = std::array::from_fn(|idx| input.scaled_sums(first_row + idx).as_ptr());
-        let ones = _mm256_set1_epi16(1);
-        for block_idx in 0..n_runs / F::N_RUNS {
-            let block = weights.as_ptr().add(block_idx * F::BYTES);
-            let header = F::header(block);
-            if F::HAS_MINS {
-                let mins = F::mins(&header);
-                for idx in 0..N {
-                    let at = offsets[idx].add(block_idx * F::N_RUNS);
-                    let offset = if F::N_RUNS == 8 {
-                        _mm256_loadu_ps(at)
-                    } else {
-                        _mm256_zextps128_ps256(_mm_load_ss(at))
-                    };
-                    sums[idx] = _mm256_fnmadd_ps(mins, offset, sums[idx]);
-                }
-            }
-            for run in 0..F::N_RUNS {
-                let at = block_idx * F::N_RUNS + run;
-                let (quants, scale) = F::run(block, &header, run);
-                let magnitudes = if F::HAS_MINS {
-                    quants
-                } else {
-                    _mm256_abs_epi8(quants)
-                };
-                for idx in 0..N {
-                    let activations = _mm256_loadu_si256(values[idx].add(at * 32).cast());
-                    let signed = if F::HAS_MINS {
-                        activations
-                    } else {
-                        _mm256_sign_epi8(activations, quants)
-                    };
-                    let pairs = _mm256_maddubs_epi16(magnitudes, signed);
-                    let product = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
-                    let factor = _mm256_mul_ps(scale, _mm256_broadcast_ss(&*scales[idx].add(at)));
-                    sums[idx] = _mm256_fmadd_ps(product, factor, sums[idx]);
-                }
-            }
-        }
-        sums.map(|sum| horizontal_sum(sum))
-    }
-}
-
-/// # Safety
-/// AVX is there.
-#[inline(always)]
-unsafe fn horizontal_sum(lanes: __m256) -> f32 {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)))
-    }
-}
-
-/// Products of weight rows `weight_rows` with activation rows `rows`; see [`super::matmul`].
-///
-/// # Safety
-/// AVX2, FMA and F16C are there; `weights` is the whole matrix; no other thread writes these places of `out`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn matmul<F: Format>(
-    weights: &[u8],
-    weight_rows: std::ops::Range<usize>,
-    input: &QuantizedRows,
-    rows: std::ops::Range<usize>,
-    out: SharedOut<'_, f32>,
-    stride: usize,
-) {
-    let row_bytes = input.n_columns() / 32 / F::N_RUNS * F::BYTES;
-    for weight_row in weight_rows {
-        let weights = &weights[weight_row * row_bytes..(weight_row + 1) * row_bytes];
-        let mut row = rows.start;
-        macro_rules! run_rows {
-            ($n:literal) => {
-                while rows.end - row >= $n {
-                    // SAFETY: instructions by the caller's promise; `weights` is one row.
-                    let products = unsafe { products::<F, $n>(weights, input, row) };
-                    for (idx, product) in products.into_iter().enumerate() {
-                        let at = (row + idx) * stride + weight_row;
-                        // SAFETY: this place is ours by the caller's promise.
-                        let place = unsafe { out.slice(at..at + 1) };
-                        place[0] = product;
-                    }
-                    row += $n;
-                }
-            };
-        }
-        run_rows!(6);
-        run_rows!(4);
-        run_rows!(2);
-        run_rows!(1);
+unsafe fn multiply_as<F: Format>(task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { panel::multiply::<Avx2, F>(task, outputs, rows) };
+}
+
+/// Repeats a block for some constants: the compiler gives up on loops this long, and then computes addresses anew.
+macro_rules! unrolled {
+    ($name:ident in $($value:literal)* => $body:block) => {
+        $({
+            const $name: usize = $value;
+            $body
+        })*
+    };
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx2;
+
+/// Multiplications of bytes whose sums fit in 16 bits, out of the eight of a run; 0 if weights are multiplied as pairs.
+const fn steps_in_16_bits<F: Format>() -> usize {
+    match F::MAX {
+        // 15 * 127 * 2 * 8 = 30,480 and 31 * 127 * 2 * 4 = 31,496 are below 2^15.
+        _ if F::HALF_SCALES => 0,
+        0..=15 => 8,
+        16..=31 => 4,
+        _ => 0,
     }
 }
 
-/// Dot product in single precision.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
-    dot::<true>(a, b)
+/// Eight 128-bit places as four registers, row `r` beside row `r + 4`.
+#[inline(always)]
+unsafe fn row_pairs(rows: Rows) -> [__m256i; 4] {
+    std::array::from_fn(|row| {
+        // SAFETY: sixteen bytes of each of eight rows, by the caller's promise.
+        unsafe {
+            let low = _mm_loadu_si128(rows.row(row).cast());
+            let high = _mm_loadu_si128(rows.row(row + 4).cast());
+            _mm256_set_m128i(high, low)
+        }
+    })
 }
 
-/// `gate = silu(gate) * up`.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
-    swiglu_generic::<true>(gate, up);
-}
+// SAFETY (of the blocks below): the instructions and the places that are read are the caller's promise, see `Lanes`.
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "said once for all of them, above"
+)]
+impl Lanes for Avx2 {
+    const N: usize = 8;
+    const MAX_IN_PLACE: usize = 2;
+    type Int = __m256i;
+    type Float = __m256;
 
-/// Root-mean-square norm.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    rms_norm_generic::<true>(x, weight, eps, out);
-}
+    #[inline(always)]
+    unsafe fn splat(word: u32) -> __m256i {
+        unsafe { _mm256_set1_epi32(word as i32) }
+    }
 
-/// Root-mean-square norm in place.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
-    rms_norm_in_place_generic::<true>(x, weight, eps);
-}
+    #[inline(always)]
+    unsafe fn and(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_and_si256(a, b) }
+    }
 
-/// Quantises one row to 8 bits; see [`QuantizedRows`]. The same integers as the portable version.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn quantize_row(x: &[f32], values: &mut [i8], scales: &mut [f32], scaled_sums: &mut [f32]) {
-    super::matmul::quantize_row(x, values, scales, scaled_sums);
+    #[inline(always)]
+    unsafe fn or(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_or_si256(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_xor_si256(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_sub_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_left(a: __m256i, bits: u32) -> __m256i {
+        unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(bits as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_right(a: __m256i, bits: u32) -> __m256i {
+        unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(bits as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_right_signed(a: __m256i, bits: u32) -> __m256i {
+        unsafe { _mm256_sra_epi32(a, _mm_cvtsi32_si128(bits as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(table: &[u8; 16], bytes: __m256i) -> __m256i {
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_shuffle_epi8(table, bytes)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quads(rows: Rows) -> Quads<Self> {
+        unsafe {
+            let [a, b, c, d] = row_pairs(rows);
+            let (ab, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let (cd, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            [
+                _mm256_unpacklo_epi64(ab, cd),
+                _mm256_unpackhi_epi64(ab, cd),
+                _mm256_unpacklo_epi64(ab_high, cd_high),
+                _mm256_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn words(rows: Rows) -> __m256i {
+        unsafe {
+            let word = |row| rows.row(row).cast::<i32>().read_unaligned();
+            _mm256_setr_epi32(
+                word(0),
+                word(1),
+                word(2),
+                word(3),
+                word(4),
+                word(5),
+                word(6),
+                word(7),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(rows: Rows) -> __m256i {
+        unsafe {
+            let byte = |row| i32::from(*rows.row(row));
+            _mm256_setr_epi32(
+                byte(0),
+                byte(1),
+                byte(2),
+                byte(3),
+                byte(4),
+                byte(5),
+                byte(6),
+                byte(7),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(rows: Rows) -> __m256 {
+        unsafe {
+            let half = |row| rows.row(row).cast::<i16>().read_unaligned();
+            _mm256_cvtph_ps(_mm_setr_epi16(
+                half(0),
+                half(1),
+                half(2),
+                half(3),
+                half(4),
+                half(5),
+                half(6),
+                half(7),
+            ))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn low_halves(words: __m256i) -> __m256 {
+        unsafe {
+            let low = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
+            let packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0b1000);
+            _mm256_cvtph_ps(_mm256_castsi256_si128(packed))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_float(x: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_bits(words: __m256i) -> __m256 {
+        unsafe { _mm256_castsi256_ps(words) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(words: __m256i) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(words) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_sub(a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fnmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, x: __m256) {
+        unsafe { _mm256_storeu_ps(at, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+    }
+
+    #[inline(always)]
+    unsafe fn put<F: Format>(slot: &mut Slot<Self>, j: usize, bytes: __m256i, half_scale: __m256i) {
+        if const { steps_in_16_bits::<F>() > 0 } {
+            slot.weights[j] = bytes;
+            return;
+        }
+        unsafe {
+            let signed = _mm256_sub_epi8(bytes, _mm256_set1_epi8(F::OFFSET as i8));
+            // Bytes 0 and 2 of each four, then 1 and 3: the order of `ActivationRun::pairs`.
+            let mut even = _mm256_srai_epi16(_mm256_slli_epi16(signed, 8), 8);
+            let mut odd = _mm256_srai_epi16(signed, 8);
+            if F::HALF_SCALES {
+                let low = _mm256_and_si256(half_scale, _mm256_set1_epi32(0xffff));
+                let twice = _mm256_or_si256(low, _mm256_slli_epi32(half_scale, 16));
+                even = _mm256_mullo_epi16(even, twice);
+                odd = _mm256_mullo_epi16(odd, twice);
+            }
+            slot.weights[2 * j] = even;
+            slot.weights[2 * j + 1] = odd;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<F: Format, const T: usize>(
+        slot: &Slot<Self>,
+        rows: [*const ActivationRun; T],
+    ) -> [__m256i; T] {
+        unsafe {
+            let steps = const { steps_in_16_bits::<F>() };
+            let mut sums = [_mm256_setzero_si256(); T];
+            if steps == 0 {
+                let pairs = rows.map(|row| (&raw const (*row).pairs).cast::<i32>());
+                unrolled!(J in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 => {
+                    for (sum, pairs) in sums.iter_mut().zip(pairs) {
+                        let products = _mm256_madd_epi16(slot.weights[J], _mm256_set1_epi32(*pairs.add(J)));
+                        *sum = _mm256_add_epi32(*sum, products);
+                    }
+                });
+                return sums;
+            }
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                let [first, second] = (*row).half_sums;
+                *sum = _mm256_set1_epi32(-i32::from(F::OFFSET) * (first + second));
+            }
+            for first in (0..RUN_LEN / 4).step_by(steps) {
+                let mut pairs = [_mm256_setzero_si256(); T];
+                for j in first..first + steps {
+                    for (pairs, row) in pairs.iter_mut().zip(rows) {
+                        let four = (&raw const (*row).values).cast::<i32>().add(j);
+                        let products = _mm256_maddubs_epi16(slot.weights[j], _mm256_set1_epi32(*four));
+                        *pairs = _mm256_add_epi16(*pairs, products);
+                    }
+                }
+                for (sum, pairs) in sums.iter_mut().zip(pairs) {
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                }
+            }
+            sums
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_in_place(weights: Rows, row: *const ActivationRun) -> __m256i {
+        unsafe {
+            let values = _mm256_loadu_si256((&raw const (*row).values).cast());
+            let sums: [__m256i; 8] = std::array::from_fn(|row| {
+                // Unsigned by signed bytes: the weights give their sign away. 128 * 127 * 2 is below 2^15.
+                let weights = _mm256_loadu_si256(weights.row(row).cast());
+                let signed = _mm256_sign_epi8(values, weights);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed);
+                _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+            });
+            let [a, b, c, d, e, f, g, h] = sums;
+            let four = |a, b, c, d| _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+            let (first, second) = (four(a, b, c, d), four(e, f, g, h));
+            _mm256_add_epi32(
+                _mm256_permute2x128_si256(first, second, 0x20),
+                _mm256_permute2x128_si256(first, second, 0x31),
+            )
+        }
+    }
 }

@@ -1,7 +1,5 @@
 //! Norms and activations, on the best instructions at hand.
 
-#[cfg(target_arch = "x86_64")]
-use super::avx2;
 use super::{
     Isa, Kind,
     float::{rms_norm_generic, rms_norm_in_place_generic, swiglu_generic},
@@ -12,8 +10,8 @@ pub(crate) fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut 
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kind::Avx2` is only made where the instructions were detected.
-        Kind::Avx2 => unsafe { avx2::rms_norm(x, weight, eps, out) },
-        Kind::Portable => rms_norm_generic::<false>(x, weight, eps, out),
+        Kind::Avx2(_) => unsafe { x86::rms_norm(x, weight, eps, out) },
+        _ => rms_norm_generic::<false>(x, weight, eps, out),
     }
 }
 
@@ -22,8 +20,8 @@ pub(crate) fn rms_norm_in_place(isa: Isa, x: &mut [f32], weight: &[f32], eps: f3
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Kind::Avx2 => unsafe { avx2::rms_norm_in_place(x, weight, eps) },
-        Kind::Portable => rms_norm_in_place_generic::<false>(x, weight, eps),
+        Kind::Avx2(_) => unsafe { x86::rms_norm_in_place(x, weight, eps) },
+        _ => rms_norm_in_place_generic::<false>(x, weight, eps),
     }
 }
 
@@ -32,7 +30,28 @@ pub(crate) fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32]) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Kind::Avx2 => unsafe { avx2::swiglu(gate, up) },
-        Kind::Portable => swiglu_generic::<false>(gate, up),
+        Kind::Avx2(_) => unsafe { x86::swiglu(gate, up) },
+        _ => swiglu_generic::<false>(gate, up),
+    }
+}
+
+/// The same, compiled for AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{rms_norm_generic, rms_norm_in_place_generic, swiglu_generic};
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        rms_norm_generic::<true>(x, weight, eps, out);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
+        rms_norm_in_place_generic::<true>(x, weight, eps);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
+        swiglu_generic::<true>(gate, up);
     }
 }

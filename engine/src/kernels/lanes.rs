@@ -1,0 +1,124 @@
+//! A vector register as the quantised products see it: one 32-bit lane for each of `N` weight rows side by side.
+//!
+//! A lane holds four bytes, two 16-bit numbers or one 32-bit number of its row. Reading sixteen bytes of every row
+//! and transposing them gives four such vectors; from there on all work is the same in every lane, so there are no
+//! sums across lanes and each output is finished where it started.
+
+use super::{formats::Format, quantized_rows::ActivationRun};
+
+/// Sixteen bytes of each row, as four vectors: vector `j` holds bytes `4j..4j + 4` of every row.
+pub(super) type Quads<L> = [<L as Lanes>::Int; 4];
+
+/// The same place in each of [`Lanes::N`] weight rows.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    /// In the first row.
+    pub(super) at: *const u8,
+    /// Bytes from row to row.
+    pub(super) stride: usize,
+}
+
+impl Rows {
+    /// The place `n_bytes` further on in each row.
+    ///
+    /// # Safety
+    /// It lies inside the rows, or at their end.
+    #[inline(always)]
+    pub(super) unsafe fn add(self, n_bytes: usize) -> Self {
+        Self {
+            // SAFETY: by the caller's promise.
+            at: unsafe { self.at.add(n_bytes) },
+            stride: self.stride,
+        }
+    }
+
+    /// The place in row `row`.
+    ///
+    /// # Safety
+    /// There are more than `row` rows.
+    #[inline(always)]
+    pub(super) unsafe fn row(self, row: usize) -> *const u8 {
+        // SAFETY: by the caller's promise.
+        unsafe { self.at.add(row * self.stride) }
+    }
+}
+
+/// Thirty-two weights of each row, ready to be multiplied by many rows of activations.
+#[derive(Clone, Copy)]
+pub(super) struct Slot<L: Lanes> {
+    /// Eight vectors of bytes, or sixteen of 16-bit pairs: what [`Lanes::put`] makes and [`Lanes::dot`] reads.
+    pub(super) weights: [L::Int; 16],
+    pub(super) scale: L::Float,
+    /// As many as the format has.
+    pub(super) mins: [L::Float; 2],
+}
+
+/// The operations that unpacking and multiplying are made of.
+///
+/// # Safety
+/// All functions are unsafe for the same two reasons: the instructions of the implementation must be there, and the
+/// places given as [`Rows`] or pointers must be readable, for `N` rows.
+pub(super) trait Lanes: Copy {
+    /// Rows side by side, at most [`MAX_LANES`](super::panel::MAX_LANES).
+    const N: usize;
+    /// Up to how many rows of activations [`dot_in_place`](Self::dot_in_place) is faster than [`put`](Self::put) and
+    /// [`dot`](Self::dot).
+    const MAX_IN_PLACE: usize;
+    /// `N` words of 32 bits.
+    type Int: Copy;
+    /// `N` single-precision numbers.
+    type Float: Copy;
+
+    unsafe fn splat(word: u32) -> Self::Int;
+    unsafe fn and(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn or(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn xor(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Of whole words, wrapping.
+    unsafe fn add(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn sub(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Shifts of whole words; the arithmetic one copies the sign.
+    unsafe fn shift_left(a: Self::Int, bits: u32) -> Self::Int;
+    unsafe fn shift_right(a: Self::Int, bits: u32) -> Self::Int;
+    unsafe fn shift_right_signed(a: Self::Int, bits: u32) -> Self::Int;
+    /// `table[byte]` for every byte; all are below 16.
+    unsafe fn lookup(table: &[u8; 16], bytes: Self::Int) -> Self::Int;
+
+    /// Sixteen bytes of each row.
+    unsafe fn quads(rows: Rows) -> Quads<Self>;
+    /// Four bytes of each row.
+    unsafe fn words(rows: Rows) -> Self::Int;
+    /// One byte of each row, in the low eight bits.
+    unsafe fn bytes(rows: Rows) -> Self::Int;
+    /// A half-precision number of each row, widened.
+    unsafe fn halves(rows: Rows) -> Self::Float;
+    /// The half-precision numbers in the low 16 bits of the words, widened.
+    unsafe fn low_halves(words: Self::Int) -> Self::Float;
+
+    unsafe fn splat_float(x: f32) -> Self::Float;
+    /// Words as the floats of the same bits.
+    unsafe fn from_bits(words: Self::Int) -> Self::Float;
+    /// The nearest float to a signed word.
+    unsafe fn to_float(words: Self::Int) -> Self::Float;
+    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `a * b + c`, rounded once.
+    unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+    /// `c - a * b`, rounded once.
+    unsafe fn mul_sub(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+    unsafe fn load(at: *const f32) -> Self::Float;
+    unsafe fn store(at: *mut f32, x: Self::Float);
+    /// Asks for a cache line that will be read soon.
+    unsafe fn prefetch(at: *const u8);
+
+    /// Keeps weights `4j..4j + 4` of a run, given as unsigned bytes before the format's offset is taken away.
+    /// `half_scale` is the integer scale of their half, as a signed word, and unused if the format has none.
+    unsafe fn put<F: Format>(slot: &mut Slot<Self>, j: usize, bytes: Self::Int, half_scale: Self::Int);
+
+    /// Sums of products of the slot's weights with a run of each of `T` rows of activations, exactly.
+    unsafe fn dot<F: Format, const T: usize>(
+        slot: &Slot<Self>,
+        rows: [*const ActivationRun; T],
+    ) -> [Self::Int; T];
+
+    /// The same for 32 signed bytes of each row and one row of activations, summed across lanes.
+    unsafe fn dot_in_place(weights: Rows, row: *const ActivationRun) -> Self::Int;
+}

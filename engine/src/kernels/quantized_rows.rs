@@ -1,0 +1,157 @@
+//! Activations as 8-bit integers, in the form that every integer product reads.
+
+use super::{Isa, Kind, SharedOut, pool::ThreadPool};
+use crate::quant::RUN_LEN;
+
+/// Activations, `(rows, columns)`, as 8-bit integers with a scale for each run of 32.
+///
+/// The scale is the run's largest magnitude over 127, so that a number is about scale * value (the Q8_0 of ggml,
+/// with the scale in single precision).
+#[derive(Debug, Default)]
+pub(crate) struct QuantizedRows {
+    n_runs: usize,
+    /// `(rows, n_runs)`.
+    runs: Vec<ActivationRun>,
+}
+
+/// Thirty-two activations: two cache lines, the second one for products of 16-bit integers only.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
+pub(super) struct ActivationRun {
+    /// In [-127, 127].
+    pub(super) values: [i8; RUN_LEN],
+    pub(super) scale: f32,
+    /// Sum of the values of each half.
+    pub(super) half_sums: [i32; 2],
+    /// Scale times the sum of all values, and of each half's, for weights with minimums.
+    pub(super) scaled_sum: f32,
+    pub(super) scaled_half_sums: [f32; 2],
+    /// The values of each four in the order 0, 2, 1, 3: four bytes of weights are taken apart that way.
+    pub(super) pairs: [i16; RUN_LEN],
+}
+
+impl ActivationRun {
+    const ZERO: Self = Self {
+        values: [0; RUN_LEN],
+        scale: 0.0,
+        half_sums: [0; 2],
+        scaled_sum: 0.0,
+        scaled_half_sums: [0.0; 2],
+        pairs: [0; RUN_LEN],
+    };
+}
+
+impl QuantizedRows {
+    /// Quantises `rows`, `(n_rows, n_columns)`. Does nothing where `n_columns` is no whole number of runs: then
+    /// no quantised weights can want it.
+    pub(crate) fn set_rows(&mut self, isa: Isa, pool: &mut ThreadPool, rows: &[f32], n_columns: usize) {
+        if !n_columns.is_multiple_of(RUN_LEN) {
+            return;
+        }
+        self.n_runs = n_columns / RUN_LEN;
+        let n_rows = rows.len() / n_columns;
+        self.runs.resize(n_rows * self.n_runs, ActivationRun::ZERO);
+        let runs = SharedOut::new(&mut self.runs);
+        pool.run_rows(n_rows, n_columns, &|columns| {
+            // SAFETY: every row is another range.
+            let runs = unsafe { runs.slice(columns.start / RUN_LEN..columns.end / RUN_LEN) };
+            match isa.0 {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the kind is only made where the instructions were detected.
+                Kind::Avx2(_) => unsafe { quantize_row_avx2(&rows[columns], runs) },
+                _ => quantize_row(&rows[columns], runs),
+            }
+        });
+    }
+
+    /// Runs in a row.
+    pub(super) fn n_runs(&self) -> usize {
+        self.n_runs
+    }
+
+    /// All runs, `(rows, n_runs)`.
+    pub(super) fn runs(&self) -> &[ActivationRun] {
+        &self.runs
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn quantize_row_avx2(x: &[f32], runs: &mut [ActivationRun]) {
+    quantize_row(x, runs);
+}
+
+#[inline(always)]
+fn quantize_row(x: &[f32], runs: &mut [ActivationRun]) {
+    for (run, x) in runs.iter_mut().zip(x.as_chunks().0) {
+        quantize_run(x, run);
+    }
+}
+
+#[inline(always)]
+fn quantize_run(x: &[f32; RUN_LEN], run: &mut ActivationRun) {
+    let (mut largest, mut poison) = ([0.0f32; 8], [0.0f32; 8]);
+    for chunk in x.as_chunks::<8>().0 {
+        for lane in 0..8 {
+            let magnitude = chunk[lane].abs();
+            largest[lane] = if magnitude > largest[lane] {
+                magnitude
+            } else {
+                largest[lane]
+            };
+            // Comparisons pass over NaN, and integers cannot hold it: the scale carries it on.
+            poison[lane] += magnitude * 0.0;
+        }
+    }
+    let largest = largest.into_iter().fold(0.0, f32::max);
+    let scale = largest / 127.0 + poison.iter().sum::<f32>();
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let mut integers = [0i32; RUN_LEN];
+    for (integer, x) in integers.iter_mut().zip(x) {
+        // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
+        *integer = (x * inverse + 12_582_912.0).to_bits() as i32 - 0x4b40_0000;
+    }
+    run.values = integers.map(|integer| integer as i8);
+    for (pairs, four) in run
+        .pairs
+        .as_chunks_mut::<4>()
+        .0
+        .iter_mut()
+        .zip(run.values.as_chunks::<4>().0)
+    {
+        *pairs = [four[0], four[2], four[1], four[3]].map(i16::from);
+    }
+    let half_sum = |half: &[i8]| half.iter().map(|value| i32::from(*value)).sum();
+    run.scale = scale;
+    run.half_sums = [half_sum(&run.values[..16]), half_sum(&run.values[16..])];
+    run.scaled_half_sums = run.half_sums.map(|sum| scale * sum as f32);
+    run.scaled_sum = scale * (run.half_sums[0] + run.half_sums[1]) as f32;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantized_activations_are_within_half_a_scale() {
+        let x: Vec<f32> = (0..320)
+            .map(|column| ((column * 37 % 101) as f32 / 50.0 - 1.0) * (column / 32) as f32)
+            .collect();
+        let mut quantized = QuantizedRows::default();
+        quantized.set_rows(Isa::PORTABLE, &mut ThreadPool::new(1), &x, 320);
+        assert_eq!(quantized.runs[0], ActivationRun::ZERO, "a run of zeros");
+        for (column, x) in x.iter().enumerate() {
+            let run = &quantized.runs[column / 32];
+            let value = run.values[column % 32];
+            assert!(
+                (x - run.scale * f32::from(value)).abs() <= 0.5001 * run.scale,
+                "column {column}"
+            );
+            let place = column % 32 / 4 * 4 + [0, 2, 1, 3][column % 4];
+            assert_eq!(run.pairs[place], i16::from(value), "column {column}");
+        }
+        let mut detected = QuantizedRows::default();
+        detected.set_rows(Isa::detect(), &mut ThreadPool::new(1), &x, 320);
+        assert_eq!(detected.runs, quantized.runs);
+    }
+}
