@@ -28,6 +28,9 @@ use vocabulary::{ByteChars, TokenKind, Vocabulary};
 /// What SentencePiece writes for a space. Vocabularies are read with spaces in its place, and texts too.
 const SPACE_MARK: &str = "▁";
 
+/// Marks what must not become a special token: a code point that Unicode promises never to use for a character.
+const GUARD: char = '\u{fdd0}';
+
 /// A model's tokenizer. It is not changed by use; share it in an `Arc`.
 pub struct Tokenizer {
     vocabulary: Vocabulary,
@@ -277,11 +280,72 @@ impl Tokenizer {
             return Err(EngineError::BadRequest("the text has 4 GiB or more".to_owned()));
         }
         let matcher = if parse_special { &self.special } else { &self.plain };
+        self.encode_with(text, start, |from| matcher.find(text, from))
+    }
+
+    /// Tokens of a text that this program wrote around texts of others, in which [`guard`](Self::guard) has marked what
+    /// looks like a special token. The marks go; what they stand in becomes ordinary text, everything else is parsed.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub(crate) fn encode_guarded(&self, guarded: &str) -> Result<Vec<u32>, EngineError> {
+        let mut text = String::with_capacity(guarded.len());
+        let mut marks = Vec::new();
+        for (idx, part) in guarded.split(GUARD).enumerate() {
+            if idx > 0 {
+                marks.push(text.len());
+            }
+            text.push_str(part);
+        }
+        let is_trusted = |start: usize, end: usize| {
+            let first_after = marks.partition_point(|mark| *mark <= start);
+            marks.get(first_after).is_none_or(|mark| *mark >= end)
+        };
+        self.encode_with(&text, TextStart::Fresh, |mut from| {
+            while let Some((start, end, id)) = self.special.find(&text, from) {
+                if is_trusted(start, end) {
+                    return Some((start, end, id));
+                }
+                from = start + 1;
+            }
+            None
+        })
+    }
+
+    /// Marks each spelling of a special token in a text of others, so that [`encode_guarded`](Self::encode_guarded) takes
+    /// it for text. With `only_control`, tokens that stand for text are let through.
+    pub(crate) fn guard(&self, text: &str, only_control: bool) -> String {
+        let mut guarded = String::with_capacity(text.len());
+        // The mark itself stands for no character, so nobody misses it.
+        let text = text.replace(GUARD, "");
+        let (mut done, mut from) = (0, 0);
+        while let Some((start, _, id)) = self.special.find(&text, from) {
+            // A longer spelling may begin within this one.
+            from = start + 1;
+            if only_control && !self.is_control(id) {
+                continue;
+            }
+            let first = text[start..].chars().next().map_or(1, char::len_utf8);
+            guarded.push_str(&text[done..start + first]);
+            guarded.push(GUARD);
+            done = start + first;
+        }
+        guarded.push_str(&text[done..]);
+        guarded
+    }
+
+    /// `find` gives the next special token at or after a byte: start, end, token.
+    fn encode_with(
+        &self,
+        text: &str,
+        mut start: TextStart,
+        find: impl Fn(usize) -> Option<(usize, usize, u32)>,
+    ) -> Result<Vec<u32>, EngineError> {
         // Code has about three bytes to a token.
         let mut tokens = Vec::with_capacity(text.len() / 3 + 1);
         let mut merger = Merger::default();
-        let (mut position, mut start) = (0, start);
-        while let Some((spelling_start, spelling_end, id)) = matcher.find(text, position) {
+        let mut position = 0;
+        while let Some((spelling_start, spelling_end, id)) = find(position) {
             self.encode_text(&text[position..spelling_start], start, &mut merger, &mut tokens)?;
             tokens.push(id);
             // As llama.cpp does: text after a control token is fresh, after a piece of text it is not.
