@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ropey::Rope;
@@ -30,6 +31,16 @@ pub struct Syntax {
     language: Language,
     tree: Option<Tree>,
     stale: bool,
+    /// What was looked at last; a second question is often about the same text.
+    last_preview: Arc<Mutex<Option<Preview>>>,
+}
+
+/// A text as it would be with `text` in the place of `range`.
+#[derive(Clone, Debug)]
+struct Preview {
+    range: Range<usize>,
+    text: String,
+    result: (Syntax, Rope, TextEdit),
 }
 
 impl Syntax {
@@ -49,6 +60,7 @@ impl Syntax {
             language,
             tree,
             stale,
+            last_preview: Arc::default(),
         }
     }
 
@@ -64,6 +76,8 @@ impl Syntax {
     }
 
     pub(crate) fn edit_within(&mut self, edit: &TextEdit, rope: &Rope, limit: Duration) {
+        // Snapshots keep the old one, and no preview holds itself.
+        self.last_preview = Arc::default();
         let Some(tree) = &mut self.tree else { return };
         tree.edit(&edit.as_input_edit());
         let parsed = run_parser(
@@ -108,10 +122,24 @@ impl Syntax {
 
     /// The text and its tree as they would be with `range` replaced by `text`.
     pub(crate) fn preview(&self, rope: &Rope, range: Range<usize>, text: &str) -> (Syntax, Rope, TextEdit) {
+        // Poisoned or not, what is in there is whole.
+        let mut last = self.last_preview.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*last
+            && known.range == range
+            && known.text == text
+        {
+            return known.result.clone();
+        }
         let (mut syntax, mut rope) = (self.clone(), rope.clone());
-        let edit = TextEdit::apply(&mut rope, range, text);
+        let edit = TextEdit::apply(&mut rope, range.clone(), text);
         syntax.edit(&edit, &rope);
-        (syntax, rope, edit)
+        let result = (syntax, rope, edit);
+        *last = Some(Preview {
+            range,
+            text: text.to_owned(),
+            result: result.clone(),
+        });
+        result
     }
 }
 
