@@ -6,7 +6,7 @@
 //! give the same bits on every machine, for all but a few of their operations are on integers (`panel.rs`).
 //!
 //! To read them: `quantized_rows.rs` is what is multiplied, `formats.rs` how each type of block is taken apart,
-//! `lanes.rs` the operations that a set of instructions gives (`avx2.rs`), `panel.rs` the product made of them,
+//! `lanes.rs` the operations that a set of instructions gives (`avx2.rs`, `neon.rs`), `panel.rs` the product made of them,
 //! `scalar.rs` the slow one it must equal, `matmul.rs` the door to all of it.
 
 pub(crate) mod activation;
@@ -18,6 +18,8 @@ mod float_product;
 mod formats;
 mod lanes;
 pub(crate) mod matmul;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod norm;
 mod panel;
 pub(crate) mod pool;
@@ -33,6 +35,9 @@ pub(crate) enum Kind {
     /// AVX2, FMA and F16C, and what multiplies integers: made only where they were detected.
     #[cfg(target_arch = "x86_64")]
     Avx2(Integers),
+    /// NEON with dot products of bytes: made only where they were detected.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     Portable,
 }
 
@@ -56,6 +61,10 @@ impl Isa {
         {
             return Self(Kind::Avx2(Integers::Avx2));
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            return Self(Kind::Neon);
+        }
         Self::PORTABLE
     }
 
@@ -72,6 +81,8 @@ impl Isa {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(Integers::Avx2) => "AVX2",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "NEON dotprod",
             Kind::Portable => "portable",
         }
     }

@@ -170,7 +170,7 @@ fn log_sum_exp(logits: &[f32]) -> (f32, f32) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: detection found the instructions that the function is compiled for.
         Kind::Avx2(_) => unsafe { log_sum_exp_avx2(logits) },
-        Kind::Portable => log_sum_exp_generic::<false>(logits),
+        _ => log_sum_exp_generic::<false>(logits),
     }
 }
 

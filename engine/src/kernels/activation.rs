@@ -19,7 +19,7 @@ pub(crate) fn activate(isa: Isa, activation: Activation, gate: &mut [f32], up: &
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kind::Avx2` is only made where the instructions were detected.
         Kind::Avx2(_) => unsafe { activate_avx2(activation, gate, up) },
-        Kind::Portable => activate_generic::<false>(activation, gate, up),
+        _ => activate_generic::<false>(activation, gate, up),
     }
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], eps:
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Kind::Avx2(_) => unsafe { layer_norm_avx2(x, weight, bias, eps, out) },
-        Kind::Portable => layer_norm_generic::<false>(x, weight, bias, eps, out),
+        _ => layer_norm_generic::<false>(x, weight, bias, eps, out),
     }
 }
 

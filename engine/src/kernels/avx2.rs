@@ -7,7 +7,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     formats::{Format, with_format},
-    lanes::{Lanes, Quads, Rows, Slot},
+    lanes::{Lanes, Quads, Rows, Slot, unrolled},
     panel::{self, Task},
     quantized_rows::ActivationRun,
 };
@@ -26,16 +26,6 @@ pub(super) unsafe fn multiply(dtype: GgmlType, task: Task<'_>, outputs: Range<us
 unsafe fn multiply_as<F: Format>(task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
     // SAFETY: the caller's promise.
     unsafe { panel::multiply::<Avx2, F>(task, outputs, rows) };
-}
-
-/// Repeats a block for some constants: the compiler gives up on loops this long, and then computes addresses anew.
-macro_rules! unrolled {
-    ($name:ident in $($value:literal)* => $body:block) => {
-        $({
-            const $name: usize = $value;
-            $body
-        })*
-    };
 }
 
 #[derive(Clone, Copy)]

@@ -48,6 +48,9 @@ impl Rows {
 pub(super) struct Slot<L: Lanes> {
     /// Eight vectors of bytes, or sixteen of 16-bit pairs: what [`Lanes::put`] makes and [`Lanes::dot`] reads.
     pub(super) weights: [L::Int; 16],
+    /// Integer scales of the halves, where the format has them and `weights` does not hold them.
+    #[allow(dead_code, reason = "AVX2 multiplies them into the weights")]
+    pub(super) half_scales: [L::Int; 2],
     pub(super) scale: L::Float,
     /// As many as the format has.
     pub(super) mins: [L::Float; 2],
@@ -122,3 +125,14 @@ pub(super) trait Lanes: Copy {
     /// The same for 32 signed bytes of each row and one row of activations, summed across lanes.
     unsafe fn dot_in_place(weights: Rows, row: *const ActivationRun) -> Self::Int;
 }
+
+/// Repeats a block for some constants: the compiler gives up on loops this long, and then computes addresses anew.
+macro_rules! unrolled {
+    ($name:ident in $($value:literal)* => $body:block) => {
+        $({
+            const $name: usize = $value;
+            $body
+        })*
+    };
+}
+pub(super) use unrolled;

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{self, Avx2};
+#[cfg(target_arch = "aarch64")]
+use super::neon::{self, Neon};
 pub(crate) use super::quantized_rows::QuantizedRows;
 use super::{
     Isa, Kind, SharedOut, float_product,
@@ -96,6 +98,8 @@ impl Matrix {
                 match isa.0 {
                     #[cfg(target_arch = "x86_64")]
                     Kind::Avx2(_) if self.n_outputs >= Avx2::N => avx2::multiply(dtype, task, outputs, rows),
+                    #[cfg(target_arch = "aarch64")]
+                    Kind::Neon if self.n_outputs >= Neon::N => neon::multiply(dtype, task, outputs, rows),
                     _ => scalar::multiply(dtype, task, outputs, rows),
                 }
             }

@@ -22,11 +22,13 @@ pub(super) struct ActivationRun {
     pub(super) values: [i8; RUN_LEN],
     pub(super) scale: f32,
     /// Sum of the values of each half.
+    #[allow(dead_code, reason = "for unsigned weights, which some machines do not have")]
     pub(super) half_sums: [i32; 2],
     /// Scale times the sum of all values, and of each half's, for weights with minimums.
     pub(super) scaled_sum: f32,
     pub(super) scaled_half_sums: [f32; 2],
     /// The values of each four in the order 0, 2, 1, 3: four bytes of weights are taken apart that way.
+    #[allow(dead_code, reason = "for AVX2")]
     pub(super) pairs: [i16; RUN_LEN],
 }
 
