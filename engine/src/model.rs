@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod config;
+pub mod dictated;
 mod family;
 mod mxfp4;
 mod names;

@@ -6,6 +6,7 @@ mod bandwidth;
 pub mod chart;
 pub mod latency;
 mod resident_memory;
+pub mod speculation;
 pub mod speed;
 pub mod spread;
 pub mod startup;

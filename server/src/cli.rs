@@ -78,7 +78,7 @@ struct ModelArgs {
     /// The model: `embedded`, or the path of a .gguf file.
     #[arg(long, value_name = "FILE")]
     model: Option<String>,
-    /// A smaller model that drafts for it: the path of a .gguf file.
+    /// A smaller model that drafts for it: the path of a .gguf file, or of an EAGLE-3 head.
     #[arg(long, value_name = "FILE")]
     draft_model: Option<String>,
     /// Produce one token per step; the text is the same, the speed is not.
@@ -142,10 +142,22 @@ struct BenchArgs {
     /// Measure how long it takes from the start of the program to a first token instead.
     #[arg(long)]
     startup: bool,
+    /// Measure what drafts gain instead: completions, edits and quotations, each with and without.
+    #[arg(long, conflicts_with_all = ["latency", "startup"])]
+    speculation: bool,
+    /// The source files that those tasks are made from.
+    #[arg(long, value_name = "DIR", default_value = ".", requires = "speculation")]
+    folder: PathBuf,
+    /// Tasks of each kind.
+    #[arg(long, value_name = "N", default_value_t = 12, requires = "speculation")]
+    tasks: usize,
+    /// A smaller model that drafts, or an EAGLE-3 head.
+    #[arg(long, value_name = "FILE", requires = "speculation")]
+    draft_model: Option<String>,
     /// Print everything as JSON.
     #[arg(long)]
     json: bool,
-    /// Draw the cost of wide steps and the gain of batches.
+    /// Draw the cost of wide steps and the gain of batches, or the gain by length of drafts.
     #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["latency", "startup"])]
     plot: Option<PathBuf>,
 }

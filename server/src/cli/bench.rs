@@ -1,6 +1,7 @@
 //! `surmise bench`: which benchmark is run, and where its answer goes.
 
 mod latency_table;
+mod speculation_table;
 mod speed_table;
 mod startup_table;
 mod table;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     bench::{
         chart::{Chart, svg},
-        latency, speed,
+        latency, speculation, speed,
         speed::Effort,
         startup,
     },
@@ -35,10 +36,33 @@ pub(super) fn run(args: &BenchArgs) -> Result<i32, CliError> {
         print(args.json, &startup, |style| {
             startup_table::render(&startup, style)
         })?;
+    } else if args.speculation {
+        run_speculation(args, &config)?;
     } else {
         run_speed(args, &config)?;
     }
     Ok(0)
+}
+
+fn run_speculation(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
+    let effort = speculation::Effort {
+        n_rounds: args.rounds.into(),
+        n_tasks: args.tasks,
+        with_fixed_lengths: args.plot.is_some(),
+    };
+    let report = speculation::measure(
+        &model::source(config)?,
+        &model::options(&config.engine),
+        &args.folder,
+        effort,
+        &progress,
+    )
+    .map_err(CliError::Bench)?;
+    progress("");
+    plot(args.plot.as_deref(), &report.charts())?;
+    print(args.json, &report, |style| {
+        speculation_table::render(&report, style)
+    })
 }
 
 fn run_speed(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
@@ -72,7 +96,7 @@ fn run_latency(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
 fn layer(args: &BenchArgs) -> Layer {
     Layer {
         source: "command line".to_owned(),
-        settings: json!({ "model": args.model, "engine": { "threads": args.threads } }),
+        settings: json!({ "model": args.model, "engine": { "threads": args.threads, "draft_model": args.draft_model } }),
     }
 }
 

@@ -1,0 +1,422 @@
+//! `surmise bench --speculation`: plain decoding against speculative decoding, task by task in turns.
+//!
+//! Completions are the model's own. Edits and quotations are dictated: the model at hand may not be able to write them,
+//! so its passes are run and their results replaced by a given text. What is measured there is what drafts of such a
+//! text gain with a model of this cost, not whether the model could write it.
+
+mod edits;
+
+use std::{io, path::Path};
+
+use serde::Serialize;
+use surmise_engine::{
+    Answer, Engine, EngineError, EngineOptions, WeightSource,
+    model::{
+        Checkpoint,
+        dictated::{Dictated, Dictation},
+        load_model,
+    },
+    request::{
+        CopyMixing, DrafterStats, FimPrompt, Prompt, Request, SamplingParams, Speculation, StopCondition,
+    },
+    speculative::drafter::DrafterKind,
+    tokenizer::Tokenizer,
+    weights::Gguf,
+};
+
+use super::{
+    chart::{Chart, Line},
+    spread::Spread,
+};
+use crate::eval::hole::{Hole, holes};
+
+/// Bytes of a file that a completion's prompt shows before and after the cursor.
+const CONTEXT_BYTES: (usize, usize) = (1100, 500);
+/// Most tokens of a completion.
+const COMPLETION_TOKENS: usize = 64;
+/// Lines of a span that is edited, and the fewest.
+const SPAN_LINES: usize = 80;
+const LEAST_SPAN_LINES: usize = 30;
+/// Most tokens of such a span, and of the answer.
+const SPAN_TOKENS: usize = 900;
+/// Draft lengths that the chart compares.
+const FIXED_LENGTHS: [usize; 6] = [1, 3, 7, 15, 31, 63];
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct SpeculationReport {
+    /// Name of the model.
+    pub model: String,
+    /// Rounds, each with all tasks.
+    pub n_rounds: usize,
+    /// By workload.
+    pub workloads: Vec<Workload>,
+}
+
+/// Tasks of one kind.
+#[derive(Debug, Clone, Serialize)]
+pub struct Workload {
+    /// What is asked for.
+    pub name: &'static str,
+    /// Whether the answers are given, rather than the model's own.
+    pub is_dictated: bool,
+    /// Tasks.
+    pub n_tasks: usize,
+    /// One token a step.
+    pub plain_tokens_per_second: Spread,
+    /// With drafts.
+    pub tokens_per_second: Spread,
+    /// The second over the first, round by round.
+    pub gain: Spread,
+    /// With drafts of a fixed length, if that was asked for.
+    pub fixed: Vec<FixedLength>,
+    /// What was drafted in all rounds.
+    pub counts: Counts,
+}
+
+/// Drafts of a fixed length.
+#[derive(Debug, Clone, Serialize)]
+pub struct FixedLength {
+    /// Tokens asked for.
+    pub draft_len: usize,
+    /// Speed over that of plain decoding.
+    pub gain: Spread,
+}
+
+/// What the drafters did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Counts {
+    /// Forward passes.
+    pub steps: usize,
+    /// Tokens that they gave.
+    pub emitted: usize,
+    /// Milliseconds in drafting, verifying and committing.
+    pub draft_ms: f64,
+    /// As above.
+    pub verify_ms: f64,
+    /// As above.
+    pub commit_ms: f64,
+    /// Those that proposed anything.
+    pub drafters: Vec<DrafterCounts>,
+}
+
+/// What one drafter did.
+#[derive(Debug, Clone, Serialize)]
+pub struct DrafterCounts {
+    /// The drafter.
+    pub name: &'static str,
+    /// Forward passes that verified its drafts.
+    pub steps: usize,
+    /// Tokens proposed.
+    pub proposed: usize,
+    /// Tokens kept.
+    pub accepted: usize,
+    /// Tokens that the model put in place of the first wrong one.
+    pub recovered: usize,
+    /// Tokens gained after a whole draft was kept.
+    pub bonus: usize,
+    /// Tokens that each of those passes gave.
+    pub tokens_per_step: f64,
+}
+
+impl Counts {
+    fn add(&mut self, answer: &Answer) {
+        let stats = &answer.finish.speculation;
+        self.steps += stats.steps;
+        self.emitted += stats.emitted;
+        self.draft_ms += stats.draft_nanos as f64 / 1e6;
+        self.verify_ms += stats.verify_nanos as f64 / 1e6;
+        self.commit_ms += stats.commit_nanos as f64 / 1e6;
+        for kind in DrafterKind::ALL {
+            let DrafterStats {
+                steps,
+                proposed,
+                accepted,
+                recovered,
+                bonus,
+            } = *stats.of(kind);
+            if steps == 0 {
+                continue;
+            }
+            let known = self.drafters.iter().position(|it| it.name == kind.name());
+            let idx = known.unwrap_or_else(|| {
+                self.drafters.push(DrafterCounts {
+                    name: kind.name(),
+                    steps: 0,
+                    proposed: 0,
+                    accepted: 0,
+                    recovered: 0,
+                    bonus: 0,
+                    tokens_per_step: 1.0,
+                });
+                self.drafters.len() - 1
+            });
+            let counts = &mut self.drafters[idx];
+            counts.steps += steps;
+            counts.proposed += proposed;
+            counts.accepted += accepted;
+            counts.recovered += recovered;
+            counts.bonus += bonus;
+            let gained = counts.accepted + counts.recovered + counts.bonus;
+            counts.tokens_per_step = gained as f64 / counts.steps as f64;
+        }
+    }
+}
+
+/// Something to write.
+struct Task {
+    prompt: Prompt,
+    original: Option<String>,
+    max_tokens: usize,
+    /// The prompt's tokens and the answer's, if it is dictated.
+    dictated: Option<(Vec<u32>, Vec<u32>)>,
+}
+
+/// Tokens and seconds of decoding.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    tokens: usize,
+    seconds: f64,
+}
+
+impl Sum {
+    fn speed(self) -> f64 {
+        self.tokens as f64 / self.seconds
+    }
+}
+
+/// How much to measure.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Rounds with all tasks.
+    pub n_rounds: usize,
+    /// Tasks of each workload.
+    pub n_tasks: usize,
+    /// Whether drafts of fixed lengths are compared too.
+    pub with_fixed_lengths: bool,
+}
+
+/// Measures on the code of `folder`. `progress` is told of every task that is done.
+///
+/// # Errors
+/// [`io::Error`] for a folder without code in it and for a model that cannot be loaded or run.
+pub fn measure(
+    source: &WeightSource,
+    options: &EngineOptions,
+    folder: &Path,
+    effort: Effort,
+    progress: &dyn Fn(&str),
+) -> io::Result<SpeculationReport> {
+    let holes = holes(folder, effort.n_tasks.max(8), 1)?;
+    let engine = Engine::load(source.clone(), options.clone()).map_err(io::Error::other)?;
+    let (dictated, dictation) = dictated(source, options).map_err(io::Error::other)?;
+    let own: Vec<Task> = holes.iter().take(effort.n_tasks).map(completion).collect();
+    let spans = spans(&holes, effort.n_tasks);
+    let mut workloads = vec![("complete", &engine, own)];
+    for (name, edit) in edits::ALL {
+        let edits = spans
+            .iter()
+            .filter_map(|span| edit(span).map(|edited| (span, edited)));
+        let tasks = edits.map(|(span, edited)| dictated_task(&dictated, span, &edited, true));
+        let tasks = tasks.collect::<Result<_, _>>().map_err(io::Error::other)?;
+        workloads.push((name, &dictated, tasks));
+    }
+    let quotes = spans
+        .iter()
+        .map(|span| dictated_task(&dictated, span, &edits::quote(span), false));
+    let quotes = quotes.collect::<Result<_, _>>().map_err(io::Error::other)?;
+    workloads.push(("quote", &dictated, quotes));
+    workloads.retain(|(.., tasks): &(_, _, Vec<Task>)| !tasks.is_empty());
+    if workloads.is_empty() {
+        return Err(io::Error::other(format!(
+            "no source files in {}",
+            folder.display()
+        )));
+    }
+    let mut report = SpeculationReport {
+        model: engine.info().model_name.clone(),
+        n_rounds: effort.n_rounds,
+        workloads: Vec::new(),
+    };
+    for (name, engine, tasks) in workloads {
+        progress(name);
+        let workload = run(engine, &dictation, name, &tasks, effort).map_err(io::Error::other)?;
+        report.workloads.push(workload);
+    }
+    Ok(report)
+}
+
+/// An engine that writes what it is told, at the price of the model of `source`.
+fn dictated(source: &WeightSource, options: &EngineOptions) -> Result<(Engine, Dictation), EngineError> {
+    let gguf = Gguf::open(source.clone())?;
+    let tokenizer = Tokenizer::from_gguf(&gguf)?;
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let model = load_model(
+        &Checkpoint::from_gguf(&gguf)?,
+        options.threads.unwrap_or_else(cores),
+    )?;
+    let dictation = Dictation::default();
+    let model = Box::new(Dictated::new(Box::new(model), dictation.clone()));
+    let engine = Engine::start(model, tokenizer.into(), None, options.clone())?;
+    Ok((engine, dictation))
+}
+
+fn completion(hole: &Hole) -> Task {
+    let text = hole.document.excerpt(0..hole.document.text.len_bytes());
+    let mut start = hole.at.saturating_sub(CONTEXT_BYTES.0);
+    let mut end = (hole.at + CONTEXT_BYTES.1).min(text.len());
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let at = hole.at.clamp(start, end);
+    Task {
+        prompt: Prompt::Fim(FimPrompt {
+            prefix: text[start..at].to_owned(),
+            suffix: text[at..end].to_owned(),
+            ..FimPrompt::default()
+        }),
+        original: None,
+        max_tokens: COMPLETION_TOKENS,
+        dictated: None,
+    }
+}
+
+/// Runs of lines that an edit could be about.
+fn spans(holes: &[Hole], n_spans: usize) -> Vec<String> {
+    let texts = holes
+        .iter()
+        .map(|hole| hole.document.excerpt(0..hole.document.text.len_bytes()));
+    let spans = texts.filter_map(|text| {
+        let lines: Vec<&str> = text.lines().filter(|line| line.len() < 200).collect();
+        // Past the imports, where a file has enough besides.
+        let start = lines.len().saturating_sub(SPAN_LINES).min(20);
+        let span = &lines[start..(start + SPAN_LINES).min(lines.len())];
+        (span.len() >= LEAST_SPAN_LINES).then(|| span.join("\n") + "\n")
+    });
+    spans.take(n_spans).collect()
+}
+
+fn dictated_task(engine: &Engine, span: &str, answer: &str, is_edit: bool) -> Result<Task, EngineError> {
+    let encode = |text: &str| {
+        let mut tokens = engine.tokenizer().encode(text, false)?;
+        // Prompt and answer share the context.
+        tokens.truncate(SPAN_TOKENS.min(engine.info().context_length / 2 - 1));
+        Ok::<_, EngineError>(tokens)
+    };
+    let prompt = encode(span)?;
+    let answer = encode(answer)?;
+    Ok(Task {
+        prompt: Prompt::Tokens(prompt.clone()),
+        original: is_edit.then(|| span.to_owned()),
+        max_tokens: answer.len(),
+        dictated: Some((prompt, answer)),
+    })
+}
+
+fn run(
+    engine: &Engine,
+    dictation: &Dictation,
+    name: &'static str,
+    tasks: &[Task],
+    effort: Effort,
+) -> Result<Workload, EngineError> {
+    let fixed_lengths: &[usize] = if effort.with_fixed_lengths {
+        &FIXED_LENGTHS
+    } else {
+        &[]
+    };
+    let mut policies = vec![Speculation::Off, Speculation::Auto];
+    policies.extend(fixed_lengths.iter().map(|&len| Speculation::Fixed(len)));
+    let mut counts = Counts::default();
+    let mut speeds = vec![Vec::new(); policies.len()];
+    // The first round finds out what steps cost, and fills the caches.
+    for round in 0..=effort.n_rounds {
+        let mut sums = vec![Sum::default(); policies.len()];
+        for task in tasks {
+            if let Some((prompt, answer)) = &task.dictated {
+                dictation.set(prompt, answer);
+            }
+            for (idx, &policy) in policies.iter().enumerate() {
+                let answer = engine.generate(task.request(policy)).blocking_collect()?;
+                sums[idx].tokens += answer.finish.speculation.emitted;
+                sums[idx].seconds += answer.finish.timings.decode.as_secs_f64();
+                if round > 0 && policy == Speculation::Auto {
+                    counts.add(&answer);
+                }
+            }
+        }
+        if round > 0 && sums[0].tokens > 0 {
+            for (speeds, sum) in speeds.iter_mut().zip(sums) {
+                speeds.push(sum.speed());
+            }
+        }
+    }
+    let gain = |idx: usize| {
+        let pairs = speeds[idx].iter().zip(&speeds[0]);
+        Spread::of(pairs.map(|(speed, plain): (&f64, &f64)| speed / plain).collect())
+    };
+    Ok(Workload {
+        name,
+        is_dictated: tasks.iter().any(|it| it.dictated.is_some()),
+        n_tasks: tasks.len(),
+        plain_tokens_per_second: Spread::of(speeds[0].clone()),
+        tokens_per_second: Spread::of(speeds[1].clone()),
+        gain: gain(1),
+        fixed: (2..policies.len())
+            .map(|idx| FixedLength {
+                draft_len: fixed_lengths[idx - 2],
+                gain: gain(idx),
+            })
+            .collect(),
+        counts,
+    })
+}
+
+impl Task {
+    fn request(&self, speculation: Speculation) -> Request {
+        let is_dictated = self.dictated.is_some();
+        Request {
+            prompt: self.prompt.clone(),
+            sampling: SamplingParams {
+                copy: if is_dictated {
+                    CopyMixing::Off
+                } else {
+                    CopyMixing::Auto
+                },
+                ..SamplingParams::default()
+            },
+            stop: StopCondition {
+                max_tokens: self.max_tokens,
+                ignore_end_tokens: is_dictated,
+                ..StopCondition::default()
+            },
+            speculation,
+            original: self.original.clone(),
+            ..Request::default()
+        }
+    }
+}
+
+impl SpeculationReport {
+    /// Gain by draft length, one line for each workload.
+    pub fn charts(&self) -> Vec<Chart> {
+        let lines = self
+            .workloads
+            .iter()
+            .filter(|it| !it.fixed.is_empty())
+            .map(|workload| {
+                let points = workload.fixed.iter();
+                let points = points.map(|it| ((it.draft_len + 1) as f64, it.gain.median));
+                Line::solid(workload.name, points)
+            });
+        vec![Chart {
+            title: "Drafts of a fixed length".to_owned(),
+            x_label: "rows in a step".to_owned(),
+            y_label: "speed over plain decoding".to_owned(),
+            lines: lines.collect(),
+        }]
+    }
+}
