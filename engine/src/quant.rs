@@ -341,3 +341,38 @@ fn half_power_of_two(exponent: u8) -> f32 {
         _ => (u32::from(exponent) - 1) << 23,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// `tests/references/gguf_fixtures.py` wrote what the gguf package reads in random blocks.
+    #[test]
+    fn blocks_stand_for_the_numbers_of_the_gguf_package() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/fixtures/references/blocks.safetensors"
+        );
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        let mut n_types = 0;
+        for dtype in (0..64)
+            .filter_map(GgmlType::from_id)
+            .filter(|dtype| block_reader(*dtype).is_some())
+        {
+            let bytes: Vec<u8> = tensors[&format!("{}.blocks", dtype.name())].to_vec1().unwrap();
+            let expected: Vec<f32> = tensors[&format!("{}.numbers", dtype.name())].to_vec1().unwrap();
+            let mut found = vec![0.0; expected.len()];
+            dequantize_row(dtype, &bytes, &mut found);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!(
+                    (found - expected).abs() <= 1e-6 * expected.abs(),
+                    "{dtype}: {found} for {expected}"
+                );
+            }
+            n_types += 1;
+        }
+        assert_eq!(tensors.len(), 2 * n_types, "a type without blocks");
+    }
+}

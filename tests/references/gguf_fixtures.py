@@ -5,6 +5,7 @@ Reads SOURCE/<model>/{config.json, model.safetensors, expected.safetensors}, as 
 writes OUT/<model>/: the checkpoint itself, the file that llama.cpp's own converter makes of it (bf16), or its quantised
 siblings, and expected.safetensors: the ids, the logits that transformers gave, for one model the residual stream around each layer
 too, and for quantised files llama.cpp's logits (single-precision cache, no flash attention).
+OUT/blocks.safetensors has blocks of every type with the numbers that they stand for.
 
 Needs torch, safetensors, gguf, and llama.cpp as vendored by the source distribution of PyPI's llama-cpp-python:
 LLAMA_CPP (the folder of convert_hf_to_gguf.py), LLAMA_CPP_LIB_PATH (the built libraries), and the package's
@@ -106,11 +107,34 @@ def llama_cpp_logits(path: Path, ids: np.ndarray) -> np.ndarray:
     return np.stack(rows).astype(np.float32)
 
 
+BLOCK_TYPES = "Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
+
+
+def blocks(n_blocks: int = 4) -> dict[str, np.ndarray]:
+    """Random blocks of every type, and the numbers that they stand for to the gguf package."""
+    random = np.random.default_rng(1)
+    tensors = {}
+    for name in BLOCK_TYPES:
+        kind = gguf.GGMLQuantizationType[name]
+        length, size = gguf.GGML_QUANT_SIZES[kind]
+        rows = []
+        while len(rows) < n_blocks:
+            block = random.integers(0, 256, size, dtype=np.uint8)
+            with np.errstate(invalid="ignore", over="ignore"):
+                numbers = gguf.quants.dequantize(block, kind)
+            if np.isfinite(numbers).all():
+                rows.append((block, numbers.astype(np.float32)))
+        tensors[f"{name}.blocks"] = np.concatenate([block for block, _ in rows])
+        tensors[f"{name}.numbers"] = np.concatenate([numbers for _, numbers in rows])
+    return tensors
+
+
 def main() -> None:
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     logging.basicConfig(level=logging.ERROR)
     torch.cuda.is_current_stream_capturing = lambda: False
     llama_cpp.llama_backend_init()
+    save_file(blocks(), out / "blocks.safetensors")
     for name in dict.fromkeys([*CHECKPOINTS, *UNQUANTISED, *QUANTISED]):
         (out / name).mkdir(parents=True, exist_ok=True)
         known = load_file(source / name / "expected.safetensors")
