@@ -47,9 +47,11 @@ struct Family {
     files: FileStyle,
 }
 
-/// Trained by this project: `engine/training/pack.py` documents the format.
+/// Trained by this project: `engine/training/pack.py` documents the format, and why nothing stands between prefix and
+/// middle.
 const SURMISE: Family = Family {
     name: "surmise",
+    middle: None,
     order: Order::Spm,
     ..QWEN
 };
@@ -178,7 +180,7 @@ impl FimTemplate {
     /// is known here.
     ///
     /// Tokens come from `tokenizer.ggml.fim_*_token_id` where the file has these keys, and else from well-known
-    /// spellings among the vocabulary's special tokens. The key `surmise.fim.order` (`spm` or `psm`) marks our own format.
+    /// spellings among the vocabulary's special tokens. The key `surmise.fim.order` (`spm`) marks our own format.
     pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Option<Self> {
         let metadata = gguf.metadata();
         let text = |key: &str| metadata.get_str(key).ok().flatten();
@@ -200,12 +202,10 @@ impl FimTemplate {
             pad: id(&["fim_pad"]),
         };
         if let Some(order) = text("surmise.fim.order") {
-            let order = match order {
-                "spm" => Order::Spm,
-                "psm" => Order::Psm,
-                _ => return None,
+            return match order {
+                "spm" => Self::new(SURMISE, tokenizer, &named),
+                _ => None,
             };
-            return Self::new(Family { order, ..SURMISE }, tokenizer, &named);
         }
         if text("tokenizer.ggml.pre") == Some("mellum")
             && let Some(template) = Self::new(MELLUM, tokenizer, &named)
@@ -266,7 +266,8 @@ impl FimTemplate {
         let pad = named
             .pad
             .or_else(|| ["<|fim_pad|>", "<fim_pad>"].into_iter().find_map(spelled));
-        template.collect_stop_tokens(tokenizer, pad);
+        // A token for the middle ends it too, even where the format does without one.
+        template.collect_stop_tokens(tokenizer, [named.middle, pad]);
         Some(template)
     }
 
@@ -287,21 +288,21 @@ impl FimTemplate {
             file: named.file,
             stop_tokens: Vec::new(),
         };
-        template.collect_stop_tokens(tokenizer, named.pad);
+        template.collect_stop_tokens(tokenizer, [named.middle, named.pad]);
         Some(template)
     }
 
-    fn collect_stop_tokens(&mut self, tokenizer: &Tokenizer, pad: Option<u32>) {
+    fn collect_stop_tokens(&mut self, tokenizer: &Tokenizer, others: [Option<u32>; 2]) {
         let own = [
             Some(self.prefix),
             Some(self.suffix),
             self.middle,
             self.repository,
             self.file,
-            pad,
         ];
         self.stop_tokens = own
             .into_iter()
+            .chain(others)
             .flatten()
             .chain(tokenizer.end_tokens().iter().copied())
             .collect();

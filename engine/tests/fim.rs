@@ -254,15 +254,7 @@ fn our_own_format_is_the_one_trained() {
         &hole(),
         expect![[r#"
         surmise: <|fim_suffix|>
-        }<|fim_prefix|>fn f() {<|fim_middle|>"#]],
-    );
-    check(
-        &surmise("psm"),
-        &QWEN,
-        &hole(),
-        expect![[r#"
-        surmise: <|fim_prefix|>fn f() {<|fim_suffix|>
-        }<|fim_middle|>"#]],
+        }<|fim_prefix|>fn f() {"#]],
     );
     check(
         &surmise("spm"),
@@ -276,7 +268,7 @@ fn our_own_format_is_the_one_trained() {
         struct B;
         <|file_sep|>src/f.rs
         <|fim_suffix|>
-        }<|fim_prefix|>fn f() {<|fim_middle|>"#]],
+        }<|fim_prefix|>fn f() {"#]],
     );
     let with_path = FimPrompt {
         path: Some("f.rs".to_owned()),
@@ -289,7 +281,7 @@ fn our_own_format_is_the_one_trained() {
         expect![[r#"
         surmise: <|file_sep|>f.rs
         <|fim_suffix|>
-        }<|fim_prefix|>fn f() {<|fim_middle|>"#]],
+        }<|fim_prefix|>fn f() {"#]],
     );
     let with_repository = FimPrompt {
         repository: Some("demo".to_owned()),
@@ -303,7 +295,7 @@ fn our_own_format_is_the_one_trained() {
         surmise: <|repo_name|>demo
         <|file_sep|>f.rs
         <|fim_suffix|>
-        }<|fim_prefix|>fn f() {<|fim_middle|>"#]],
+        }<|fim_prefix|>fn f() {"#]],
     );
     let without_path = FimPrompt {
         path: None,
@@ -321,7 +313,7 @@ fn our_own_format_is_the_one_trained() {
         struct B;
         <|file_sep|>untitled
         <|fim_suffix|>
-        }<|fim_prefix|>fn f() {<|fim_middle|>"#]],
+        }<|fim_prefix|>fn f() {"#]],
     );
 }
 
@@ -331,7 +323,7 @@ fn empty_prefix_and_suffix() {
         &surmise("spm"),
         &QWEN,
         &FimPrompt::default(),
-        expect!["surmise: <|fim_suffix|><|fim_prefix|><|fim_middle|>"],
+        expect!["surmise: <|fim_suffix|><|fim_prefix|>"],
     );
     check(
         &model(&CODESTRAL),
@@ -392,7 +384,7 @@ fn mellum_puts_the_suffix_first() {
 
 #[test]
 fn no_template_without_the_tokens() {
-    for file in [model(&["<|endoftext|>"]), model(&QWEN[..3]), surmise("sideways")] {
+    for file in [model(&["<|endoftext|>"]), model(&QWEN[..3]), surmise("psm")] {
         let gguf = open(&file.build()).unwrap();
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         assert_eq!(FimTemplate::from_gguf(&gguf, &tokenizer), None);
@@ -434,7 +426,7 @@ fn spellings_in_the_text_stay_text() {
 fn the_template_for_tests_fits_the_byte_tokenizer() {
     let tokenizer = Tokenizer::bytes();
     let tokens = FimTemplate::for_tests().layout(&tokenizer, &hole()).unwrap();
-    expect!["[258, 10, 125, 257, 102, 110, 32, 102, 40, 41, 32, 123, 259]"].assert_eq(&format!("{tokens:?}"));
+    expect!["[258, 10, 125, 257, 102, 110, 32, 102, 40, 41, 32, 123]"].assert_eq(&format!("{tokens:?}"));
     assert_eq!(
         FimTemplate::qwen(&tokenizer)
             .unwrap()

@@ -556,8 +556,9 @@ fn a_token_outside_the_vocabulary_is_refused() {
     assert!(matches!(error, EngineError::BadRequest(_)), "{error}");
 }
 
-/// Both products of 8-bit integers, with scales rounded differently: logits closer than this may change places.
-const NEAR_TIE: f64 = 0.1;
+/// Both products of 8-bit integers, with scales rounded differently, and either up to this far from the logits of
+/// single precision: closer ones may change places.
+const NEAR_TIE: f64 = 0.3;
 
 #[test]
 fn the_embedded_model_writes_what_it_writes_in_llama_cpp() {

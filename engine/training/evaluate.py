@@ -80,7 +80,7 @@ def infilling(network: Network, encode: Encoder, records: list[dict], length: in
         if not any(end - start > 3 for start, end in line_spans(record["text"])):
             continue
         prefix, middle, suffix = rest_of_line(record, length, rng)
-        prompt = encode(names.FILE_SEP, record["path"] + "\n", names.FIM_SUFFIX, suffix, names.FIM_PREFIX, prefix, names.FIM_MIDDLE)
+        prompt = encode(names.FILE_SEP, record["path"] + "\n", names.FIM_SUFFIX, suffix, names.FIM_PREFIX, prefix)
         answer = encode(middle)
         if len(prompt) + len(answer) > length:
             continue

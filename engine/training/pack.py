@@ -3,14 +3,16 @@
 A window holds whole examples, one after the other, each ending in <|endoftext|>, then padding. The prompt formats, which the
 engine must build token for token (each {piece} is tokenised on its own, special tokens are single ids):
 
-    SPM, the one to serve   [header] <|fim_suffix|>{suffix}<|fim_prefix|>{prefix}<|fim_middle|>{middle}<|endoftext|>
+    SPM, the one to serve   [header] <|fim_suffix|>{suffix}<|fim_prefix|>{prefix}{middle}<|endoftext|>
     PSM                     [header] <|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>{middle}<|endoftext|>
     plain text              [header] {text}<|endoftext|>
     edit                    [header] <|edit_from|>{line before}<|edit_to|>{line after}<|edit_region|>{region}<|edit_result|>{region after}<|endoftext|>
 
     header, optional        [<|repo_name|>{name + "\\n"} [<|file_sep|>{path + "\\n"}{text of another file}]...] <|file_sep|>{path + "\\n"}
 
-In SPM typing only lengthens the end of the prefix, so all before it can stay in the KV cache.
+In SPM typing only lengthens the end of the prefix, so all before it can stay in the KV cache. There the middle continues the prefix
+with no token between them, only a token border: what the network knows of running text serves at the cursor at once, where a token
+of its own between them (tried first) has to be learned as a jump, which takes more training than a small edition gets.
 """
 
 import argparse
@@ -100,7 +102,7 @@ def fim_pieces(text: str, mix: Mix, rng: random.Random) -> list[str]:
     start, end = choose_middle(text, rng)
     prefix, middle, suffix = text[:start], text[start:end], text[end:]
     if rng.random() < mix.spm:
-        return [names.FIM_SUFFIX, suffix, names.FIM_PREFIX, prefix, names.FIM_MIDDLE, middle, names.END]
+        return [names.FIM_SUFFIX, suffix, names.FIM_PREFIX, prefix, middle, names.END]
     return [names.FIM_PREFIX, prefix, names.FIM_SUFFIX, suffix, names.FIM_MIDDLE, middle, names.END]
 
 
@@ -230,11 +232,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=1024, help="tokens that the network sees at once")
     parser.add_argument("--max-tokens", type=float, default=float("inf"))
     parser.add_argument("--fim", type=float, default=Mix.fim)
+    parser.add_argument("--spm", type=float, default=Mix.spm, help="share of the FIM examples in SPM order")
     parser.add_argument("--edit", type=float, default=Mix.edit, help="share of edit examples; about half of the tries find one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes; their number is part of what decides the cuts")
     args = parser.parse_args(arguments)
-    mix, started = Mix(fim=args.fim, edit=args.edit), time.time()
+    mix, started = Mix(fim=args.fim, spm=args.spm, edit=args.edit), time.time()
     shares = [(idx, args.workers) for idx in range(args.workers)]
     do = functools.partial(pack, args.corpus, args.tokenizer, args.length, args.max_tokens, mix, args.seed)
     if args.workers == 1:

@@ -17,27 +17,27 @@ import numpy as np
 from llama_cpp import GGML_TYPE_F32, Llama, __version__
 
 N_TOKENS = 32
-SUFFIX, PREFIX, MIDDLE, FILE, REPO = "<|fim_suffix|>", "<|fim_prefix|>", "<|fim_middle|>", "<|file_sep|>", "<|repo_name|>"
+SUFFIX, PREFIX, FILE, REPO = "<|fim_suffix|>", "<|fim_prefix|>", "<|file_sep|>", "<|repo_name|>"
 
-# Name and pieces; special tokens are pieces of their own. Holes are in SPM order, as served.
+# Name and pieces; special tokens are pieces of their own. Holes are in SPM order, as served: the middle follows the prefix.
 CASES: list[tuple[str, list[str]]] = [
     ("rust, rest of line", [FILE, "src/lib.rs\n", SUFFIX, "\n    }\n    total\n}\n", PREFIX,
-     "/// Sums the even numbers.\npub fn sum_even(numbers: &[u32]) -> u32 {\n    let mut total = 0;\n    for number in numbers {\n        if ", MIDDLE]),
+     "/// Sums the even numbers.\npub fn sum_even(numbers: &[u32]) -> u32 {\n    let mut total = 0;\n    for number in numbers {\n        if "]),
     ("rust, struct literal", [SUFFIX, "\n}\n", PREFIX,
-     "pub struct Point {\n    pub x: f32,\n    pub y: f32,\n}\n\npub fn origin() -> Point {\n    Point { x: 0.0, ", MIDDLE]),
+     "pub struct Point {\n    pub x: f32,\n    pub y: f32,\n}\n\npub fn origin() -> Point {\n    Point { x: 0.0, "]),
     ("rust, other file", [REPO, "shapes\n", FILE, "src/circle.rs\n", "pub struct Circle {\n    pub radius: f64,\n}\n", FILE, "src/area.rs\n",
-     SUFFIX, "\n}\n", PREFIX, "use crate::circle::Circle;\n\npub fn area(circle: &Circle) -> f64 {\n    ", MIDDLE]),
+     SUFFIX, "\n}\n", PREFIX, "use crate::circle::Circle;\n\npub fn area(circle: &Circle) -> f64 {\n    "]),
     ("python, method", [FILE, "stack.py\n", SUFFIX, "\n\n    def peek(self):\n        return self.items[-1]\n", PREFIX,
-     "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n        self.items.append(item)\n\n    def pop(self):\n        ", MIDDLE]),
-    ("python, nothing to add", [SUFFIX, "\n    return total\n", PREFIX, "def add(a, b):\n    total = a + b", MIDDLE]),
+     "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n        self.items.append(item)\n\n    def pop(self):\n        "]),
+    ("python, nothing to add", [SUFFIX, "\n    return total\n", PREFIX, "def add(a, b):\n    total = a + b"]),
     ("typescript", [FILE, "src/user.ts\n", SUFFIX, "\n}\n", PREFIX,
-     "export interface User {\n  id: number;\n  name: string;\n}\n\nexport function greet(user: User): string {\n  return ", MIDDLE]),
-    ("javascript", [SUFFIX, "\n});\n", PREFIX, "const express = require('express');\nconst app = express();\n\napp.get('/', (req, res) => {\n  ", MIDDLE]),
+     "export interface User {\n  id: number;\n  name: string;\n}\n\nexport function greet(user: User): string {\n  return "]),
+    ("javascript", [SUFFIX, "\n});\n", PREFIX, "const express = require('express');\nconst app = express();\n\napp.get('/', (req, res) => {\n  "]),
     ("go", [FILE, "main.go\n", SUFFIX, "\n\treturn data, nil\n}\n", PREFIX,
-     "package main\n\nfunc read(path string) ([]byte, error) {\n\tdata, err := os.ReadFile(path)\n\tif err != nil {\n\t\t", MIDDLE]),
-    ("c", [SUFFIX, "\n    return n;\n}\n", PREFIX, "#include <stddef.h>\n\nsize_t length(const char *s) {\n    size_t n = 0;\n    while (s[n] != ", MIDDLE]),
+     "package main\n\nfunc read(path string) ([]byte, error) {\n\tdata, err := os.ReadFile(path)\n\tif err != nil {\n\t\t"]),
+    ("c", [SUFFIX, "\n    return n;\n}\n", PREFIX, "#include <stddef.h>\n\nsize_t length(const char *s) {\n    size_t n = 0;\n    while (s[n] != "]),
     ("java", [FILE, "Counter.java\n", SUFFIX, "\n    }\n}\n", PREFIX,
-     "public class Counter {\n    private int count;\n\n    public int getCount() {\n        ", MIDDLE]),
+     "public class Counter {\n    private int count;\n\n    public int getCount() {\n        "]),
     ("plain rust", ["use std::collections::HashMap;\n\nfn main() {\n    let mut counts: HashMap<String, usize> = HashMap::new();\n"]),
     ("plain text, not ASCII", ["# Grüße — 你好, мир 🦀\n\ndef "]),
 ]
