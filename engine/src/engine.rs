@@ -52,7 +52,7 @@ const MAX_DRAFT_POSITIONS: usize = 1 << 17;
 pub struct EngineOptions {
     /// Name of the model for people and APIs; empty for its architecture.
     pub model_name: String,
-    /// Threads that run the model; `None` for as many as the machine runs at once. Only for [`Engine::load`].
+    /// Threads that run the model; `None` for one on each physical core. Only for [`Engine::load`].
     pub threads: Option<usize>,
     /// Most positions of one sequence, prompt and answer together; `None` for what the model was trained for.
     pub context_length: Option<usize>,
@@ -501,9 +501,14 @@ fn load_drafter(
     Ok(Box::new(drafter))
 }
 
+/// One thread for each physical core that this process may use: two on one core would share its arithmetic, and spin.
 pub(crate) fn n_threads(asked_for: Option<usize>) -> usize {
-    let of_machine = || Some(thread::available_parallelism().ok()?.get());
-    asked_for.or_else(of_machine).unwrap_or(1).max(1)
+    // The first knows of affinities and quotas, the second of cores.
+    let of_machine = || {
+        let usable = thread::available_parallelism().map_or(1, |n| n.get());
+        usable.min(num_cpus::get_physical())
+    };
+    asked_for.unwrap_or_else(of_machine).max(1)
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -75,10 +75,10 @@ enum ConfigCommand {
 /// Which model to run, and how.
 #[derive(Debug, Clone, Default, Args)]
 struct ModelArgs {
-    /// The model: `embedded`, or the path of a .gguf file.
+    /// The model: `embedded`, or the path of a .gguf file or of a folder with safetensors.
     #[arg(long, value_name = "FILE")]
     model: Option<String>,
-    /// A smaller model that drafts for it: the path of a .gguf file, or of an EAGLE-3 head.
+    /// A smaller model that drafts for it: the path of a .gguf file, of a folder, or of an EAGLE-3 head.
     #[arg(long, value_name = "FILE")]
     draft_model: Option<String>,
     /// Produce one token per step; the text is the same, the speed is not.
@@ -118,7 +118,7 @@ struct CompleteArgs {
 
 #[derive(Debug, Args)]
 struct BenchArgs {
-    /// The model: `embedded`, or the path of a .gguf file.
+    /// The model: `embedded`, or the path of a .gguf file or of a folder with safetensors.
     #[arg(long, value_name = "FILE")]
     model: Option<String>,
     /// Threads that compute; 0 takes one for each core.

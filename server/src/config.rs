@@ -18,7 +18,7 @@ use surmise_engine::request::Speculation;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Config {
-    /// The model to run: `embedded` for the one inside the binary, or the path of a .gguf file.
+    /// The model to run: `embedded` for the one inside the binary, or the path of a .gguf file or of a folder with safetensors.
     pub model: String,
     /// What is suggested, and when.
     pub completion: CompletionConfig,
@@ -68,7 +68,7 @@ pub enum ExtentConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EngineConfig {
-    /// Threads that compute; 0 takes one for each core.
+    /// Threads that compute; 0 takes one for each physical core.
     #[schemars(range(min = 0, max = 512))]
     pub threads: usize,
     /// Tokens that prompt and suggestion may have together; 0 takes what the model was trained for.
@@ -77,7 +77,7 @@ pub struct EngineConfig {
     pub kv_cache_bytes: usize,
     /// Number format of the keys and values of past tokens: `q8_0` takes about half the memory of `f16` and is a little less exact.
     pub kv_cache_type: KvCacheType,
-    /// A smaller model that drafts for the other one, as the path of a .gguf file; empty for none. The text is the same either way.
+    /// A smaller model that drafts for the other one, as the path of a .gguf file, of a folder with safetensors, or of an EAGLE-3 head; empty for none. The text is the same either way.
     pub draft_model: String,
     /// Whether tokens are drafted and then verified several at a time. The text is the same either way.
     pub speculation: bool,

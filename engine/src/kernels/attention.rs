@@ -68,6 +68,8 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// Kept between calls for its memory.
+    static TILES: RefCell<Vec<Tile>> = RefCell::default();
 }
 
 /// Attends every row of `batch` to the slots of its sequence that it sees.
@@ -82,7 +84,9 @@ pub(crate) fn attend(
     queries: &[f32],
     out: &mut [f32],
 ) {
-    let tiles: Vec<Tile> = tiles(batch).collect();
+    let mut tiles = TILES.take();
+    tiles.clear();
+    tiles.extend(tiles_of(batch));
     let out = SharedOut::new(out);
     pool.run(tiles.len() * shape.n_kv_heads, &|task_idx| {
         // The last tiles of a prompt see the most positions: first come the expensive ones.
@@ -118,9 +122,10 @@ pub(crate) fn attend(
             }
         });
     });
+    TILES.set(tiles);
 }
 
-fn tiles(batch: Batch<'_>) -> impl Iterator<Item = Tile> {
+fn tiles_of(batch: Batch<'_>) -> impl Iterator<Item = Tile> {
     let rows = batch.rows;
     let mut at = 0;
     std::iter::from_fn(move || {

@@ -1,0 +1,90 @@
+//! A step of decoding takes no memory from the system once the buffers have grown.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use surmise_engine::{
+    kernels::Isa,
+    kv_cache::{BLOCK_LEN, CachedSequence, KvCache},
+    model::{Batch, Checkpoint, Model, Row, transformer::Transformer},
+    weights::{Gguf, WeightSource},
+};
+
+struct Counting;
+
+static N_ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        N_ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(place, layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        N_ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(place, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_step_after_the_first_ones_allocates_nothing() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/references");
+    for file in [
+        "llama3-k/q8_0.gguf",
+        "qwen2-k/q4_k_m.gguf",
+        "qwen3/bf16.gguf",
+        "gemma3/bf16.gguf",
+    ] {
+        let gguf = Gguf::open(WeightSource::File(fixtures.join(file))).unwrap();
+        let checkpoint = Checkpoint::from_gguf(&gguf).unwrap();
+        let config = checkpoint.config().clone();
+        // One thread: of several, each takes its memory with the first task that it happens to get.
+        let mut model = Transformer::load(checkpoint.weights(), config, 1, Isa::detect()).unwrap();
+        let mut cache = KvCache::new(model.config(), 8);
+        let mut sequence = CachedSequence::default();
+        let mut logits = Vec::new();
+        // As many rows as a verified draft has, and one.
+        for n_rows in [1, 5] {
+            for step in 0..12 {
+                cache.reserve(&mut sequence, n_rows).unwrap();
+                let start = sequence.len();
+                let tokens: Vec<u32> = (0..n_rows as u32)
+                    .map(|row| (start as u32 * 7 + row) % 200)
+                    .collect();
+                let rows: Vec<Row> = tokens
+                    .iter()
+                    .enumerate()
+                    .map(|(row, &token)| Row::chain(token, start + row, 0, true))
+                    .collect();
+                let blocks = [sequence.blocks()];
+                let batch = Batch {
+                    rows: &rows,
+                    blocks: &blocks,
+                };
+                let before = N_ALLOCATIONS.load(Ordering::Relaxed);
+                model.forward(batch, &mut cache, &mut logits).unwrap();
+                let n_allocations = N_ALLOCATIONS.load(Ordering::Relaxed) - before;
+                assert!(
+                    step < 4 || n_allocations == 0,
+                    "{file}, {n_rows} rows, step {step}: {n_allocations} allocations"
+                );
+                cache.commit(&mut sequence, &tokens);
+                assert!(sequence.len() < 8 * BLOCK_LEN);
+            }
+        }
+    }
+}
