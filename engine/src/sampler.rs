@@ -3,7 +3,7 @@
 use crate::{
     copy::{CopyMixer, CopyPredictor},
     error::EngineError,
-    kernels::{Isa, Kind, float::exp},
+    kernels::{Isa, float::exp},
     logits::{Candidate, History, LogitsProcessor, best_first, max_logit, processors, weight},
     request::SamplingParams,
 };
@@ -169,7 +169,7 @@ fn log_sum_exp(logits: &[f32]) -> (f32, f32) {
     match Isa::detect().0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: detection found the instructions that the function is compiled for.
-        Kind::Avx2(_) => unsafe { log_sum_exp_avx2(logits) },
+        crate::kernels::Kind::Avx2(_) => unsafe { log_sum_exp_avx2(logits) },
         _ => log_sum_exp_generic::<false>(logits),
     }
 }

@@ -1,7 +1,7 @@
 //! What stands between the two products of a feed-forward layer, and the norm that subtracts the mean.
 
 use super::{
-    Isa, Kind,
+    Isa,
     float::{dot, exp, sum},
     norm::swiglu,
 };
@@ -17,8 +17,8 @@ pub(crate) fn activate(isa: Isa, activation: Activation, gate: &mut [f32], up: &
     }
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Kind::Avx2` is only made where the instructions were detected.
-        Kind::Avx2(_) => unsafe { activate_avx2(activation, gate, up) },
+        // SAFETY: `super::Kind::Avx2` is only made where the instructions were detected.
+        super::Kind::Avx2(_) => unsafe { activate_avx2(activation, gate, up) },
         _ => activate_generic::<false>(activation, gate, up),
     }
 }
@@ -28,7 +28,7 @@ pub(crate) fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], eps:
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Kind::Avx2(_) => unsafe { layer_norm_avx2(x, weight, bias, eps, out) },
+        super::Kind::Avx2(_) => unsafe { layer_norm_avx2(x, weight, bias, eps, out) },
         _ => layer_norm_generic::<false>(x, weight, bias, eps, out),
     }
 }

@@ -10,7 +10,7 @@
 use std::{cell::RefCell, ops::Range};
 
 use super::{
-    Isa, Kind, SharedOut,
+    Isa, SharedOut,
     float::{exp, largest, mul_add, sum},
     pool::ThreadPool,
 };
@@ -95,8 +95,8 @@ pub(crate) fn attend(
         let blocks = batch.blocks[tile.sequence_idx];
         SCRATCH.with_borrow_mut(|scratch| match isa.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Kind::Avx2` is only made where the instructions were detected.
-            Kind::Avx2(_) => unsafe {
+            // SAFETY: `super::Kind::Avx2` is only made where the instructions were detected.
+            super::Kind::Avx2(_) => unsafe {
                 attend_tile_avx2(
                     shape,
                     (tile, &batch.rows[tile.first_row..][..tile.n_rows]),

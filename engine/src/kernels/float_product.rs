@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Isa, Kind, SharedOut, float::mul_add, panel::ROW_TILE};
+use super::{Isa, SharedOut, float::mul_add, panel::ROW_TILE};
 use crate::{quant, weights::Tensor};
 
 /// Weights that are widened at a time.
@@ -44,7 +44,7 @@ pub(super) unsafe fn multiply(
                 match isa.0 {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: the instructions were detected, or the kind would not be.
-                    Kind::Avx2(_) => unsafe { add_products_avx2(chunk, input, sums) },
+                    super::Kind::Avx2(_) => unsafe { add_products_avx2(chunk, input, sums) },
                     _ => add_products::<false>(chunk, input, sums),
                 }
             }

@@ -15,6 +15,10 @@ pub(super) trait Format {
     /// A weight is its unsigned byte minus this.
     const OFFSET: u8;
     /// Largest unsigned byte.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only AVX2 adds products up in 16 bits")
+    )]
     const MAX: u8;
     /// Whether each 16 weights have an integer scale of their own.
     const HALF_SCALES: bool = false;

@@ -1,7 +1,7 @@
 //! Norms and activations, on the best instructions at hand.
 
 use super::{
-    Isa, Kind,
+    Isa,
     float::{rms_norm_generic, rms_norm_in_place_generic, swiglu_generic},
 };
 
@@ -9,8 +9,8 @@ use super::{
 pub(crate) fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Kind::Avx2` is only made where the instructions were detected.
-        Kind::Avx2(_) => unsafe { x86::rms_norm(x, weight, eps, out) },
+        // SAFETY: `super::Kind::Avx2` is only made where the instructions were detected.
+        super::Kind::Avx2(_) => unsafe { x86::rms_norm(x, weight, eps, out) },
         _ => rms_norm_generic::<false>(x, weight, eps, out),
     }
 }
@@ -20,7 +20,7 @@ pub(crate) fn rms_norm_in_place(isa: Isa, x: &mut [f32], weight: &[f32], eps: f3
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Kind::Avx2(_) => unsafe { x86::rms_norm_in_place(x, weight, eps) },
+        super::Kind::Avx2(_) => unsafe { x86::rms_norm_in_place(x, weight, eps) },
         _ => rms_norm_in_place_generic::<false>(x, weight, eps),
     }
 }
@@ -30,7 +30,7 @@ pub(crate) fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32]) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Kind::Avx2(_) => unsafe { x86::swiglu(gate, up) },
+        super::Kind::Avx2(_) => unsafe { x86::swiglu(gate, up) },
         _ => swiglu_generic::<false>(gate, up),
     }
 }

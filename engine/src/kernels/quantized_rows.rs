@@ -1,6 +1,6 @@
 //! Activations as 8-bit integers, in the form that every integer product reads.
 
-use super::{Isa, Kind, SharedOut, pool::ThreadPool};
+use super::{Isa, SharedOut, pool::ThreadPool};
 use crate::quant::RUN_LEN;
 
 /// Activations, `(rows, columns)`, as 8-bit integers with a scale for each run of 32.
@@ -60,7 +60,7 @@ impl QuantizedRows {
             match isa.0 {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the kind is only made where the instructions were detected.
-                Kind::Avx2(_) => unsafe { quantize_row_avx2(&rows[columns], runs) },
+                super::Kind::Avx2(_) => unsafe { quantize_row_avx2(&rows[columns], runs) },
                 _ => quantize_row(&rows[columns], runs),
             }
         });
