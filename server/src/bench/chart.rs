@@ -44,18 +44,23 @@ impl Line {
 }
 
 const WIDTH: f64 = 460.0;
+/// Of the plot with its labels; the legend stands below.
 const HEIGHT: f64 = 340.0;
+/// Of a line of the legend.
+const LEGEND_LINE: f64 = 18.0;
 /// Around the plot, in the order of CSS: above, right, below, left.
 const MARGINS: (f64, f64, f64, f64) = (44.0, 24.0, 52.0, 56.0);
 /// Of lines, in turn; grey for what is compared with.
-const COLOURS: [&str; 4] = ["#0a7ea4", "#c2571a", "#4d8b31", "#8a4fbf"];
+const COLOURS: [&str; 6] = ["#0a7ea4", "#c2571a", "#4d8b31", "#8a4fbf", "#c9a227", "#c0397a"];
 const GREY: &str = "#8a8f98";
 
 /// Draws `charts` side by side as an SVG document.
 pub fn svg(charts: &[Chart]) -> String {
     let width = WIDTH * charts.len() as f64;
+    let n_lines = charts.iter().map(|chart| chart.lines.len()).max().unwrap_or(0);
+    let height = HEIGHT + LEGEND_LINE * (n_lines as f64 + 0.5);
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {HEIGHT}\" width=\"{width}\" height=\"{HEIGHT}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
          font-family=\"system-ui, sans-serif\" font-size=\"12\" fill=\"{GREY}\">\n"
     );
     for (idx, chart) in charts.iter().enumerate() {
@@ -115,7 +120,7 @@ fn draw(chart: &Chart, out: &mut String) {
 
 /// A line, and its entry in the legend.
 fn draw_line(line: &Line, idx: usize, (x, y): (&Axis, &Axis), out: &mut String) {
-    let (top, _, _, left) = MARGINS;
+    let (_, _, _, left) = MARGINS;
     let (colour, dashes) = if line.is_dashed {
         (GREY, " stroke-dasharray=\"5 4\"")
     } else {
@@ -140,7 +145,7 @@ fn draw_line(line: &Line, idx: usize, (x, y): (&Axis, &Axis), out: &mut String) 
             );
         }
     }
-    let (legend_x, legend_y) = (left + 14.0, top + 16.0 + 18.0 * idx as f64);
+    let (legend_x, legend_y) = (left, HEIGHT + LEGEND_LINE * (idx as f64 + 0.5));
     let _ = writeln!(
         out,
         "<path d=\"M{legend_x} {:.1}h22\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>\
