@@ -1,56 +1,77 @@
-"""Packs the corpus into parts that are small enough to be sent to another machine, and unpacks them there."""
+"""Packs the corpus into parts that are small enough to be sent to another machine; train.py reads them as they are.
+
+Packages are dealt out to the parts, so each part is a sample of the whole.
+"""
 
 import argparse
-import tarfile
-from collections.abc import Iterable
+import concurrent.futures
+import json
+import lzma
+import random
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-FILES = ("train.jsonl", "held_out.jsonl", "NOTICE", "manifest.json")
+# Half of what a part holds when unpacked would do; more costs nothing.
+DICTIONARY_BYTES = 64 * 2**20
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": DICTIONARY_BYTES, "lc": 4, "lp": 0, "pb": 0}]
 
 
-def split(file: Path, part_mb: float) -> list[Path]:
-    """Replaces the file by `file.000`, `file.001`... of at most so many MiB."""
-    parts = []
-    with file.open("rb") as source:
-        while block := source.read(int(part_mb * 2**20)):
-            parts.append(file.with_name(f"{file.name}.{len(parts):03}"))
-            parts[-1].write_bytes(block)
-    file.unlink()
+def packages(corpus: Path) -> Iterator[list[str]]:
+    """The lines of train.jsonl, package by package."""
+    lines: list[str] = []
+    name = None
+    with corpus.open() as file:
+        for line in file:
+            package = json.loads(line)["package"]
+            if lines and package != name:
+                yield lines
+                lines = []
+            name = package
+            lines.append(line)
+    if lines:
+        yield lines
+
+
+def deal(corpus: Path, n_parts: int, seed: int = 0) -> list[list[list[str]]]:
+    """Packages in random order, each to the part that has least so far."""
+    everything = list(packages(corpus))
+    random.Random(seed).shuffle(everything)
+    parts: list[list[list[str]]] = [[] for _ in range(n_parts)]
+    sizes = [0] * n_parts
+    for lines in everything:
+        smallest = sizes.index(min(sizes))
+        parts[smallest].append(lines)
+        sizes[smallest] += sum(map(len, lines))
+    for part in parts:
+        # Like beside like packs tighter.
+        part.sort(key=lambda lines: json.loads(lines[0])["language"])
     return parts
 
 
-def join(parts: Iterable[Path], file: Path) -> None:
-    with file.open("wb") as target:
-        for part in sorted(parts):
-            target.write(part.read_bytes())
-
-
-def pack(corpus: Path, out: Path, part_mb: float) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    archive = out / "corpus.tar.xz"
-    with tarfile.open(archive, "w:xz", preset=6) as tar:
-        for name in FILES:
-            tar.add(corpus / name, arcname=name)
-    for part in split(archive, part_mb):
-        print(f"{part.name}: {part.stat().st_size / 2**20:.1f} MiB")
-
-
-def unpack(bundle: Path, corpus: Path) -> None:
-    corpus.mkdir(parents=True, exist_ok=True)
-    archive = corpus / "corpus.tar.xz"
-    join(bundle.glob("corpus.tar.xz.*"), archive)
-    with tarfile.open(archive) as tar:
-        tar.extractall(corpus, filter="data")
-    archive.unlink()
+def compress(lines: Iterable[str], out: Path) -> Path:
+    with lzma.open(out, "wt", format=lzma.FORMAT_XZ, filters=FILTERS) as file:
+        file.writelines(lines)
+    return out
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", type=Path, help="folder written by corpus.py")
+    parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--part-mb", type=float, default=58, help="MiB a part")
+    parser.add_argument("--parts", type=int, default=28)
     args = parser.parse_args(arguments)
-    pack(args.corpus, args.out, args.part_mb)
+    args.out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(args.tokenizer, args.out / "tokenizer.json")
+    held_out = (args.corpus / "held_out.jsonl").read_text().splitlines(keepends=True)
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        jobs = [pool.submit(compress, held_out, args.out / "held_out.jsonl.xz")]
+        for idx, part in enumerate(deal(args.corpus / "train.jsonl", args.parts)):
+            jobs.append(pool.submit(compress, [line for lines in part for line in lines], args.out / f"train-{idx:03}.jsonl.xz"))
+        for job in jobs:
+            out = job.result()
+            print(f"{out.name}: {out.stat().st_size / 2**20:.1f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 import tokenizer as names
-from model import Network, Shape
-from pack import Encoder, edit_pieces, line_spans
+from model import Network, Shape, one_example
+from pack import Encoder, Mix, edit_pieces, line_spans
 
-LANGUAGES = ["rust", "python", "typescript", "javascript", "go", "c", "cpp", "java", "php", "ruby"]
+LANGUAGES = ["rust", "python", "typescript", "javascript", "go", "c", "cpp", "java", "php", "ruby", "lua", "shell"]
 
 
 def load(checkpoint: Path) -> tuple[Network, dict]:
@@ -48,8 +48,8 @@ def text_loss(network: Network, encode: Encoder, records: list[dict], length: in
     for record in records[:n_windows]:
         head = encode(names.FILE_SEP, record["path"] + "\n")
         body = encode(record["text"][: 6 * length])[: length - len(head)]
-        tokens = torch.tensor([head + body], device=network.embedding.weight.device)
-        loss = torch.nn.functional.cross_entropy(network(tokens)[0, len(head) - 1 : -1], tokens[0, len(head) :], reduction="sum")
+        tokens = torch.tensor(head + body, device=network.embedding.weight.device)
+        loss = torch.nn.functional.cross_entropy(network(tokens, one_example(tokens))[len(head) - 1 : -1], tokens[len(head) :], reduction="sum")
         nats += loss.item()
         n_tokens += len(body)
         n_bytes += len(encode.tokenizer.decode(body).encode())
@@ -67,7 +67,8 @@ def rest_of_line(record: dict, length: int, rng: random.Random) -> tuple[str, st
 @torch.no_grad()
 def follows(network: Network, prompt: list[int], answer: list[int]) -> tuple[bool, Tensor]:
     """Whether greedy decoding after the prompt gives the answer, and the logits of what comes after it."""
-    logits = network(torch.tensor([prompt + answer], device=network.embedding.weight.device))[0, len(prompt) - 1 :]
+    tokens = torch.tensor(prompt + answer, device=network.embedding.weight.device)
+    logits = network(tokens, one_example(tokens))[len(prompt) - 1 :]
     return logits[:-1].argmax(-1).tolist() == answer, logits[-1]
 
 
@@ -97,9 +98,9 @@ def edits(network: Network, encode: Encoder, records: list[dict], length: int, n
     exact = tried = attempts = 0
     while tried < n_places and attempts < 50 * n_places:
         attempts += 1
-        text = rng.choice(records)["text"]
-        at = rng.randrange(max(1, len(text) - length))
-        pieces = edit_pieces(text[at : at + length], rng)
+        record = rng.choice(records)
+        at = rng.randrange(max(1, len(record["text"]) - length))
+        pieces = edit_pieces(record["text"][at : at + length], record["language"], Mix(), rng)
         if pieces is None:
             continue
         prompt, answer = encode(*pieces[:-2]), encode(*pieces[-2:])

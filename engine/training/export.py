@@ -1,8 +1,9 @@
-"""Writes a checkpoint and its tokenizer as one GGUF file of architecture `qwen3`, which llama.cpp loads as it is."""
+"""Writes a checkpoint and its tokenizer as one GGUF file of architecture `qwen3`, or an EAGLE-3 head as one of `eagle3`; llama.cpp loads both."""
 
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 import tokenizer as names
+from draft import target_layers
 from model import Shape
 
 LAYER_TENSORS = {
@@ -82,47 +84,105 @@ def add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
         writer.add_uint32(f"tokenizer.ggml.fim_{key}_token_id", vocabulary[name])
 
 
+def add_matrix(writer: gguf.GGUFWriter, name: str, tensor: torch.Tensor, matrix_type: gguf.GGMLQuantizationType) -> None:
+    values = np.ascontiguousarray(tensor.float().numpy())
+    if values.ndim == 1:
+        writer.add_tensor(name, values)
+    else:
+        writer.add_tensor(name, gguf.quants.quantize(values, matrix_type), raw_dtype=matrix_type)
+
+
+def add_origin(writer: gguf.GGUFWriter, name: str, file_type: gguf.LlamaFileType, tokens_seen: int) -> None:
+    writer.add_name(name)
+    writer.add_license("MIT OR Apache-2.0")
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_uint64("surmise.tokens_seen", tokens_seen)
+
+
+def finish(writer: gguf.GGUFWriter, temporary: Path, out: Path, tokens_seen: int) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    os.replace(temporary, out)
+    print(f"{out.name}: {out.stat().st_size / 1e6:.1f} MB, {tokens_seen / 1e6:.1f} M tokens seen")
+
+
 def export(checkpoint: Path, tokenizer: Path, out: Path, file_type: str, context_length: int, name: str) -> None:
     state = torch.load(checkpoint, map_location="cpu")
     shape = Shape(**state["shape"])
     matrix_type, general_type = FILE_TYPES[file_type]
     temporary = out.with_suffix(".partial")
     writer = gguf.GGUFWriter(temporary, "qwen3")
-    writer.add_name(name)
-    writer.add_license("MIT OR Apache-2.0")
-    writer.add_file_type(general_type)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    add_origin(writer, name, general_type, state["tokens_seen"])
     # Which order of the pieces to serve: suffix first, so that typing keeps the KV cache valid.
     writer.add_string("surmise.fim.order", "spm")
     # A model this small gains from copying out of the prompt: `engine/src/copy.rs`.
     writer.add_bool("surmise.copy", True)
-    writer.add_uint64("surmise.tokens_seen", state["tokens_seen"])
     add_shape(writer, shape, context_length)
     add_tokenizer(writer, tokenizer)
     for name, tensor in state["weights"].items():
-        values = tensor.float().numpy()
-        if values.ndim == 1:
-            writer.add_tensor(gguf_name(name), values)
-        else:
-            writer.add_tensor(gguf_name(name), gguf.quants.quantize(np.ascontiguousarray(values), matrix_type), raw_dtype=matrix_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    os.replace(temporary, out)
-    print(f"{out.name}: {out.stat().st_size / 1e6:.1f} MB, {state['tokens_seen'] / 1e6:.1f} M tokens seen")
+        add_matrix(writer, gguf_name(name), tensor, matrix_type)
+    finish(writer, temporary, out, state["tokens_seen"])
+
+
+HEAD_TENSORS = {
+    "fc.weight": "fc.weight",
+    "midlayer.input_layernorm.weight": "blk.0.attn_norm.weight",
+    "midlayer.hidden_norm.weight": "blk.0.attn_norm_2.weight",
+    "midlayer.self_attn.q_proj.weight": "blk.0.attn_q.weight",
+    "midlayer.self_attn.k_proj.weight": "blk.0.attn_k.weight",
+    "midlayer.self_attn.v_proj.weight": "blk.0.attn_v.weight",
+    "midlayer.self_attn.o_proj.weight": "blk.0.attn_output.weight",
+    "midlayer.post_attention_layernorm.weight": "blk.0.ffn_norm.weight",
+    "midlayer.mlp.gate_proj.weight": "blk.0.ffn_gate.weight",
+    "midlayer.mlp.up_proj.weight": "blk.0.ffn_up.weight",
+    "midlayer.mlp.down_proj.weight": "blk.0.ffn_down.weight",
+    "norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+
+
+def interleaved(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows reordered for rotary pairs (2i, 2i + 1), which GGUF's `eagle3` has, from pairs (i, i + head_dim / 2)."""
+    heads = weight.view(-1, 2, head_dim // 2, weight.shape[1])
+    return heads.transpose(1, 2).reshape(weight.shape)
+
+
+def export_head(checkpoint: Path, out: Path, file_type: str, context_length: int, name: str) -> None:
+    """An EAGLE-3 head (draft.py) as llama.cpp lays it out."""
+    state = torch.load(checkpoint, map_location="cpu")
+    shape = Shape(**state["shape"])
+    matrix_type, general_type = FILE_TYPES[file_type]
+    temporary = out.with_suffix(".partial")
+    writer = gguf.GGUFWriter(temporary, "eagle3")
+    add_origin(writer, name, general_type, state["tokens_seen"])
+    add_shape(writer, replace(shape, n_layers=1), context_length)
+    writer.add_array("eagle3.target_layers", list(target_layers(shape.n_layers)))
+    writer.add_uint32("eagle3.target_hidden_size", shape.hidden)
+    writer.add_bool("eagle3.norm_before_residual", False)
+    for name, tensor in state["weights"].items():
+        is_turned = name.endswith(("q_proj.weight", "k_proj.weight"))
+        add_matrix(writer, HEAD_TENSORS[name], interleaved(tensor, shape.head_dim) if is_turned else tensor, matrix_type)
+    writer.add_tensor("d2t", state["draft_ids"].numpy().astype(np.int64))
+    finish(writer, temporary, out, state["tokens_seen"])
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, help="of train.py, or with --head of draft.py")
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--head", action="store_true", help="write an EAGLE-3 head")
     parser.add_argument("--type", choices=FILE_TYPES, default="q8_0")
-    parser.add_argument("--context-length", type=int, default=1024)
+    parser.add_argument("--context-length", type=int, default=4096)
     parser.add_argument("--name", default="Surmise FIM")
     args = parser.parse_args(arguments)
-    export(args.checkpoint, args.tokenizer, args.out, args.type, args.context_length, args.name)
+    if args.head:
+        export_head(args.checkpoint, args.out, args.type, args.context_length, args.name + " EAGLE-3")
+    else:
+        export(args.checkpoint, args.tokenizer, args.out, args.type, args.context_length, args.name)
 
 
 if __name__ == "__main__":

@@ -15,17 +15,35 @@ import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+CRATES_AT_ONCE = 40
 
 
 def fetch_cargo(packages: list[str], folder: Path) -> None:
-    """Vendors the crates and what they depend on: dependencies are code as good as any."""
-    project = folder.parent / "cargo-project"
-    (project / "src").mkdir(parents=True, exist_ok=True)
-    (project / "src" / "lib.rs").touch()
-    dependencies = "".join(f'"{name}" = "*"\n' for name in packages)
-    manifest = f'[package]\nname = "corpus"\nversion = "0.0.0"\nedition = "2021"\n\n[dependencies]\n{dependencies}'
-    (project / "Cargo.toml").write_text(manifest + "\n[workspace]\n")
-    subprocess.run(["cargo", "vendor", "--quiet", str(folder.resolve())], cwd=project, check=True, stdout=subprocess.DEVNULL)
+    """Vendors the crates and what they depend on, which is code as good as any, so many at a time.
+
+    A batch that cannot be resolved together (a crate that is gone, two that link the same library) is halved.
+    """
+
+    def vendor(names: list[str]) -> None:
+        project = folder.parent / "cargo-project"
+        (project / "src").mkdir(parents=True, exist_ok=True)
+        (project / "src" / "lib.rs").touch()
+        (project / "Cargo.lock").unlink(missing_ok=True)
+        dependencies = "".join(f'"{name}" = "*"\n' for name in names)
+        manifest = f'[package]\nname = "corpus"\nversion = "0.0.0"\nedition = "2021"\n\n[dependencies]\n{dependencies}'
+        (project / "Cargo.toml").write_text(manifest + "\n[workspace]\n")
+        command = ["cargo", "vendor", "--quiet", "--no-delete", "--versioned-dirs", str(folder.resolve())]
+        done = subprocess.run(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode == 0:
+            return
+        if len(names) == 1:
+            print(f"left out {names[0]}: {done.stderr.strip().splitlines()[0]}", file=sys.stderr)
+            return
+        vendor(names[: len(names) // 2])
+        vendor(names[len(names) // 2 :])
+
+    for first in range(0, len(packages), CRATES_AT_ONCE):
+        vendor(packages[first : first + CRATES_AT_ONCE])
 
 
 def fetch_pip(packages: list[str], folder: Path) -> None:

@@ -1,21 +1,18 @@
-"""The whole run on one machine, from a packed bundle to a GGUF file and a table of losses, in one command.
+"""The whole run on one GPU, from a packed bundle to GGUF files, in one command.
 
 Each stage leaves its result in OUT and is skipped if that is there, so the same command continues a run that was cut. Training
-ends by the clock: what the earlier stages took is not added to it.
+ends by the clock (train.py has the schedule), and so does the head's, which gets `--draft-seconds` after it.
 """
 
 import argparse
-import contextlib
-import json
-import os
 import time
 from pathlib import Path
 
-import bundle
-import evaluate
+import torch
+
+import draft
 import export
-import pack
-import tokenizer
+import model
 import train
 
 
@@ -28,54 +25,56 @@ def stage(name: str, result: Path, make) -> None:
     print(f"{name}: {time.time() - started:.0f} s", flush=True)
 
 
+def check_attention() -> None:
+    """The fast attention against the slow one, forward and backward, in bf16 on three examples of odd lengths."""
+    torch.manual_seed(0)
+    borders = torch.tensor([0, 37, 300, 1024], dtype=torch.int32, device="cuda")
+    layout = model.Layout(torch.empty(0), borders, 724)
+    inputs = [torch.randn(1024, heads, 64, device="cuda") for heads in (8, 2, 2)]
+    results = []
+    for attend, dtype in ((model.attend, torch.bfloat16), (model.attend_slowly, torch.float32)):
+        q, k, v = (t.to(dtype).requires_grad_() for t in inputs)
+        mixed = attend(q, k, v, layout)
+        mixed.float().square().sum().backward()
+        results.append([t.float() for t in (mixed, q.grad, k.grad, v.grad)])
+    for name, fast, slow in zip(("output", "q", "k", "v"), *results):
+        error = ((fast - slow).norm() / slow.norm()).item()
+        print(f"attention, {name}: relative error {error:.1e}", flush=True)
+        # bf16 keeps 8 bits.
+        if not error < 2e-2:
+            raise RuntimeError(f"attention on this GPU is wrong: {name} differs by {error}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path, help="folder with the parts that bundle.py wrote")
+    parser.add_argument("bundle", type=Path, help="folder with the parts that bundle.py wrote; more may arrive")
     parser.add_argument("out", type=Path)
     parser.add_argument("--preset", choices=train.PRESETS, default="gpu")
-    parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--minutes", type=float, default=25, help="of training, compilation included")
-    parser.add_argument("--early-minutes", type=float, default=8, help="when to make a decayed checkpoint on the way")
-    parser.add_argument("--part-mb", type=float, default=15, help="MiB a part of the exported file")
+    parser.add_argument("--draft-seconds", type=float, default=240)
+    parser.add_argument("--draft-vocab-size", type=int, default=4096)
+    parser.add_argument("--workers", type=int)
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args(arguments)
-    out, corpus = args.out, args.out / "corpus"
-    vocab_size = train.PRESETS[args.preset].shape.vocab_size
-    vocabulary, windows, held_out = out / "tokenizer.json", out / "train.npy", out / "held_out.npy"
-    final = out / "run" / "final.pt"
-
-    def windows_of(split: str, target: Path) -> None:
-        pack.main([str(corpus / f"{split}.jsonl"), str(vocabulary), str(target), "--length", str(args.length),
-                   "--workers", str(os.cpu_count() if split == "train" else 1)])
+    out, vocabulary = args.out, args.bundle / "tokenizer.json"
+    final, head = out / "final.pt", out / "draft.pt"
+    shared = ["--preset", args.preset, *(["--workers", str(args.workers)] if args.workers else [])]
+    if torch.cuda.is_available():
+        check_attention()
 
     def learn() -> None:
-        schedule = out / "schedule.json"
-        if not schedule.exists():
-            schedule.write_text(json.dumps({"started": time.time()}))
-        started = json.loads(schedule.read_text())["started"]
-        pad = export.vocabulary_of(vocabulary)[tokenizer.FIM_PAD]
-        train.main([str(windows), str(out / "run"), "--preset", args.preset, "--pad", str(pad), "--held-out", str(held_out),
-                    "--started", str(started), "--deadline", str(started + 60 * args.minutes),
-                    "--early-minutes", str(args.early_minutes), "--early-decay-minutes", str(args.minutes / 25), *(["--no-compile"] if args.no_compile else [])])
+        train.main([str(args.bundle), str(vocabulary), str(out), *shared, "--minutes", str(args.minutes), *(["--no-compile"] if args.no_compile else [])])
 
-    def measure() -> None:
-        with (out / "table.md").open("w") as file, contextlib.redirect_stdout(file):
-            evaluate.main([str(final), str(vocabulary), str(corpus / "held_out.jsonl"), "--length", str(args.length)])
+    def learn_to_draft() -> None:
+        # What compiling takes would be more than it gives in so short a time.
+        draft.main([str(final), str(args.bundle), str(vocabulary), str(head), *shared, "--vocab-size", str(args.draft_vocab_size),
+                    "--seconds", str(args.draft_seconds)])
 
-    def write_model() -> None:
-        model = out / "surmise.gguf"
-        export.main([str(final), str(vocabulary), str(model), "--context-length", str(args.length)])
-        bundle.split(model, args.part_mb)
-
-    stage("unpack", corpus / "train.jsonl", lambda: bundle.unpack(args.bundle, corpus))
-    stage("tokenizer", vocabulary,
-          lambda: tokenizer.main([str(corpus / "train.jsonl"), str(vocabulary), "--vocab-size", str(vocab_size)]))
-    stage("held-out windows", held_out, lambda: windows_of("held_out", held_out))
-    stage("windows", windows, lambda: windows_of("train", windows))
     stage("training", final, learn)
-    stage("evaluation", out / "table.md", measure)
-    stage("export", out / "surmise.gguf.000", write_model)
-    print((out / "table.md").read_text())
+    model_file, head_file = out / "surmise.gguf", out / "surmise-eagle3.gguf"
+    stage("export", model_file, lambda: export.main([str(final), str(vocabulary), str(model_file)]))
+    stage("head", head, learn_to_draft)
+    stage("export of the head", head_file, lambda: export.main([str(head), str(vocabulary), str(head_file), "--head"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The network: Qwen3's architecture, small (query/key norm, no biases, SwiGLU, rotary half-rotation, tied embeddings)."""
+"""The network: Qwen3's architecture, small (query/key norm, no biases, SwiGLU, rotary half-rotation, tied embeddings).
+
+It reads examples laid end to end in one row of tokens; attention stays within each example. All functions between two
+attentions are plain functions of tensors, so that `compile_functions` compiles each once for all layers.
+"""
 
 from dataclasses import asdict, dataclass
 
@@ -18,7 +22,7 @@ class Shape:
     n_kv_heads: int = 2
     head_dim: int = 64
     intermediate: int = 768
-    rope_theta: float = 10_000.0
+    rope_theta: float = 100_000.0
     rms_eps: float = 1e-6
 
     def as_dict(self) -> dict:
@@ -29,37 +33,32 @@ CPU_SHAPE = Shape()
 GPU_SHAPE = Shape(vocab_size=16_384, hidden=512, n_layers=12, n_heads=8, n_kv_heads=2, intermediate=1_536)
 
 
+@dataclass
+class Layout:
+    """Where the examples of one row of tokens stand. positions: (n_tokens,); borders: (n_examples + 1,), int32."""
+
+    positions: Tensor
+    borders: Tensor
+    longest: int
+
+
 class RMSNorm(nn.Module):
-    def __init__(self, size: int, eps: float) -> None:
+    """Only the weight; `normalised` does the work."""
+
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_dim = shape.n_heads, shape.n_kv_heads, shape.head_dim
         self.q = nn.Linear(shape.hidden, shape.n_heads * shape.head_dim, bias=False)
         self.k = nn.Linear(shape.hidden, shape.n_kv_heads * shape.head_dim, bias=False)
         self.v = nn.Linear(shape.hidden, shape.n_kv_heads * shape.head_dim, bias=False)
         self.output = nn.Linear(shape.n_heads * shape.head_dim, shape.hidden, bias=False)
-        self.q_norm = RMSNorm(shape.head_dim, shape.rms_eps)
-        self.k_norm = RMSNorm(shape.head_dim, shape.rms_eps)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x: (batch, seq, hidden)."""
-        batch, seq, _ = x.shape
-        q = self.q_norm(self.q(x).view(batch, seq, self.n_heads, self.head_dim)).transpose(1, 2)
-        k = self.k_norm(self.k(x).view(batch, seq, self.n_kv_heads, self.head_dim)).transpose(1, 2)
-        v = self.v(x).view(batch, seq, self.n_kv_heads, self.head_dim).transpose(1, 2)
-        group = self.n_heads // self.n_kv_heads
-        k = rotate(k, cos, sin).repeat_interleave(group, dim=1)
-        mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), k, v.repeat_interleave(group, dim=1), is_causal=True)
-        return self.output(mixed.transpose(1, 2).reshape(batch, seq, -1))
+        self.q_norm = RMSNorm(shape.head_dim)
+        self.k_norm = RMSNorm(shape.head_dim)
 
 
 class MLP(nn.Module):
@@ -69,21 +68,23 @@ class MLP(nn.Module):
         self.up = nn.Linear(shape.hidden, shape.intermediate, bias=False)
         self.down = nn.Linear(shape.intermediate, shape.hidden, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
 
 class Block(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(shape.hidden, shape.rms_eps)
+        self.head_dim, self.eps = shape.head_dim, shape.rms_eps
+        self.attention_norm = RMSNorm(shape.hidden)
         self.attention = Attention(shape)
-        self.mlp_norm = RMSNorm(shape.hidden, shape.rms_eps)
+        self.mlp_norm = RMSNorm(shape.hidden)
         self.mlp = MLP(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+        """x: (n_tokens, hidden)."""
+        mine, mlp = self.attention, self.mlp
+        q, k, v = queries_keys_values(x, self.attention_norm.weight, mine.q.weight, mine.k.weight, mine.v.weight,
+                                      mine.q_norm.weight, mine.k_norm.weight, cos, sin, self.head_dim, self.eps)
+        mixed = attend(q, k, v, layout)
+        return rest_of_block(x, mixed, mine.output.weight, self.mlp_norm.weight, mlp.gate.weight, mlp.up.weight, mlp.down.weight, self.eps)
 
 
 class Network(nn.Module):
@@ -92,7 +93,7 @@ class Network(nn.Module):
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab_size, shape.hidden)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
-        self.norm = RMSNorm(shape.hidden, shape.rms_eps)
+        self.norm = RMSNorm(shape.hidden)
         nn.init.normal_(self.embedding.weight, std=0.02)
         for block in self.blocks:
             for linear in (block.attention.q, block.attention.k, block.attention.v, block.mlp.gate, block.mlp.up):
@@ -100,28 +101,98 @@ class Network(nn.Module):
             nn.init.zeros_(block.attention.output.weight)
             nn.init.zeros_(block.mlp.down.weight)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (batch, seq), integers. Returns logits (batch, seq, vocab), f32."""
-        x = self.embedding(tokens)
-        cos, sin = rope_table(tokens.shape[1], self.shape, x)
+    def hidden_states(self, tokens: Tensor, layout: Layout, entering: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
+        """What leaves the last block, and what enters the named ones: each (n_tokens, hidden). On a GPU in bf16.
+
+        tokens: (n_tokens,), integers.
+        """
+        x = F.embedding(tokens, self.embedding.weight)
+        x = x.bfloat16() if x.is_cuda else x
+        cos, sin = rope_table(layout.positions, self.shape.head_dim, self.shape.rope_theta)
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        entered = []
         for block in self.blocks:
-            x = block(x, cos, sin)
-        return F.linear(self.norm(x), self.embedding.weight).float()
+            entered.append(x)
+            x = block(x, cos, sin, layout)
+        return x, [entered[layer_idx] for layer_idx in entering]
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean negative log-likelihood in nats; targets below zero do not count."""
-        return F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten(), ignore_index=-1)
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """Logits (n_tokens, vocab), f32."""
+        x, _ = self.hidden_states(tokens, layout)
+        return F.linear(normalised(x, self.norm.weight, self.shape.rms_eps), self.embedding.weight.to(x.dtype)).float()
+
+    def loss(self, tokens: Tensor, layout: Layout, targets: Tensor) -> Tensor:
+        """Sum of the negative log-likelihoods in nats; targets below zero do not count."""
+        x, _ = self.hidden_states(tokens, layout)
+        return negative_log_likelihood(x, self.norm.weight, self.embedding.weight, targets, self.shape.rms_eps)
 
 
-def rope_table(seq: int, shape: Shape, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (seq, head_dim / 2)."""
-    half = shape.head_dim // 2
-    frequencies = shape.rope_theta ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
-    angles = torch.arange(seq, device=like.device, dtype=torch.float32)[:, None] * frequencies
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+def normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
+
+
+def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each (n_tokens, 1, head_dim / 2), f32."""
+    half = head_dim // 2
+    frequencies = theta ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
+    angles = positions[:, None, None].float() * frequencies
+    return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (i, i + head_dim / 2); x: (batch, heads, seq, head_dim)."""
+    """Turns the pairs (i, i + head_dim / 2); x: (n_tokens, heads, head_dim)."""
     first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def queries_keys_values(x: Tensor, norm: Tensor, q: Tensor, k: Tensor, v: Tensor, q_norm: Tensor, k_norm: Tensor, cos: Tensor, sin: Tensor,
+                        head_dim: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Each (n_tokens, heads, head_dim), queries and keys normalised and turned."""
+    joined = F.linear(normalised(x, norm, eps), torch.cat((q, k, v)).to(x.dtype)).view(len(x), -1, head_dim)
+    q_heads, kv_heads = len(q) // head_dim, len(k) // head_dim
+    queries, keys, values = joined.split((q_heads, kv_heads, kv_heads), dim=1)
+    return (rotate(normalised(queries, q_norm, eps), cos, sin), rotate(normalised(keys, k_norm, eps), cos, sin), values.contiguous())
+
+
+def rest_of_block(x: Tensor, mixed: Tensor, output: Tensor, norm: Tensor, gate: Tensor, up: Tensor, down: Tensor, eps: float) -> Tensor:
+    x = x + F.linear(mixed.flatten(1), output.to(x.dtype))
+    opened, lifted = F.linear(normalised(x, norm, eps), torch.cat((gate, up)).to(x.dtype)).chunk(2, dim=-1)
+    return x + F.linear(F.silu(opened) * lifted, down.to(x.dtype))
+
+
+def negative_log_likelihood(x: Tensor, norm: Tensor, embedding: Tensor, targets: Tensor, eps: float) -> Tensor:
+    logits = F.linear(normalised(x, norm, eps), embedding.to(x.dtype)).float()
+    return F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    """Causal attention within each example; q: (n_tokens, heads, head_dim), k and v with fewer heads."""
+    if not q.is_cuda:
+        return attend_slowly(q, k, v, layout)
+    from torch.nn.attention.varlen import varlen_attn
+
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    return varlen_attn(q, k, v, layout.borders, layout.borders, layout.longest, layout.longest, window_size=(-1, 0))
+
+
+def attend_slowly(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    """The reference for `attend`: one example after the other."""
+    borders = layout.borders.tolist()
+    mixed = []
+    for start, end in zip(borders, borders[1:]):
+        heads = (t[start:end].transpose(0, 1)[None] for t in (q, k, v))
+        mixed.append(F.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)[0].transpose(0, 1))
+    return torch.cat(mixed)
+
+
+def compile_functions() -> None:
+    """Replaces the functions between attentions by compiled ones, for the whole process."""
+    for name in ("queries_keys_values", "rest_of_block", "negative_log_likelihood"):
+        globals()[name] = torch.compile(globals()[name], dynamic=False, fullgraph=True)
+
+
+def one_example(tokens: Tensor) -> Layout:
+    """The layout of a row that is a single example."""
+    n_tokens = len(tokens)
+    return Layout(torch.arange(n_tokens, device=tokens.device), torch.tensor([0, n_tokens], dtype=torch.int32, device=tokens.device), n_tokens)

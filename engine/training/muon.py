@@ -1,7 +1,6 @@
 """Muon: momentum whose update is made orthogonal by five Newton-Schulz steps (Jordan et al. 2024). For matrices only."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -18,7 +17,7 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
-                updates = shared_orthogonal(torch.stack([self.nesterov(p, group["momentum"]) for p in parameters]))
+                updates = orthogonal(torch.stack([self.nesterov(p, group["momentum"]) for p in parameters]))
                 scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, updates):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -26,20 +25,11 @@ class Muon(torch.optim.Optimizer):
 
     def nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]
-        buffer = state.setdefault("momentum", torch.zeros_like(parameter))
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        buffer = state["momentum"]
         buffer.lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(buffer, momentum)
-
-
-def shared_orthogonal(matrices: Tensor) -> Tensor:
-    """`orthogonal`, each process doing its share of the matrices."""
-    if not dist.is_initialized():
-        return orthogonal(matrices)
-    result = torch.zeros_like(matrices)
-    mine = slice(dist.get_rank(), None, dist.get_world_size())
-    result[mine] = orthogonal(matrices[mine]).to(result.dtype)
-    dist.all_reduce(result)
-    return result
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -1,12 +1,12 @@
-"""Cuts the corpus into training windows of a fixed number of tokens: windows.npy, uint16, (n_windows, length + 1).
+"""Cuts the corpus into training examples and lays them end to end in batches of a fixed number of tokens.
 
-A window holds whole examples, one after the other, each ending in <|endoftext|>, then padding. The prompt formats, which the
-engine must build token for token (each {piece} is tokenised on its own, special tokens are single ids):
+The prompt formats, which the engine must build token for token (each {piece} is tokenised on its own, special tokens are single ids):
 
     SPM, the one to serve   [header] <|fim_suffix|>{suffix}<|fim_prefix|>{prefix}{middle}<|endoftext|>
     PSM                     [header] <|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>{middle}<|endoftext|>
     plain text              [header] {text}<|endoftext|>
-    edit                    [header] <|edit_from|>{line before}<|edit_to|>{line after}<|edit_region|>{region}<|edit_result|>{region after}<|endoftext|>
+    edit by example         [header] <|edit_from|>{line before}<|edit_to|>{line after}<|edit_region|>{region}<|edit_result|>{region after}<|endoftext|>
+    edit by instruction     [header] <|im_start|>{instruction}<|im_end|><|edit_region|>{region}<|edit_result|>{region after}<|endoftext|>
 
     header, optional        [<|repo_name|>{name + "\\n"} [<|file_sep|>{path + "\\n"}{text of another file}]...] <|file_sep|>{path + "\\n"}
 
@@ -15,13 +15,10 @@ with no token between them, only a token border: what the network knows of runni
 of its own between them (tried first) has to be learned as a jump, which takes more training than a small edition gets.
 """
 
-import argparse
-import concurrent.futures
-import functools
 import json
+import lzma
 import random
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,24 +26,32 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+import edits
 import tokenizer as names
 
-BYTES_PER_TOKEN = 3.0
-MIN_EXAMPLE_TOKENS = 48
-WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{2,}")
-NUMBER = re.compile(r"\b[0-9]{1,4}\b")
+CHARS_PER_TOKEN = 3.3
+MIN_EXAMPLE_TOKENS = 32
+FILES_TOGETHER = 6
+IMPORT = re.compile(r"^(import |from \S+ import |use |pub use |#include|require|const .*= require\(|using |package )")
+CLOSERS = ")]}\"';,:> "
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of the kinds of example, each between 0 and 1."""
+    """Shares of the kinds of example, each between 0 and 1, and how long they may be, in tokens.
 
-    fim: float = 0.70
-    edit: float = 0.04
-    spm: float = 0.50
-    repository_only: float = 0.15
-    repository_and_file: float = 0.20
-    other_file: float = 0.15
+    Edits come on top: `edit` is how often one is tried for an example of another kind.
+    """
+
+    edit: float = 0.40
+    fim: float = 0.75
+    spm: float = 0.90
+    by_example: float = 0.45
+    other_files: float = 0.30
+    path_only: float = 0.50
+    head_of_file: float = 0.35
+    lengths: tuple[int, ...] = (512, 1024, 2048, 4096)
+    length_weights: tuple[float, ...] = (0.25, 0.40, 0.27, 0.08)
 
 
 class Encoder:
@@ -74,16 +79,34 @@ def choose_middle(text: str, rng: random.Random) -> tuple[int, int]:
     if kind < 0.03:
         at = rng.randrange(len(text) + 1)
         return at, at
-    if kind < 0.30:
+    if kind < 0.22:
         start = rng.randrange(len(text))
         return start, min(len(text), start + 1 + int(rng.random() ** 2 * 400))
     lines = line_spans(text)
     line_idx = rng.randrange(len(lines))
     start, end = lines[line_idx]
-    start = rng.randrange(start, end + 1)
-    if kind >= 0.65:
+    indent = start - text.rfind("\n", 0, start)
+    if rng.random() > 0.25:
+        start = rng.randrange(start, end + 1)
+    if kind >= 0.80:
+        end = end_of_block(text, lines, line_idx, indent)
+    elif kind >= 0.57:
         end = lines[min(len(lines) - 1, line_idx + rng.randrange(6))][1]
+    elif rng.random() < 0.2:
+        # An editor that closes brackets by itself has put these behind the cursor.
+        while end > start and text[end - 1] in CLOSERS:
+            end -= 1
     return start, end
+
+
+def end_of_block(text: str, lines: list[tuple[int, int]], line_idx: int, indent: int, max_lines: int = 16) -> int:
+    """Where the lines end that are indented at least like this one."""
+    end = lines[line_idx][1]
+    for start, line_end in lines[line_idx + 1 : line_idx + max_lines]:
+        if start - text.rfind("\n", 0, start) < indent:
+            break
+        end = line_end
+    return end
 
 
 def line_spans(text: str) -> list[tuple[int, int]]:
@@ -98,158 +121,180 @@ def line_spans(text: str) -> list[tuple[int, int]]:
     return spans or [(0, len(text))]
 
 
-def fim_pieces(text: str, mix: Mix, rng: random.Random) -> list[str]:
+def fim_pieces(text: str, head: str, mix: Mix, rng: random.Random) -> list[str]:
     start, end = choose_middle(text, rng)
-    prefix, middle, suffix = text[:start], text[start:end], text[end:]
+    prefix, middle, suffix = head + text[:start], text[start:end], text[end:]
     if rng.random() < mix.spm:
         return [names.FIM_SUFFIX, suffix, names.FIM_PREFIX, prefix, middle, names.END]
     return [names.FIM_PREFIX, prefix, names.FIM_SUFFIX, suffix, names.FIM_MIDDLE, middle, names.END]
 
 
-def edit_pieces(text: str, rng: random.Random) -> list[str] | None:
-    """One line is changed by hand (a renamed word, another number); the rest of the same change is the answer."""
+def edit_pieces(text: str, language: str, mix: Mix, rng: random.Random) -> list[str] | None:
+    """An edit of some lines of the text, in one of the two forms."""
+    if language not in edits.LINE_COMMENT:
+        return None
     lines = text.split("\n")
-    size = rng.randrange(4, 13)
-    if len(lines) < size + 1:
+    by_example = rng.random() < mix.by_example
+    size = min(len(lines), rng.randrange(4, 24) if by_example else int(3 + 60 * rng.random() ** 2.5 + 90 * (rng.random() < 0.08)))
+    first = rng.randrange(len(lines) - size + 1)
+    if not by_example and rng.random() < 0.6:
+        starts = [idx for idx in range(len(lines) - 2) if re.search(r"\b(def|fn|func|function|public|private|static)\b.*[:{]$", lines[idx])]
+        if starts:
+            first = rng.choice(starts)
+            size = 1 + next((n for n in range(1, min(150, len(lines) - first)) if lines[first + n].strip() and indent_of(lines[first + n]) <= indent_of(lines[first])), size)
+    region = "\n".join(lines[first : first + size])
+    edit = edits.make_edit(region, language, edits.BY_EXAMPLE if by_example else edits.BY_INSTRUCTION, rng)
+    if edit is None:
         return None
-    first = rng.randrange(len(lines) - size)
-    line, region = lines[first], "\n".join(lines[first + 1 : first + size])
-    pattern = NUMBER if rng.random() < 0.2 else WORD
-    shared = sorted(set(pattern.findall(line)) & set(pattern.findall(region)))
-    if not shared:
+    if not by_example:
+        return [names.CHAT_START, edit.instruction, names.CHAT_END, names.EDIT_REGION, edit.before, names.EDIT_RESULT, edit.after, names.END]
+    parts = edits.first_change(edit)
+    if parts is None:
         return None
-    old = rng.choice(shared)
-    new = str(rng.randrange(1000)) if pattern is NUMBER else new_name(old, text, rng)
-    replace = re.compile(rf"\b{re.escape(old)}\b")
-    return [names.EDIT_FROM, line, names.EDIT_TO, replace.sub(new, line), names.EDIT_REGION, region,
-            names.EDIT_RESULT, replace.sub(new, region), names.END]
+    return [names.EDIT_FROM, parts[0], names.EDIT_TO, parts[1], names.EDIT_REGION, parts[2], names.EDIT_RESULT, parts[3], names.END]
 
 
-def new_name(old: str, text: str, rng: random.Random) -> str:
-    """Another word of the file, alone or joined to the old one in the old one's style."""
-    other = rng.choice(WORD.findall(text))
-    if rng.random() < 0.5:
-        return other
-    return f"{old}_{other.lower()}" if "_" in old or old.islower() else old + other[:1].upper() + other[1:]
+def indent_of(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
-def header_pieces(record: dict, neighbour: dict | None, mix: Mix, rng: random.Random) -> list[str]:
+def header_pieces(record: dict, neighbours: list[dict], room: int, mix: Mix, rng: random.Random) -> list[str]:
+    """`room`: characters that other files may take."""
     path = [names.FILE_SEP, record["path"] + "\n"]
     repository = [names.REPO_NAME, record["package"] + "\n"]
     kind = rng.random()
-    if kind < mix.other_file and neighbour is not None:
-        excerpt = neighbour["text"][: rng.randrange(200, 900)].rpartition("\n")[0]
-        if excerpt:
-            return [*repository, names.FILE_SEP, neighbour["path"] + "\n", excerpt + "\n", *path]
-    kind -= mix.other_file
-    if kind < mix.repository_and_file:
-        return repository + path
-    return path if kind < mix.repository_and_file + mix.repository_only else []
+    if kind < mix.other_files and neighbours and room > 200:
+        pieces = list(repository)
+        for neighbour in rng.sample(neighbours, min(len(neighbours), rng.randrange(1, 4))):
+            text = excerpt(neighbour["text"], rng.randrange(150, 1600), rng)
+            if len(text) <= room:
+                pieces += [names.FILE_SEP, neighbour["path"] + "\n", text]
+                room -= len(text)
+        return pieces + path
+    kind -= mix.other_files
+    return path if kind < mix.path_only else repository + path if kind < mix.path_only + 0.05 else []
 
 
-def excerpts(text: str, length: int, rng: random.Random) -> Iterator[str]:
-    """The file in pieces that begin and end at line breaks, of various sizes up to about one window."""
-    at = 0
-    while at < len(text):
-        size = int(length * BYTES_PER_TOKEN * rng.choice((0.3, 0.5, 0.85, 0.85)))
-        end = text.rfind("\n", at, at + size) + 1 if at + size < len(text) else len(text)
-        if end <= at:
-            end = min(len(text), at + size)
-        yield text[at:end]
-        at = end
+def excerpt(text: str, size: int, rng: random.Random) -> str:
+    """Whole lines, about `size` characters, from anywhere in the text; half of the time from its start."""
+    start = 0 if len(text) <= size or rng.random() < 0.5 else text.find("\n", rng.randrange(len(text) - size)) + 1
+    end = text.rfind("\n", start, start + size) + 1
+    return text[start:end] if end > start else ""
 
 
-def examples(records: Iterator[dict], encode: Encoder, length: int, mix: Mix, rng: random.Random) -> Iterator[list[int]]:
-    previous: dict | None = None
+def head_of_file(text: str, at: int, rng: random.Random) -> str:
+    """What the server puts above an excerpt that begins at `at`: imports, and the scopes that begin further up."""
+    above = text[:at].split("\n")
+    imports = [line for line in above if IMPORT.match(line)][-rng.randrange(1, 16) :]
+    indent = indent_of(text[at:].partition("\n")[0])
+    scopes: list[str] = []
+    for line in reversed(above[-200:]):
+        if line.strip() and indent_of(line) < indent and line.rstrip()[-1] in ":{(":
+            indent = indent_of(line)
+            scopes.insert(0, line)
+    return "".join(line + "\n" for line in imports + scopes)
+
+
+def examples(records: Iterator[dict], encode: Encoder, mix: Mix, rng: random.Random) -> Iterator[list[int]]:
+    """Examples of all kinds from groups of files of one package."""
+    for group in grouped(records):
+        for record in group:
+            neighbours = [other for other in group if other is not record]
+            text, at = record["text"], 0
+            while at < len(text):
+                length = rng.choices(mix.lengths, mix.length_weights)[0]
+                size = int(length * CHARS_PER_TOKEN * rng.uniform(0.45, 0.9))
+                end = text.rfind("\n", at, at + size) + 1 if at + size < len(text) else len(text)
+                end = end if end > at else min(len(text), at + size)
+                body = text[at:end]
+                if body.strip():
+                    head = head_of_file(text, at, rng) if at and rng.random() < mix.head_of_file else ""
+                    room = int(length * CHARS_PER_TOKEN * 0.9) - len(body) - len(head)
+                    pieces = fim_pieces(body, head, mix, rng) if rng.random() < mix.fim else [body, names.END]
+                    found = [header_pieces(record, neighbours, room, mix, rng) + pieces]
+                    edit = edit_pieces(body, record["language"], mix, rng) if rng.random() < mix.edit else None
+                    if edit is not None:
+                        found.append(header_pieces(record, [], 0, mix, rng) + edit)
+                    for pieces in found:
+                        ids = encode(*pieces)
+                        if MIN_EXAMPLE_TOKENS <= len(ids) <= max(mix.lengths):
+                            yield ids
+                at = end
+
+
+def grouped(records: Iterator[dict]) -> Iterator[list[dict]]:
+    group: list[dict] = []
     for record in records:
-        if not without_specials(record["text"]):
-            continue
-        neighbour = previous if previous and previous["package"] == record["package"] else None
-        for text in excerpts(record["text"], length, rng):
-            if not text.strip():
-                continue
-            pieces = edit_pieces(text, rng) if rng.random() < mix.edit else None
-            if pieces is None:
-                pieces = fim_pieces(text, mix, rng) if rng.random() < mix.fim else [text, names.END]
-            ids = encode(*header_pieces(record, neighbour, mix, rng), *pieces)
-            if MIN_EXAMPLE_TOKENS <= len(ids) <= length + 1:
-                yield ids
-        previous = record
+        if group and (len(group) == FILES_TOGETHER or group[0]["package"] != record["package"]):
+            yield group
+            group = []
+        group.append(record)
+    if group:
+        yield group
 
 
-def fill_windows(stream: Iterator[list[int]], length: int, pad: int, n_open: int = 400) -> Iterator[list[int]]:
-    """Puts each example into the fullest open window with room for it; the fullest window leaves when there are too many."""
-    def padded(window: list[int]) -> list[int]:
-        return window + [pad] * (length + 1 - len(window))
+def read_part(path: Path, rng: random.Random) -> Iterator[dict]:
+    """The records of one file (`.jsonl` or `.jsonl.xz`) in random order, but neighbours stay together so that one can be the other's context."""
+    with lzma.open(path, "rt") if path.suffix == ".xz" else path.open() as file:
+        records = [json.loads(line) for line in file]
+    records = [record for record in records if without_specials(record["text"])]
+    groups = list(grouped(iter(records)))
+    rng.shuffle(groups)
+    for group in groups:
+        yield from group
 
-    windows: list[list[int]] = []
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples laid end to end: `tokens` (n_tokens,), uint16, and where each begins, ending with n_tokens (n_examples + 1,), int32."""
+
+    tokens: np.ndarray
+    borders: np.ndarray
+
+    def longest(self) -> int:
+        return int(np.diff(self.borders).max())
+
+    def positions(self) -> np.ndarray:
+        """Index of each token in its example: (n_tokens,), int64."""
+        lengths = np.diff(self.borders)
+        return np.arange(len(self.tokens)) - np.repeat(self.borders[:-1], lengths)
+
+    def targets(self) -> np.ndarray:
+        """The token after each; -1 after the last of an example: (n_tokens,), int64."""
+        targets = np.empty(len(self.tokens), dtype=np.int64)
+        targets[:-1] = self.tokens[1:]
+        targets[self.borders[1:] - 1] = -1
+        return targets
+
+
+def batches(stream: Iterator[list[int]], n_tokens: int) -> Iterator[Batch]:
+    """The last example of a batch is cut to what is left; what does not fill a batch is dropped."""
+    tokens: list[int] = []
+    borders = [0]
     for ids in stream:
-        fitting = [window for window in windows if len(window) + len(ids) <= length + 1]
-        if fitting:
-            max(fitting, key=len).extend(ids)
-        else:
-            windows.append(list(ids))
-        if len(windows) > n_open:
-            fullest = max(range(len(windows)), key=lambda idx: len(windows[idx]))
-            yield padded(windows.pop(fullest))
-    yield from map(padded, windows)
+        tokens += ids[: n_tokens - len(tokens)]
+        borders.append(len(tokens))
+        if len(tokens) == n_tokens:
+            yield Batch(np.array(tokens, dtype=np.uint16), np.array(borders, dtype=np.int32))
+            tokens, borders = [], [0]
 
 
-def read_groups(corpus: Path, rng: random.Random, share: tuple[int, int], group_size: int = 4) -> Iterator[dict]:
-    """Records in random order, but a few files of one package stay together so that one can be the other's context.
-
-    `share` (index, number of shares) says which part of the groups to read.
-    """
-    with corpus.open() as file:
-        offsets = [0]
-        offsets += [file.tell() for _ in iter(file.readline, "")][:-1]
-        groups = [offsets[i : i + group_size] for i in range(0, len(offsets), group_size)][share[0] :: share[1]]
-        rng.shuffle(groups)
-        for group in groups:
-            for offset in group:
-                file.seek(offset)
-                yield json.loads(file.readline())
+def parts_of(corpus: Path, split: str) -> list[Path]:
+    return sorted(corpus.glob(f"{split}*.jsonl*"))
 
 
-def pack(corpus: Path, tokenizer: Path, length: int, max_tokens: float, mix: Mix, seed: int, share: tuple[int, int]) -> np.ndarray:
-    """One share of the corpus as windows, in no particular order."""
-    rng = random.Random(f"{seed} {share[0]}")
+def endless(corpus: Path, tokenizer: Path, n_tokens: int, mix: Mix, seed: int, share: tuple[int, int]) -> Iterator[Batch]:
+    """Batches from one share (index, number of shares) of the parts, round after round, cut anew in each; a part that
+    arrives meanwhile is there in the next round."""
     encode = Encoder(Tokenizer.from_file(str(tokenizer)))
-    stream = examples(read_groups(corpus, rng, share), encode, length, mix, rng)
-    rows: list[np.ndarray] = []
-    for window in fill_windows(stream, length, encode.special[names.FIM_PAD]):
-        rows.append(np.array(window, dtype=np.uint16))
-        if len(rows) * length >= max_tokens / share[1]:
-            break
-    return np.stack(rows) if rows else np.empty((0, length + 1), dtype=np.uint16)
+    rng = random.Random(f"{seed} {share[0]}")
 
+    def stream() -> Iterator[list[int]]:
+        while True:
+            parts = parts_of(corpus, "train")
+            mine = parts[share[0] :: share[1]] or parts
+            rng.shuffle(mine)
+            for part in mine:
+                yield from examples(read_part(part, rng), encode, mix, rng)
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path, help="train.jsonl or held_out.jsonl")
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("out", type=Path, help="windows.npy to write")
-    parser.add_argument("--length", type=int, default=1024, help="tokens that the network sees at once")
-    parser.add_argument("--max-tokens", type=float, default=float("inf"))
-    parser.add_argument("--fim", type=float, default=Mix.fim)
-    parser.add_argument("--spm", type=float, default=Mix.spm, help="share of the FIM examples in SPM order")
-    parser.add_argument("--edit", type=float, default=Mix.edit, help="share of edit examples; about half of the tries find one")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="processes; their number is part of what decides the cuts")
-    args = parser.parse_args(arguments)
-    mix, started = Mix(fim=args.fim, spm=args.spm, edit=args.edit), time.time()
-    shares = [(idx, args.workers) for idx in range(args.workers)]
-    do = functools.partial(pack, args.corpus, args.tokenizer, args.length, args.max_tokens, mix, args.seed)
-    if args.workers == 1:
-        windows = do(shares[0])
-    else:
-        with concurrent.futures.ProcessPoolExecutor(args.workers) as pool:
-            windows = np.concatenate(list(pool.map(do, shares)))
-    np.random.default_rng(args.seed).shuffle(windows)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    np.save(args.out, windows)
-    print(f"{len(windows)} windows, {windows.size / 1e6:.1f} M tokens, {time.time() - started:.0f} s")
-
-
-if __name__ == "__main__":
-    main()
+    return batches(stream(), n_tokens)

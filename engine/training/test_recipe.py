@@ -85,32 +85,65 @@ class Recipe(unittest.TestCase):
         self.assertEqual(manifest["files"], {"train": {"python": 24}, "held_out": {"python": 4}})
         self.assertNotIn("copyleft", (built / "NOTICE").read_text())
 
-        run("bundle", built, folder / "bundle", "--part-mb", 0.01)
+        vocabulary = folder / "tokenizer.json"
+        run("tokenizer", built / "train.jsonl", vocabulary, "--vocab-size", 512)
+        run("bundle", built, vocabulary, folder / "bundle", "--parts", 2)
+        self.assertEqual(len(list((folder / "bundle").glob("train-*.jsonl.xz"))), 2)
         out = folder / "out"
-        command = ["gpu_run", folder / "bundle", out, "--preset", "toy", "--length", 128, "--no-compile",
-                   "--minutes", 0.12, "--early-minutes", 0.03]
-        report = run(*command)
-        self.assertIn("| python |", report)
-        self.assertTrue((out / "run" / "early.pt").exists())
+        command = ["gpu_run", folder / "bundle", out, "--preset", "toy", "--no-compile", "--workers", 1, "--minutes", 0.25,
+                   "--draft-seconds", 3, "--draft-vocab-size", 128]
+        run(*command)
         self.assertIn("training: already there", run(*command))
-        log = [json.loads(line) for line in (out / "run" / "log.jsonl").read_text().splitlines()]
-        self.assertLess(log[-1]["loss"], math.log(512))
+        log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        self.assertLess(log[-1]["held_out"], math.log(512))
 
-        (out / "run" / "final.pt").unlink()
+        (out / "final.pt").unlink()
         (out / "schedule.json").unlink()
         run(*command)
-        resumed = json.loads((out / "run" / "log.jsonl").read_text().splitlines()[-1])
+        resumed = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
         self.assertGreater(resumed["tokens"], log[-1]["tokens"])
+        report = run("evaluate", out / "final.pt", vocabulary, built / "held_out.jsonl", "--length", 128, "--places", 4, "--edits", 2)
+        self.assertIn("| python |", report)
 
-        model = folder / "model.gguf"
-        bundle.join(out.glob("surmise.gguf.*"), model)
         import gguf
 
-        reader = gguf.GGUFReader(model)
+        reader = gguf.GGUFReader(out / "surmise.gguf")
         self.assertEqual(reader.get_field("general.architecture").contents(), "qwen3")
         self.assertEqual(reader.get_field("surmise.fim.order").contents(), "spm")
         self.assertEqual(len(reader.get_field("tokenizer.ggml.tokens").contents()), 512)
-        self.assertEqual(len(reader.tensors), 2 + 11 * 2)
+        self.assertEqual(len(reader.tensors), 2 + 11 * 4)
+        head = gguf.GGUFReader(out / "surmise-eagle3.gguf")
+        self.assertEqual(list(head.get_field("eagle3.target_layers").contents()), [2, 2, 1])
+        self.assertEqual(len(head.tensors), 14)
+
+
+class Edits(unittest.TestCase):
+    TEXT = "def area(width, height):\n    # Of a rectangle.\n    return width * height\n\n\nprint(area(2, 3), 'done')"
+
+    def check(self, maker, wanted: str, seeds: range = range(200)) -> None:
+        """Some seed gives this edit."""
+        found = [maker(self.TEXT, "python", random.Random(seed)) for seed in seeds]
+        self.assertIn(wanted, [edit.after for edit in found if edit is not None])
+
+    def test_edits(self) -> None:
+        import edits
+
+        self.check(edits.swap_arguments, self.TEXT.replace("width, height", "height, width").replace("2, 3", "3, 2"))
+        self.check(edits.change_quotes, self.TEXT.replace("'", '"'))
+        self.check(edits.remove_comments, self.TEXT.replace("    # Of a rectangle.\n", ""))
+        self.check(edits.add_parameter, self.TEXT.replace("width, height", "width, height, verbose").replace("2, 3", "2, 3, verbose"), range(2000))
+        wrapped = self.TEXT.replace(
+            "    # Of a rectangle.\n    return width * height",
+            "    try:\n        # Of a rectangle.\n        return width * height\n    except Exception as error:\n"
+            '        raise RuntimeError("area failed") from error')
+        self.check(edits.handle_errors, wrapped)
+
+    def test_first_change(self) -> None:
+        import edits
+
+        edit = edits.Edit("", "a\nb\na", "c\nb\nc")
+        self.assertEqual(edits.first_change(edit), ("a", "c", "b\na", "b\nc"))
+        self.assertIsNone(edits.first_change(edits.Edit("", "a\nb", "c\nb")), "nothing is left to do")
 
 
 if __name__ == "__main__":

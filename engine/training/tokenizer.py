@@ -16,10 +16,11 @@ QWEN2_PATTERN = (
 )
 END = "<|endoftext|>"
 FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD = "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"
+CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
 REPO_NAME, FILE_SEP = "<|repo_name|>", "<|file_sep|>"
 EDIT_FROM, EDIT_TO, EDIT_REGION, EDIT_RESULT = "<|edit_from|>", "<|edit_to|>", "<|edit_region|>", "<|edit_result|>"
 SPECIAL_TOKENS = [
-    END, "<|im_start|>", "<|im_end|>", FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD, REPO_NAME, FILE_SEP,
+    END, CHAT_START, CHAT_END, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD, REPO_NAME, FILE_SEP,
     EDIT_FROM, EDIT_TO, EDIT_REGION, EDIT_RESULT,
 ]
 

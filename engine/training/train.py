@@ -1,49 +1,56 @@
-"""Trains the network on packed windows, on a CPU or on one CUDA GPU, against the clock.
+"""Trains the network on examples cut on the fly by other processes, on a CPU or on one CUDA GPU, against the clock.
 
-The learning rate follows the time that has passed between `--started` and `--deadline` (warm-up, stable, then down to zero), so
-a run ends on time whatever the speed of the machine. A checkpoint is written every two minutes; a run that was cut is
-continued by the same command.
-
-Started by `torch.distributed.run`, several processes share each step: on a busy CPU, one process per core wastes less on waiting
-than one process with a thread per core.
+The learning rate follows the time that has passed of the schedule (warm-up, stable, then down to zero), so a run ends on time
+whatever the speed of the machine. OUT/schedule.json says when it began and when it ends, in Unix time; it is read in every step, so a
+run can be given more or less time while it goes on. A checkpoint is written every two minutes; a run that was cut is continued by the
+same command. Parts of the corpus may arrive while it runs.
 """
 
 import argparse
-import copy
 import json
 import math
+import multiprocessing
 import os
+import queue
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
-import numpy as np
 import torch
-import torch.distributed as dist
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from model import CPU_SHAPE, GPU_SHAPE, Network, Shape
+import model
+import pack
+from model import CPU_SHAPE, GPU_SHAPE, Layout, Network, Shape
 from muon import Muon
 
 
 @dataclass(frozen=True)
 class Preset:
     shape: Shape
-    batch: int
-    """Windows in one step."""
-    micro_batch: int
-    """Windows in one forward pass."""
+    row_tokens: int
+    """Tokens in one forward pass."""
+    rows: int
+    """Forward passes in one step, at full size."""
+    mix: pack.Mix = pack.Mix()
     muon_lr: float = 0.02
     adam_lr: float = 0.004
-    autocast: bool = False
+    weight_decay: float = 0.02
 
 
+TOY_SHAPE = Shape(vocab_size=512, hidden=64, n_layers=4, n_heads=2, n_kv_heads=1, head_dim=32, intermediate=128)
 PRESETS = {
-    "cpu": Preset(CPU_SHAPE, batch=8, micro_batch=8, muon_lr=0.008, adam_lr=0.0016),
-    "gpu": Preset(GPU_SHAPE, batch=256, micro_batch=32, autocast=True),
-    "toy": Preset(Shape(vocab_size=512, hidden=64, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=32, intermediate=128), batch=4, micro_batch=4),
+    "cpu": Preset(CPU_SHAPE, row_tokens=4096, rows=2, muon_lr=0.008, adam_lr=0.0016),
+    "gpu": Preset(GPU_SHAPE, row_tokens=65_536, rows=4),
+    "toy": Preset(TOY_SHAPE, row_tokens=512, rows=2, mix=pack.Mix(lengths=(64, 128), length_weights=(0.5, 0.5))),
 }
 CLIP_NORM = 1.0
+MUON_MOMENTUM = 0.95
+WAIT_SECONDS = 120
 
 
 def decay(progress: float, begin: float) -> float:
@@ -51,54 +58,93 @@ def decay(progress: float, begin: float) -> float:
     return max(0.0, min(1.0, (1.0 - progress) / (1.0 - begin)))
 
 
-class Windows:
-    """Packed windows in a fixed random order per pass over the data."""
+def rows_at(progress: float, rows: int) -> int:
+    """Small steps first: early on, many rough updates help more than few exact ones."""
+    return max(1, rows // 4) if progress < 0.03 else max(1, rows // 2) if progress < 0.12 else rows
 
-    def __init__(self, path: Path, pad: int, device: str) -> None:
-        self.rows = np.load(path, mmap_mode="r")
-        self.pad, self.device = pad, device
-        self.rounds, self.order = -1, np.empty(0)
 
-    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, each (size, length); a target is -1 where there is padding."""
-        rounds, at = divmod(first, len(self.rows))
-        if rounds != self.rounds:
-            self.rounds, self.order = rounds, np.random.default_rng(rounds).permutation(len(self.rows))
-        picked = self.order[np.arange(at, at + size) % len(self.order)]
-        tokens = torch.from_numpy(self.rows[np.sort(picked)].astype(np.int64))
-        inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
-        targets[targets == self.pad] = -1
-        return inputs.to(self.device), targets.to(self.device)
+@dataclass
+class Row:
+    """A batch on the device."""
+
+    tokens: Tensor
+    targets: Tensor
+    layout: Layout
+    n_targets: int
+
+
+def to_device(batch: pack.Batch, device: str) -> Row:
+    targets = torch.from_numpy(batch.targets())
+    tensors = [torch.from_numpy(batch.tokens.astype("int32")).long(), targets, torch.from_numpy(batch.positions()), torch.from_numpy(batch.borders)]
+    if device == "cuda":
+        tensors = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
+    tokens, on_device, positions, borders = tensors
+    return Row(tokens, on_device, Layout(positions, borders, batch.longest()), int((targets >= 0).sum()))
+
+
+def produce(outbox: multiprocessing.Queue, *arguments) -> None:
+    """A worker: cuts examples for ever."""
+    for batch in pack.endless(*arguments):
+        outbox.put(batch)
+
+
+class Rows:
+    """Batches from worker processes, on the device, in no particular order."""
+
+    def __init__(self, corpus: Path, tokenizer: Path, preset: Preset, device: str, n_workers: int, seed: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.inbox = context.Queue(4 * n_workers)
+        self.ready: queue.Queue[Row | BaseException] = queue.Queue(4)
+        self.workers = [
+            context.Process(target=produce, args=(self.inbox, corpus, tokenizer, preset.row_tokens, preset.mix, seed, (idx, n_workers)), daemon=True)
+            for idx in range(n_workers)]
+        for worker in self.workers:
+            worker.start()
+
+        def move() -> None:
+            try:
+                while True:
+                    self.ready.put(to_device(self.inbox.get(), device))
+            except BaseException as error:
+                self.ready.put(error)
+
+        threading.Thread(target=move, daemon=True).start()
+
+    def next(self) -> Row:
+        try:
+            row = self.ready.get(timeout=WAIT_SECONDS)
+        except queue.Empty:
+            raise RuntimeError(f"no examples for {WAIT_SECONDS} s: is there a part train*.jsonl* in the corpus?") from None
+        if isinstance(row, BaseException):
+            raise row
+        return row
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.terminate()
 
 
 class Training:
-    def __init__(self, preset: Preset, device: str, compiled: bool) -> None:
+    def __init__(self, preset: Preset, device: str) -> None:
         torch.manual_seed(0)
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        torch.set_float32_matmul_precision("high")
         self.preset, self.device = preset, device
         self.network = Network(preset.shape).to(device)
         matrices = [p for name, p in self.network.named_parameters() if p.ndim == 2 and "embedding" not in name]
         others = [p for name, p in self.network.named_parameters() if p.ndim == 1 or "embedding" in name]
-        self.muon = Muon(matrices, lr=preset.muon_lr)
-        self.adam = torch.optim.AdamW(others, lr=preset.adam_lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0)
-        self.loss = torch.compile(self.network.loss) if compiled else self.network.loss
+        self.muon = Muon(matrices, lr=preset.muon_lr, momentum=MUON_MOMENTUM, weight_decay=preset.weight_decay)
+        self.adam = torch.optim.AdamW(others, lr=preset.adam_lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=device == "cuda")
         self.tokens_seen = 0
-        self.windows_seen = 0
 
-    def step(self, windows: Windows, progress: float, warm: float, decay_from: float) -> tuple[float, float]:
-        """One update; returns the mean loss in nats and the progress that all processes agreed on."""
-        n_parts = self.preset.batch // (self.preset.micro_batch * self.world)
-        total = 0.0
-        for _ in range(n_parts):
-            inputs, targets = windows.batch(self.windows_seen + self.rank * self.preset.micro_batch, self.preset.micro_batch)
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.autocast):
-                loss = self.loss(inputs, targets)
-            (loss / n_parts).backward()
-            total += loss.item() / n_parts
-            self.windows_seen += self.preset.micro_batch * self.world
-            self.tokens_seen += int((targets >= 0).sum()) * self.world
-        total, progress = self.average(total, progress)
+    def step(self, rows: Rows, progress: float, warm: float, decay_from: float) -> Tensor:
+        """One update; returns the mean loss in nats, still on the device."""
+        picked = [rows.next() for _ in range(rows_at(progress, self.preset.rows))]
+        n_targets = sum(row.n_targets for row in picked)
+        total = torch.zeros((), device=self.device)
+        for row in picked:
+            loss = self.network.loss(row.tokens, row.layout, row.targets) / n_targets
+            loss.backward()
+            total += loss.detach()
+        self.tokens_seen += n_targets
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         factor = warm * decay(progress, decay_from)
         for optimizer, lr in ((self.muon, self.preset.muon_lr), (self.adam, self.preset.adam_lr)):
@@ -106,147 +152,133 @@ class Training:
                 group["lr"] = lr * factor
             optimizer.step()
         self.network.zero_grad(set_to_none=True)
-        return total, progress
+        return total
 
-    def average(self, *numbers: float) -> list[float]:
-        """Averages the gradients, and the numbers, over the processes."""
-        if self.world == 1:
-            return list(numbers)
-        gradients = [parameter.grad for parameter in self.network.parameters()]
-        flat = torch.cat([torch.tensor(numbers, device=self.device)] + [gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= self.world
-        at = len(numbers)
-        for gradient in gradients:
-            gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
-            at += gradient.numel()
-        return flat[: len(numbers)].tolist()
-
-    @torch.no_grad()
-    def held_out_loss(self, windows: Windows, n_batches: int) -> float:
-        losses = []
-        for idx in range(n_batches):
-            inputs, targets = windows.batch(idx * self.preset.micro_batch, self.preset.micro_batch)
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.autocast):
-                losses.append(self.network.loss(inputs, targets).item())
-        return sum(losses) / len(losses)
+    def held_out_loss(self, rows: list[Row]) -> float:
+        # Not under no_grad, for which everything would be compiled once more.
+        losses = sum(self.network.loss(row.tokens, row.layout, row.targets).detach() for row in rows)
+        return float(losses) / sum(row.n_targets for row in rows)
 
     def save(self, path: Path) -> None:
         """Atomic: a reader sees the old checkpoint or the new one."""
-        if self.rank != 0:
-            return
-        state = {
-            "shape": self.preset.shape.as_dict(),
-            "weights": self.network.state_dict(),
-            "tokens_seen": self.tokens_seen,
-            "windows_seen": self.windows_seen,
-        }
         temporary = path.with_suffix(".partial")
-        torch.save(state, temporary)
+        torch.save({"shape": self.preset.shape.as_dict(), "weights": self.network.state_dict(), "tokens_seen": self.tokens_seen}, temporary)
         os.replace(temporary, path)
 
-    def save_decayed(self, path: Path, windows: Windows, seconds: float) -> None:
-        """Lets the learning rate fall to zero on a branch, saves that, and comes back: a model in case the run is cut."""
-        state = copy.deepcopy((self.network.state_dict(), self.muon.state_dict(), self.adam.state_dict()))
-        begun, progress = time.time(), 0.0
-        while progress < 1.0:
-            _, progress = self.step(windows, (time.time() - begun) / seconds, warm=1.0, decay_from=0.0)
-        self.save(path)
-        for part, saved in zip((self.network, self.muon, self.adam), state):
-            part.load_state_dict(saved)
-
     def resume(self, path: Path) -> None:
-        """Weights and position in the data; the optimisers start afresh and warm up again."""
+        """The weights; the optimisers start afresh and warm up again."""
         state = torch.load(path, map_location=self.device)
         self.network.load_state_dict(state["weights"])
-        self.tokens_seen, self.windows_seen = state["tokens_seen"], state["windows_seen"]
+        self.tokens_seen = state["tokens_seen"]
 
 
-def run(training: Training, windows: Windows, held_out: Windows | None, out: Path, args: argparse.Namespace) -> None:
-    log = (out / "log.jsonl").open("a")
+def held_out_rows(corpus: Path, tokenizer: Path, preset: Preset, device: str, n_rows: int) -> list[Row]:
+    """The same rows for every run: held-out files in a fixed order, cut with a fixed seed."""
+    rng = pack.random.Random(0)
+    encode = pack.Encoder(Tokenizer.from_file(str(tokenizer)))
 
+    def records() -> Iterator[dict]:
+        for part in pack.parts_of(corpus, "held_out"):
+            yield from pack.read_part(part, rng)
+
+    stream = pack.batches(pack.examples(records(), encode, preset.mix, rng), preset.row_tokens)
+    return [to_device(batch, device) for _, batch in zip(range(n_rows), stream)]
+
+
+class Schedule:
+    """Where the run stands between its beginning (0) and its end (1)."""
+
+    def __init__(self, path: Path, minutes: float) -> None:
+        self.path = path
+        if not path.exists():
+            path.write_text(json.dumps({"started": time.time(), "deadline": time.time() + 60 * minutes}))
+        self.read()
+
+    def read(self) -> None:
+        times = json.loads(self.path.read_text())
+        self.started, self.deadline = times["started"], times["deadline"]
+
+    def progress(self) -> float:
+        try:
+            self.read()
+        except ValueError:
+            pass  # Somebody is writing it; the old one will do for a step.
+        return (time.time() - self.started) / (self.deadline - self.started)
+
+
+def run(training: Training, rows: Rows, held_out: list[Row], out: Path, log: TextIO, args: argparse.Namespace) -> None:
     def record(**fields) -> None:
-        if training.rank == 0:
-            line = json.dumps({"time": round(time.time()), "tokens": training.tokens_seen, **fields})
-            print(line, flush=True)
-            print(line, file=log, flush=True)
+        line = json.dumps({"time": round(time.time(), 1), "tokens": training.tokens_seen, **fields})
+        print(line, flush=True)
+        print(line, file=log, flush=True)
 
     record(event="start", parameters=sum(p.numel() for p in training.network.parameters()))
-    step, progress, smooth = 0, 0.0, math.nan
-    early = 60 * args.early_minutes / (args.deadline - args.started) if args.early_minutes else None
-    if (out / "early.pt").exists():
-        early = None
-    last_save = last_eval = time.time()
+    schedule = Schedule(out / "schedule.json", args.minutes)
+    step, progress = 0, 0.0
+    losses: list[Tensor] = []
+    last_save = last_log = time.time()
     while progress < 1.0:
-        clock = (time.time() - args.started) / (args.deadline - args.started)
+        progress = max(schedule.progress(), step / args.max_steps)
         # Optimiser state is not kept, so every start warms up.
         warm = min(1.0, (step + 1) / args.warmup_steps)
-        loss, progress = training.step(windows, max(clock, step / args.max_steps), warm, args.decay_from)
-        smooth = loss if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss
+        losses.append(training.step(rows, progress, warm, args.decay_from))
         step += 1
         if step % args.log_every == 0:
-            record(step=step, progress=round(progress, 4), loss=round(smooth, 4))
-        if early and progress > early:
-            early = None
-            training.save_decayed(out / "early.pt", windows, 60 * args.early_decay_minutes)
-            record(event="early checkpoint")
-        if time.time() - last_save > args.save_seconds:
-            training.save(out / "checkpoint.pt")
-            last_save = time.time()
-        if held_out and training.rank == 0 and time.time() - last_eval > args.eval_seconds:
-            record(event="held out", loss=round(training.held_out_loss(held_out, args.eval_batches), 4))
-            last_eval = time.time()
+            # Waits for the device, so that the clock and what is computed stay together.
+            loss = float(torch.stack(losses).mean())
+            losses.clear()
+            if not math.isfinite(loss):
+                raise RuntimeError(f"the loss is {loss} in step {step}: try --lr-scale 0.5")
+            fields = {"held_out": round(training.held_out_loss(held_out), 4)} if time.time() - last_log > args.eval_seconds else {}
+            if fields:
+                last_log = time.time()
+            record(step=step, progress=round(progress, 4), loss=round(loss, 4), **fields)
+            if time.time() - last_save > args.save_seconds:
+                training.save(out / "checkpoint.pt")
+                last_save = time.time()
     training.save(out / "checkpoint.pt")
     training.save(out / "final.pt")
-    if held_out and training.rank == 0:
-        record(event="held out, final", loss=round(training.held_out_loss(held_out, args.eval_batches), 4))
+    record(event="end", held_out=round(training.held_out_loss(held_out), 4))
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("windows", type=Path, help="packed training windows")
+    parser.add_argument("corpus", type=Path, help="folder with train*.jsonl* and held_out*.jsonl*")
+    parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path, help="folder for checkpoints and log")
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--pad", type=int, required=True, help="id of <|fim_pad|>")
-    parser.add_argument("--held-out", type=Path, help="packed held-out windows")
-    parser.add_argument("--minutes", type=float, default=90, help="how long to train, if no --deadline is given")
-    parser.add_argument("--started", type=float, help="Unix time at which the schedule began (default: now)")
-    parser.add_argument("--deadline", type=float, help="Unix time at which the learning rate reaches zero")
+    parser.add_argument("--minutes", type=float, default=90, help="how long to train, if OUT has no schedule yet")
     parser.add_argument("--max-steps", type=int, default=10**9, help="end sooner, the schedule with it")
-    parser.add_argument("--warmup-steps", type=int, default=1.0)
-    parser.add_argument("--decay-from", type=float, default=0.6, help="progress at which the learning rates start to fall")
-    parser.add_argument("--early-minutes", type=float, help="when to branch off a decayed checkpoint, early.pt")
-    parser.add_argument("--early-decay-minutes", type=float, default=1.0)
+    parser.add_argument("--warmup-steps", type=int, default=100)
+    parser.add_argument("--decay-from", type=float, default=0.55, help="progress at which the learning rates start to fall")
     parser.add_argument("--lr-scale", type=float, default=1.0, help="factor on the preset's learning rates")
-    parser.add_argument("--batch", type=int, help="windows in one step, instead of the preset's")
-    parser.add_argument("--micro-batch", type=int, help="windows in one forward pass, instead of the preset's")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes that cut examples")
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--log-every", type=int, default=20)
-    parser.add_argument("--save-seconds", type=float, default=1.0)
-    parser.add_argument("--eval-seconds", type=float, default=900)
-    parser.add_argument("--eval-batches", type=int, default=16)
+    parser.add_argument("--log-every", type=int, default=5)
+    parser.add_argument("--save-seconds", type=float, default=120)
+    parser.add_argument("--eval-seconds", type=float, default=60)
+    parser.add_argument("--eval-rows", type=int, default=4)
     args = parser.parse_args(arguments)
-    args.started = args.started or time.time()
-    args.deadline = args.deadline or args.started + 60 * args.minutes
-    if args.threads:
-        torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo")
     preset = PRESETS[args.preset]
-    if args.batch:
-        preset = replace(preset, batch=args.batch)
+    checkpoint = args.out / "checkpoint.pt"
+    # The cuts differ from those before an interruption.
+    rows = Rows(args.corpus, args.tokenizer, preset, device, args.workers, seed=int(checkpoint.exists() and checkpoint.stat().st_mtime))
     preset = replace(preset, muon_lr=preset.muon_lr * args.lr_scale, adam_lr=preset.adam_lr * args.lr_scale)
-    if args.micro_batch:
-        preset = replace(preset, micro_batch=args.micro_batch)
-    training = Training(preset, device, compiled=not args.no_compile)
-    if (args.out / "checkpoint.pt").exists():
-        training.resume(args.out / "checkpoint.pt")
-    windows = Windows(args.windows, args.pad, device)
-    held_out = Windows(args.held_out, args.pad, device) if args.held_out else None
-    run(training, windows, held_out, args.out, args)
+    training = Training(preset, device)
+    if checkpoint.exists():
+        training.resume(checkpoint)
+    held_out = held_out_rows(args.corpus, args.tokenizer, preset, device, args.eval_rows)
+    if not args.no_compile:
+        model.compile_functions()
+        # While the workers start.
+        first = held_out[0]
+        training.network.loss(first.tokens, first.layout, first.targets).backward()
+        training.network.zero_grad(set_to_none=True)
+    with (args.out / "log.jsonl").open("a") as log:
+        run(training, rows, held_out, args.out, log, args)
+    rows.stop()
 
 
 if __name__ == "__main__":
