@@ -6,13 +6,15 @@
 //! give the same bits on every machine, for all but a few of their operations are on integers (`panel.rs`).
 //!
 //! To read them: `quantized_rows.rs` is what is multiplied, `formats.rs` how each type of block is taken apart,
-//! `lanes.rs` the operations that a set of instructions gives (`avx2.rs`, `neon.rs`), `panel.rs` the product made of them,
+//! `lanes.rs` the operations that a set of instructions gives (`avx2.rs`, `avx512.rs`, `neon.rs`), `panel.rs` the product made of them,
 //! `scalar.rs` the slow one it must equal, `matmul.rs` the door to all of it.
 
 pub(crate) mod activation;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub(crate) mod float;
 mod float_product;
 mod formats;
@@ -46,6 +48,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Integers {
     Avx2,
+    /// AVX-512 F, BW and VNNI.
+    Avx512Vnni,
 }
 
 impl Isa {
@@ -59,7 +63,14 @@ impl Isa {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c")
         {
-            return Self(Kind::Avx2(Integers::Avx2));
+            let has_avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vnni");
+            return Self(Kind::Avx2(if has_avx512 {
+                Integers::Avx512Vnni
+            } else {
+                Integers::Avx2
+            }));
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("dotprod") {
@@ -71,7 +82,12 @@ impl Isa {
     /// All that this machine can run, the best first.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {
-        let mut all = vec![Self::detect(), Self::PORTABLE];
+        let mut all = vec![Self::detect()];
+        #[cfg(target_arch = "x86_64")]
+        if matches!(Self::detect().0, Kind::Avx2(_)) {
+            all.push(Self(Kind::Avx2(Integers::Avx2)));
+        }
+        all.push(Self::PORTABLE);
         all.dedup();
         all
     }
@@ -81,6 +97,8 @@ impl Isa {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(Integers::Avx2) => "AVX2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(Integers::Avx512Vnni) => "AVX-512 VNNI",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "NEON dotprod",
             Kind::Portable => "portable",

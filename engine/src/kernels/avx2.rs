@@ -65,6 +65,7 @@ impl Lanes for Avx2 {
     const MAX_IN_PLACE: usize = 2;
     type Int = __m256i;
     type Float = __m256;
+    type Weights = [__m256i; 16];
 
     #[inline(always)]
     unsafe fn splat(word: u32) -> __m256i {
@@ -148,40 +149,6 @@ impl Lanes for Avx2 {
                 word(6),
                 word(7),
             )
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn bytes(rows: Rows) -> __m256i {
-        unsafe {
-            let byte = |row| i32::from(*rows.row(row));
-            _mm256_setr_epi32(
-                byte(0),
-                byte(1),
-                byte(2),
-                byte(3),
-                byte(4),
-                byte(5),
-                byte(6),
-                byte(7),
-            )
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn halves(rows: Rows) -> __m256 {
-        unsafe {
-            let half = |row| rows.row(row).cast::<i16>().read_unaligned();
-            _mm256_cvtph_ps(_mm_setr_epi16(
-                half(0),
-                half(1),
-                half(2),
-                half(3),
-                half(4),
-                half(5),
-                half(6),
-                half(7),
-            ))
         }
     }
 

@@ -85,6 +85,21 @@ unsafe fn fifth_bits<L: Lanes>(words: L::Int, j: usize) -> L::Int {
     }
 }
 
+/// The half-precision numbers in the first two of four bytes, widened.
+#[inline(always)]
+pub(super) unsafe fn halves<L: Lanes>(rows: Rows) -> L::Float {
+    // SAFETY: as the caller.
+    unsafe { L::low_halves(L::words(rows)) }
+}
+
+/// The half-precision numbers in the last two of four bytes, widened: for those at the end of a block, past which
+/// nothing may be read.
+#[inline(always)]
+unsafe fn last_halves<L: Lanes>(rows: Rows) -> L::Float {
+    // SAFETY: as the caller.
+    unsafe { L::low_halves(L::shift_right(L::words(rows), 16)) }
+}
+
 /// Scale and negated minimum in the first four bytes of a block, both in half precision.
 #[inline(always)]
 unsafe fn set_scale_and_added_min<L: Lanes>(slot: &mut Slot<L>, rows: Rows) {
@@ -124,7 +139,7 @@ impl Format for Q8_0 {
     unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 2 + 32 bytes.
         unsafe {
-            slots[0].scale = L::halves(rows);
+            slots[0].scale = halves::<L>(rows);
             for part in 0..2 {
                 for (j, bytes) in L::quads(rows.add(2 + 16 * part)).into_iter().enumerate() {
                     let unsigned = L::xor(bytes, L::splat(0x8080_8080));
@@ -147,7 +162,7 @@ impl Format for Q4_0 {
     unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 2 + 16 bytes.
         unsafe {
-            slots[0].scale = L::halves(rows);
+            slots[0].scale = halves::<L>(rows);
             put_nibbles::<L, Self>(&mut slots[0], L::quads(rows.add(2)), |bytes, _| bytes);
         }
     }
@@ -184,7 +199,7 @@ impl Format for Q5_0 {
     unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 2 + 4 + 16 bytes.
         unsafe {
-            slots[0].scale = L::halves(rows);
+            slots[0].scale = halves::<L>(rows);
             let fifth = L::words(rows.add(2));
             put_nibbles::<L, Self>(&mut slots[0], L::quads(rows.add(6)), |bytes, j| {
                 L::or(bytes, fifth_bits::<L>(fifth, j))
@@ -238,7 +253,7 @@ impl Format for IQ4NL {
     unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 2 + 16 bytes.
         unsafe {
-            slots[0].scale = L::halves(rows);
+            slots[0].scale = halves::<L>(rows);
             put_nibbles::<L, Self>(&mut slots[0], L::quads(rows.add(2)), |bytes, _| {
                 L::lookup(&const { with_offset(IQ4_VALUES, Self::OFFSET) }, bytes)
             });
@@ -260,7 +275,7 @@ impl Format for MXFP4 {
         unsafe {
             // 2^(e - 128), taken as 2^(e / 2 - 64) * 2^(e - e / 2 - 64): neither is subnormal, nor is the product
             // unless it should be.
-            let exponent = L::bytes(rows);
+            let exponent = byte::<L>(L::words(rows), 0);
             let first = L::shift_right(exponent, 1);
             let second = L::sub(exponent, first);
             let power = |x| L::from_bits(L::shift_left(L::add(x, L::splat(127 - 64)), 23));
@@ -409,7 +424,7 @@ impl Format for Q6K {
         // SAFETY: the block has 128 + 64 + 16 + 2 bytes.
         unsafe {
             let scales = L::quads(rows.add(192));
-            let scale = L::halves(rows.add(208));
+            let scale = last_halves::<L>(rows.add(206));
             slots[..8].iter_mut().for_each(|slot| slot.scale = scale);
             // Four runs share 64 bytes of low bits and 32 bytes of high bits.
             for (four, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
@@ -448,7 +463,7 @@ impl Format for Q3K {
     unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 32 + 64 + 12 + 2 bytes.
         unsafe {
-            let scale = L::halves(rows.add(108));
+            let scale = last_halves::<L>(rows.add(106));
             slots[..8].iter_mut().for_each(|slot| slot.scale = scale);
             let [a, b, c] = [96, 100, 104].map(|at| L::words(rows.add(at)));
             // Low four bits of scales 0 to 3, 4 to 7, 8 to 11, 12 to 15, and above them two bits of `c`.

@@ -46,10 +46,9 @@ impl Rows {
 /// Thirty-two weights of each row, ready to be multiplied by many rows of activations.
 #[derive(Clone, Copy)]
 pub(super) struct Slot<L: Lanes> {
-    /// Eight vectors of bytes, or sixteen of 16-bit pairs: what [`Lanes::put`] makes and [`Lanes::dot`] reads.
-    pub(super) weights: [L::Int; 16],
+    /// What [`Lanes::put`] makes and [`Lanes::dot`] reads.
+    pub(super) weights: L::Weights,
     /// Integer scales of the halves, where the format has them and `weights` does not hold them.
-    #[allow(dead_code, reason = "AVX2 multiplies them into the weights")]
     pub(super) half_scales: [L::Int; 2],
     pub(super) scale: L::Float,
     /// As many as the format has.
@@ -66,11 +65,13 @@ pub(super) trait Lanes: Copy {
     const N: usize;
     /// Up to how many rows of activations [`dot_in_place`](Self::dot_in_place) is faster than [`put`](Self::put) and
     /// [`dot`](Self::dot).
-    const MAX_IN_PLACE: usize;
+    const MAX_IN_PLACE: usize = 0;
     /// `N` words of 32 bits.
     type Int: Copy;
     /// `N` single-precision numbers.
     type Float: Copy;
+    /// Thirty-two weights of each row: eight vectors of bytes, or sixteen of 16-bit pairs.
+    type Weights: Copy;
 
     unsafe fn splat(word: u32) -> Self::Int;
     unsafe fn and(a: Self::Int, b: Self::Int) -> Self::Int;
@@ -90,10 +91,6 @@ pub(super) trait Lanes: Copy {
     unsafe fn quads(rows: Rows) -> Quads<Self>;
     /// Four bytes of each row.
     unsafe fn words(rows: Rows) -> Self::Int;
-    /// One byte of each row, in the low eight bits.
-    unsafe fn bytes(rows: Rows) -> Self::Int;
-    /// A half-precision number of each row, widened.
-    unsafe fn halves(rows: Rows) -> Self::Float;
     /// The half-precision numbers in the low 16 bits of the words, widened.
     unsafe fn low_halves(words: Self::Int) -> Self::Float;
 
@@ -122,8 +119,11 @@ pub(super) trait Lanes: Copy {
         rows: [*const ActivationRun; T],
     ) -> [Self::Int; T];
 
-    /// The same for 32 signed bytes of each row and one row of activations, summed across lanes.
-    unsafe fn dot_in_place(weights: Rows, row: *const ActivationRun) -> Self::Int;
+    /// The same for 32 signed bytes of each row and one row of activations, summed across lanes. Not called where
+    /// [`MAX_IN_PLACE`](Self::MAX_IN_PLACE) is 0.
+    unsafe fn dot_in_place(_weights: Rows, _row: *const ActivationRun) -> Self::Int {
+        unreachable!("MAX_IN_PLACE is 0")
+    }
 }
 
 /// Repeats a block for some constants: the compiler gives up on loops this long, and then computes addresses anew.

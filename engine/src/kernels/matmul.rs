@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use super::avx2::{self, Avx2};
+use super::{
+    Integers,
+    avx2::{self, Avx2},
+    avx512::{self, Avx512},
+};
 #[cfg(target_arch = "aarch64")]
 use super::neon::{self, Neon};
 pub(crate) use super::quantized_rows::QuantizedRows;
@@ -96,6 +100,10 @@ impl Matrix {
             // SAFETY: the instructions were detected, or the kind would not be; the rest is the caller's promise.
             unsafe {
                 match isa.0 {
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx2(Integers::Avx512Vnni) if self.n_outputs >= Avx512::N => {
+                        avx512::multiply(dtype, task, outputs, rows);
+                    }
                     #[cfg(target_arch = "x86_64")]
                     Kind::Avx2(_) if self.n_outputs >= Avx2::N => avx2::multiply(dtype, task, outputs, rows),
                     #[cfg(target_arch = "aarch64")]

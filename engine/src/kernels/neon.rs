@@ -92,6 +92,7 @@ impl Lanes for Neon {
     const MAX_IN_PLACE: usize = 2;
     type Int = uint32x4_t;
     type Float = float32x4_t;
+    type Weights = [uint32x4_t; 8];
 
     #[inline(always)]
     unsafe fn splat(word: u32) -> uint32x4_t {
@@ -174,22 +175,6 @@ impl Lanes for Neon {
         unsafe {
             let words: [u32; 4] = std::array::from_fn(|row| rows.row(row).cast::<u32>().read_unaligned());
             vld1q_u32(words.as_ptr())
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn bytes(rows: Rows) -> uint32x4_t {
-        unsafe {
-            let bytes: [u32; 4] = std::array::from_fn(|row| u32::from(*rows.row(row)));
-            vld1q_u32(bytes.as_ptr())
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn halves(rows: Rows) -> float32x4_t {
-        unsafe {
-            let halves: [u16; 4] = std::array::from_fn(|row| rows.row(row).cast::<u16>().read_unaligned());
-            widen(vld1_u16(halves.as_ptr()))
         }
     }
 

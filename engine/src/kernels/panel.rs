@@ -17,7 +17,7 @@ use std::{mem::MaybeUninit, ops::Range};
 
 use super::{
     SharedOut,
-    formats::{Format, Q8_0},
+    formats::{Format, Q8_0, halves},
     lanes::{Lanes, Rows, Slot},
     quantized_rows::{ActivationRun, QuantizedRows},
 };
@@ -119,7 +119,7 @@ unsafe fn multiply_in_place<L: Lanes>(
         unsafe {
             prefetch_next::<L, Q8_0>(panel, run);
             let block = panel.add(run * Q8_0::BYTES);
-            let scale = L::halves(block);
+            let scale = halves::<L>(block);
             for (row, sums) in sums.chunks_exact_mut(L::N).enumerate() {
                 let activation = &activations[row * n_runs + run];
                 let dot = L::dot_in_place(block.add(2), activation);

@@ -1,0 +1,234 @@
+//! Sixteen weight rows side by side with AVX-512 and its dot products of bytes (VNNI).
+//!
+//! Weights are kept as unsigned bytes and multiplied by signed ones, four products at a time and exactly; what the
+//! format's offset added is taken away again with the sum of the activations.
+
+use std::{arch::x86_64::*, ops::Range};
+
+use super::{
+    formats::{Format, with_format},
+    lanes::{Lanes, Quads, Rows, Slot, unrolled},
+    panel::{self, Task},
+    quantized_rows::ActivationRun,
+};
+use crate::weights::GgmlType;
+
+/// Writes columns `outputs` of `rows`; see [`panel::multiply`].
+///
+/// # Safety
+/// AVX-512 F, BW and VNNI are there; the rest as there.
+pub(super) unsafe fn multiply(dtype: GgmlType, task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { with_format!(dtype, F => multiply_as::<F>(task, outputs, rows)) };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn multiply_as<F: Format>(task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { panel::multiply::<Avx512, F>(task, outputs, rows) };
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx512;
+
+/// Sixteen 128-bit places as four registers: row `r` beside rows `r + 4`, `r + 8` and `r + 12`.
+#[inline(always)]
+unsafe fn row_fours(rows: Rows) -> [__m512i; 4] {
+    std::array::from_fn(|row| {
+        // SAFETY: sixteen bytes of each of sixteen rows, by the caller's promise.
+        unsafe {
+            let part = |idx: usize| _mm_loadu_si128(rows.row(row + 4 * idx).cast());
+            let four = _mm512_castsi128_si512(part(0));
+            let four = _mm512_inserti32x4::<1>(four, part(1));
+            let four = _mm512_inserti32x4::<2>(four, part(2));
+            _mm512_inserti32x4::<3>(four, part(3))
+        }
+    })
+}
+
+// SAFETY (of the blocks below): the instructions and the places that are read are the caller's promise, see `Lanes`.
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "said once for all of them, above"
+)]
+impl Lanes for Avx512 {
+    const N: usize = 16;
+    type Int = __m512i;
+    type Float = __m512;
+    type Weights = [__m512i; 8];
+
+    #[inline(always)]
+    unsafe fn splat(word: u32) -> __m512i {
+        unsafe { _mm512_set1_epi32(word as i32) }
+    }
+
+    #[inline(always)]
+    unsafe fn and(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_and_si512(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_left(a: __m512i, bits: u32) -> __m512i {
+        unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_right(a: __m512i, bits: u32) -> __m512i {
+        unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(bits as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_right_signed(a: __m512i, bits: u32) -> __m512i {
+        unsafe { _mm512_sra_epi32(a, _mm_cvtsi32_si128(bits as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(table: &[u8; 16], bytes: __m512i) -> __m512i {
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, bytes)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quads(rows: Rows) -> Quads<Self> {
+        unsafe {
+            let [a, b, c, d] = row_fours(rows);
+            let (ab, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let (cd, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab, cd),
+                _mm512_unpackhi_epi64(ab, cd),
+                _mm512_unpacklo_epi64(ab_high, cd_high),
+                _mm512_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn words(rows: Rows) -> __m512i {
+        unsafe {
+            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let offsets = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(rows.stride as i32));
+            _mm512_i32gather_epi32::<1>(offsets, rows.at.cast())
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn low_halves(words: __m512i) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_float(x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_bits(words: __m512i) -> __m512 {
+        unsafe { _mm512_castsi512_ps(words) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(words: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(words) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_sub(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fnmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, x: __m512) {
+        unsafe { _mm512_storeu_ps(at, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+    }
+
+    #[inline(always)]
+    unsafe fn put<F: Format>(slot: &mut Slot<Self>, j: usize, bytes: __m512i, half_scale: __m512i) {
+        slot.weights[j] = bytes;
+        if F::HALF_SCALES {
+            slot.half_scales[j / 4] = half_scale;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<F: Format, const T: usize>(
+        slot: &Slot<Self>,
+        rows: [*const ActivationRun; T],
+    ) -> [__m512i; T] {
+        unsafe {
+            let values = rows.map(|row| (&raw const (*row).values).cast::<i32>());
+            let mut first = [_mm512_setzero_si512(); T];
+            for (sum, row) in first.iter_mut().zip(rows) {
+                let offset = i32::from(F::OFFSET);
+                let [low, high] = (*row).half_sums;
+                *sum = _mm512_set1_epi32(-offset * if F::HALF_SCALES { low } else { low + high });
+            }
+            unrolled!(J in 0 1 2 3 => {
+                for (sum, values) in first.iter_mut().zip(values) {
+                    *sum = _mm512_dpbusd_epi32(*sum, slot.weights[J], _mm512_set1_epi32(*values.add(J)));
+                }
+            });
+            let mut second = first;
+            if F::HALF_SCALES {
+                for (sum, row) in second.iter_mut().zip(rows) {
+                    *sum = _mm512_set1_epi32(-i32::from(F::OFFSET) * (*row).half_sums[1]);
+                }
+            }
+            unrolled!(J in 4 5 6 7 => {
+                for (sum, values) in second.iter_mut().zip(values) {
+                    *sum = _mm512_dpbusd_epi32(*sum, slot.weights[J], _mm512_set1_epi32(*values.add(J)));
+                }
+            });
+            if F::HALF_SCALES {
+                let [low, high] = slot.half_scales;
+                for (second, first) in second.iter_mut().zip(first) {
+                    let scaled = _mm512_mullo_epi32(*second, high);
+                    *second = _mm512_add_epi32(_mm512_mullo_epi32(first, low), scaled);
+                }
+            }
+            second
+        }
+    }
+}
