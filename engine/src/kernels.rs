@@ -6,7 +6,8 @@
 //! give the same bits on every machine, for all but a few of their operations are on integers (`panel.rs`).
 //!
 //! To read them: `quantized_rows.rs` is what is multiplied, `formats.rs` how each type of block is taken apart,
-//! `lanes.rs` the operations that a set of instructions gives (`avx2.rs`, `avx512.rs`, `neon.rs`), `panel.rs` the product made of them,
+//! `lanes.rs` the operations that a set of instructions gives (`avx2.rs`, `avx512.rs`, `neon.rs`; `vnni.rs` is
+//! what the first two share), `panel.rs` the product made of them,
 //! `scalar.rs` the slow one it must equal, `matmul.rs` the door to all of it.
 
 pub(crate) mod activation;
@@ -27,6 +28,8 @@ mod panel;
 pub(crate) mod pool;
 mod quantized_rows;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 /// Which instructions the kernels may use. Only [`detect`](Self::detect) gives more than the portable ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Integers {
     Avx2,
+    AvxVnni,
     /// AVX-512 F, BW and VNNI.
     Avx512Vnni,
 }
@@ -63,14 +67,7 @@ impl Isa {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c")
         {
-            let has_avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vnni");
-            return Self(Kind::Avx2(if has_avx512 {
-                Integers::Avx512Vnni
-            } else {
-                Integers::Avx2
-            }));
+            return Self(Kind::Avx2(integers()[0]));
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("dotprod") {
@@ -85,7 +82,7 @@ impl Isa {
         let mut all = vec![Self::detect()];
         #[cfg(target_arch = "x86_64")]
         if matches!(Self::detect().0, Kind::Avx2(_)) {
-            all.push(Self(Kind::Avx2(Integers::Avx2)));
+            all.extend(integers().into_iter().skip(1).map(|it| Self(Kind::Avx2(it))));
         }
         all.push(Self::PORTABLE);
         all.dedup();
@@ -98,12 +95,30 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(Integers::Avx2) => "AVX2",
             #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(Integers::AvxVnni) => "AVX-VNNI",
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx2(Integers::Avx512Vnni) => "AVX-512 VNNI",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "NEON dotprod",
             Kind::Portable => "portable",
         }
     }
+}
+
+/// What multiplies integers on this machine, which has AVX2; the best first.
+#[cfg(target_arch = "x86_64")]
+fn integers() -> Vec<Integers> {
+    let mut found = vec![Integers::Avx2];
+    if is_x86_feature_detected!("avxvnni") {
+        found.insert(0, Integers::AvxVnni);
+    }
+    if is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vnni")
+    {
+        found.insert(0, Integers::Avx512Vnni);
+    }
+    found
 }
 
 /// A mutable buffer that threads write in disjoint places.

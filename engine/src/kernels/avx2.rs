@@ -1,6 +1,6 @@
-//! Eight weight rows side by side with AVX2, FMA and F16C.
+//! Eight weight rows side by side with AVX2, FMA and F16C, and with AVX-VNNI where that is there.
 //!
-//! Small weights are multiplied as unsigned bytes by signed ones (`maddubs`), whose pairs are summed in 16 bits for as
+//! Without it small weights are multiplied as unsigned bytes by signed ones (`maddubs`), whose pairs are summed in 16 bits for as
 //! long as they fit; larger ones, and those with integer scales, as pairs of 16 bits (`madd`).
 
 use std::{arch::x86_64::*, ops::Range};
@@ -10,26 +10,45 @@ use super::{
     lanes::{Lanes, Quads, Rows, Slot, unrolled},
     panel::{self, Task},
     quantized_rows::ActivationRun,
+    vnni::{self, Vnni},
 };
 use crate::{quant::RUN_LEN, weights::GgmlType};
 
 /// Writes columns `outputs` of `rows`; see [`panel::multiply`].
 ///
 /// # Safety
-/// AVX2, FMA and F16C are there; the rest as there.
-pub(super) unsafe fn multiply(dtype: GgmlType, task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+/// AVX2, FMA and F16C are there, with `VNNI` also AVX-VNNI; the rest as there.
+pub(super) unsafe fn multiply<const VNNI: bool>(
+    dtype: GgmlType,
+    task: Task<'_>,
+    outputs: Range<usize>,
+    rows: Range<usize>,
+) {
     // SAFETY: the caller's promise.
-    unsafe { with_format!(dtype, F => multiply_as::<F>(task, outputs, rows)) };
+    unsafe {
+        if VNNI {
+            with_format!(dtype, F => multiply_vnni::<F>(task, outputs, rows));
+        } else {
+            with_format!(dtype, F => multiply_avx2::<F>(task, outputs, rows));
+        }
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_as<F: Format>(task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+unsafe fn multiply_avx2<F: Format>(task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { panel::multiply::<Avx2, F>(task, outputs, rows) };
+    unsafe { panel::multiply::<Avx2<false>, F>(task, outputs, rows) };
 }
 
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn multiply_vnni<F: Format>(task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { panel::multiply::<Avx2<true>, F>(task, outputs, rows) };
+}
+
+/// The registers, with AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2;
+pub(super) struct Avx2<const VNNI: bool>;
 
 /// Multiplications of bytes whose sums fit in 16 bits, out of the eight of a run; 0 if weights are multiplied as pairs.
 const fn steps_in_16_bits<F: Format>() -> usize {
@@ -60,9 +79,9 @@ unsafe fn row_pairs(rows: Rows) -> [__m256i; 4] {
     clippy::undocumented_unsafe_blocks,
     reason = "said once for all of them, above"
 )]
-impl Lanes for Avx2 {
+impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     const N: usize = 8;
-    const MAX_IN_PLACE: usize = 2;
+    const MAX_IN_PLACE: usize = if VNNI { 0 } else { 2 };
     type Int = __m256i;
     type Float = __m256;
     type Weights = [__m256i; 16];
@@ -208,6 +227,10 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     unsafe fn put<F: Format>(slot: &mut Slot<Self>, j: usize, bytes: __m256i, half_scale: __m256i) {
+        if VNNI {
+            vnni::put::<Self, F>(slot, j, bytes, half_scale);
+            return;
+        }
         if const { steps_in_16_bits::<F>() > 0 } {
             slot.weights[j] = bytes;
             return;
@@ -233,6 +256,9 @@ impl Lanes for Avx2 {
         slot: &Slot<Self>,
         rows: [*const ActivationRun; T],
     ) -> [__m256i; T] {
+        if VNNI {
+            return unsafe { vnni::dot::<Self, F, T>(slot, rows) };
+        }
         unsafe {
             let steps = const { steps_in_16_bits::<F>() };
             let mut sums = [_mm256_setzero_si256(); T];
@@ -286,5 +312,21 @@ impl Lanes for Avx2 {
                 _mm256_permute2x128_si256(first, second, 0x31),
             )
         }
+    }
+}
+
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "as above; only called where `VNNI` is true"
+)]
+impl<const VNNI: bool> Vnni for Avx2<VNNI> {
+    #[inline(always)]
+    unsafe fn add_products(sums: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+        unsafe { _mm256_dpbusd_avx_epi32(sums, unsigned, signed) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_words(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_mullo_epi32(a, b) }
     }
 }

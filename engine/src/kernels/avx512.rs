@@ -1,15 +1,13 @@
-//! Sixteen weight rows side by side with AVX-512 and its dot products of bytes (VNNI).
-//!
-//! Weights are kept as unsigned bytes and multiplied by signed ones, four products at a time and exactly; what the
-//! format's offset added is taken away again with the sum of the activations.
+//! Sixteen weight rows side by side with AVX-512 and its dot products of bytes.
 
 use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     formats::{Format, with_format},
-    lanes::{Lanes, Quads, Rows, Slot, unrolled},
+    lanes::{Lanes, Quads, Rows, Slot},
     panel::{self, Task},
     quantized_rows::ActivationRun,
+    vnni::{self, Vnni},
 };
 use crate::weights::GgmlType;
 
@@ -186,10 +184,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     unsafe fn put<F: Format>(slot: &mut Slot<Self>, j: usize, bytes: __m512i, half_scale: __m512i) {
-        slot.weights[j] = bytes;
-        if F::HALF_SCALES {
-            slot.half_scales[j / 4] = half_scale;
-        }
+        vnni::put::<Self, F>(slot, j, bytes, half_scale);
     }
 
     #[inline(always)]
@@ -197,38 +192,19 @@ impl Lanes for Avx512 {
         slot: &Slot<Self>,
         rows: [*const ActivationRun; T],
     ) -> [__m512i; T] {
-        unsafe {
-            let values = rows.map(|row| (&raw const (*row).values).cast::<i32>());
-            let mut first = [_mm512_setzero_si512(); T];
-            for (sum, row) in first.iter_mut().zip(rows) {
-                let offset = i32::from(F::OFFSET);
-                let [low, high] = (*row).half_sums;
-                *sum = _mm512_set1_epi32(-offset * if F::HALF_SCALES { low } else { low + high });
-            }
-            unrolled!(J in 0 1 2 3 => {
-                for (sum, values) in first.iter_mut().zip(values) {
-                    *sum = _mm512_dpbusd_epi32(*sum, slot.weights[J], _mm512_set1_epi32(*values.add(J)));
-                }
-            });
-            let mut second = first;
-            if F::HALF_SCALES {
-                for (sum, row) in second.iter_mut().zip(rows) {
-                    *sum = _mm512_set1_epi32(-i32::from(F::OFFSET) * (*row).half_sums[1]);
-                }
-            }
-            unrolled!(J in 4 5 6 7 => {
-                for (sum, values) in second.iter_mut().zip(values) {
-                    *sum = _mm512_dpbusd_epi32(*sum, slot.weights[J], _mm512_set1_epi32(*values.add(J)));
-                }
-            });
-            if F::HALF_SCALES {
-                let [low, high] = slot.half_scales;
-                for (second, first) in second.iter_mut().zip(first) {
-                    let scaled = _mm512_mullo_epi32(*second, high);
-                    *second = _mm512_add_epi32(_mm512_mullo_epi32(first, low), scaled);
-                }
-            }
-            second
-        }
+        unsafe { vnni::dot::<Self, F, T>(slot, rows) }
+    }
+}
+
+#[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
+impl Vnni for Avx512 {
+    #[inline(always)]
+    unsafe fn add_products(sums: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sums, unsigned, signed) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_words(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_mullo_epi32(a, b) }
     }
 }

@@ -465,7 +465,11 @@ impl Format for Q3K {
         unsafe {
             let scale = last_halves::<L>(rows.add(106));
             slots[..8].iter_mut().for_each(|slot| slot.scale = scale);
-            let [a, b, c] = [96, 100, 104].map(|at| L::words(rows.add(at)));
+            let (a, b, c) = (
+                L::words(rows.add(96)),
+                L::words(rows.add(100)),
+                L::words(rows.add(104)),
+            );
             // Low four bits of scales 0 to 3, 4 to 7, 8 to 11, 12 to 15, and above them two bits of `c`.
             let low_bits = [low::<L>(a), low::<L>(b), high::<L>(a), high::<L>(b)];
             for (four, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {

@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon::{self, Neon};
+pub(crate) use super::quantized_rows::QuantizedRows;
 #[cfg(target_arch = "x86_64")]
 use super::{
     Integers,
     avx2::{self, Avx2},
     avx512::{self, Avx512},
 };
-#[cfg(target_arch = "aarch64")]
-use super::neon::{self, Neon};
-pub(crate) use super::quantized_rows::QuantizedRows;
 use super::{
     Isa, Kind, SharedOut, float_product,
     lanes::Lanes,
@@ -105,7 +105,13 @@ impl Matrix {
                         avx512::multiply(dtype, task, outputs, rows);
                     }
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx2(_) if self.n_outputs >= Avx2::N => avx2::multiply(dtype, task, outputs, rows),
+                    Kind::Avx2(Integers::Avx2) if self.n_outputs >= Avx2::<false>::N => {
+                        avx2::multiply::<false>(dtype, task, outputs, rows);
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx2(_) if self.n_outputs >= Avx2::<true>::N => {
+                        avx2::multiply::<true>(dtype, task, outputs, rows);
+                    }
                     #[cfg(target_arch = "aarch64")]
                     Kind::Neon if self.n_outputs >= Neon::N => neon::multiply(dtype, task, outputs, rows),
                     _ => scalar::multiply(dtype, task, outputs, rows),
