@@ -15,7 +15,7 @@ use std::{
 
 use surmise_engine::{
     Engine, EngineError, EngineOptions, WeightSource,
-    copy::{CopyPredictor, CopySource},
+    copy::{CopyPredictor, CopySource, FEATURES, Opinion},
     fim::FimTemplate,
     kv_cache::{CachedSequence, KvCache},
     model::{Batch, Checkpoint, Model, Row, load_model, transformer::Transformer},
@@ -32,6 +32,11 @@ const MAX_SOURCE: usize = 32 * 1024;
 const MAX_ANSWER: usize = 64;
 /// Shares of the places at which precision is told: those of the highest confidence.
 const SHOW_RATES: [f64; 2] = [0.2, 0.5];
+/// Stands for the network where there is none.
+const NO_OPINION: Opinion = Opinion {
+    best: 0.5,
+    first_vote: 0.1,
+};
 const LANGUAGES: [(&str, &str); 10] = [
     ("rs", "Rust"),
     ("py", "Python"),
@@ -128,29 +133,29 @@ struct Place {
 #[derive(Clone)]
 struct Answer {
     is_exact: bool,
-    /// Mean logarithmic probability of its tokens; negative infinity if it says nothing.
+    /// Logarithm of the probability of all its tokens together; negative infinity if it says nothing.
     confidence: f64,
     tokens_per_step: f64,
 }
 
 impl Answer {
     fn new(place: &Place, text: &str, logprobs: &[f32], tokens_per_step: f64) -> Self {
-        let mean = logprobs.iter().sum::<f32>() / logprobs.len() as f32;
+        let sum = logprobs.iter().sum::<f32>();
         Self {
             is_exact: text.trim_end() == place.truth.trim_end(),
             confidence: if text.trim().is_empty() {
                 f64::NEG_INFINITY
             } else {
-                f64::from(mean)
+                f64::from(sum)
             },
             tokens_per_step,
         }
     }
 }
 
-/// One true token: what copying says, and what probabilities both gave to it.
+/// One true token: what is known of copying there, and what probabilities both gave to it.
 struct FitRow {
-    class: Option<(usize, usize)>,
+    classes: Option<[usize; FEATURES.len()]>,
     copied: f64,
     network: f64,
 }
@@ -245,9 +250,10 @@ impl Setup {
         let mut logprobs = Vec::new();
         for _ in 0..MAX_ANSWER {
             let prediction = predictor.predict(&tokens);
-            let (Some(&(token, share)), weight) = (prediction.votes.first(), prediction.weight()) else {
+            let Some(&(token, share)) = prediction.votes.first() else {
                 break;
             };
+            let weight = prediction.weight(NO_OPINION);
             if weight == 0.0 {
                 break;
             }
@@ -296,11 +302,16 @@ impl Setup {
         let mut predictor = self.predictor(place);
         for (idx, logits) in scores.chunks(model.config().vocab).enumerate() {
             let total: f64 = logits.iter().map(|&it| f64::from(it).exp()).sum();
-            let network = logits.iter().map(|&it| f64::from(it).exp() / total).zip(0..);
+            let probability = |logit: f32| f64::from(logit).exp() / total;
+            let network = logits.iter().map(|&it| probability(it)).zip(0..);
             let prediction = predictor.predict(&tokens[..n_prompt + idx]);
             let rest = &answer[idx..];
+            let opinion = prediction.votes.first().map(|&(vote, _)| Opinion {
+                best: probability(logits.iter().copied().fold(f32::MIN, f32::max)) as f32,
+                first_vote: probability(logits[vote as usize]) as f32,
+            });
             rows.push(FitRow {
-                class: prediction.class(),
+                classes: opinion.and_then(|it| prediction.classes(it)),
                 copied: self.sum_right(
                     rest,
                     prediction.votes.iter().map(|&(id, share)| (f64::from(share), id)),
@@ -356,38 +367,48 @@ fn ask(engine: &Engine, place: &Place, copy: CopyMixing) -> Result<Answer, Engin
     ))
 }
 
-/// Prints the weights that make the true tokens likeliest: expectation maximisation, which for a mixture of two fixed
-/// parts finds the one maximum. A few made-up observations keep thin classes near their row.
+/// Prints the numbers that make the true tokens likeliest: steps of Newton's method on each by itself. A few made-up
+/// observations keep numbers of thin classes near 0.
 fn print_weights(rows: &[FitRow]) {
-    const MADE_UP: f64 = 8.0;
-    let last_row = rows.iter().filter_map(|it| it.class).map(|it| it.0).max();
-    let fit = |is_chosen: &dyn Fn((usize, usize)) -> bool, prior: f64| {
-        let chosen: Vec<&FitRow> = rows.iter().filter(|it| it.class.is_some_and(is_chosen)).collect();
-        let mut weight = prior;
-        for _ in 0..200 {
-            let mixed = |it: &&FitRow| weight * it.copied / it.mixed(weight);
-            let sum: f64 = chosen.iter().map(mixed).sum();
-            weight = (sum + MADE_UP * prior) / (chosen.len() as f64 + MADE_UP);
+    const MADE_UP: f64 = 2.0;
+    const N_ROUNDS: usize = 400;
+    let mut log_odds = [[0.0f64; 8]; FEATURES.len()];
+    let weight = |log_odds: &[[f64; 8]], classes: [usize; FEATURES.len()]| {
+        let sum: f64 = log_odds.iter().zip(classes).map(|(row, class)| row[class]).sum();
+        1.0 / (1.0 + (-sum).exp())
+    };
+    let mut counts = [[0; 8]; FEATURES.len()];
+    for _ in 0..N_ROUNDS {
+        let (mut slopes, mut bends) = ([[0.0; 8]; FEATURES.len()], [[MADE_UP; 8]; FEATURES.len()]);
+        counts = Default::default();
+        for row in rows {
+            let Some(classes) = row.classes else { continue };
+            let weight = weight(&log_odds, classes);
+            let slope = (row.copied - row.network) * weight * (1.0 - weight) / row.mixed(weight);
+            for (feature, class) in classes.into_iter().enumerate() {
+                slopes[feature][class] += slope;
+                bends[feature][class] += weight * (1.0 - weight);
+                counts[feature][class] += 1;
+            }
         }
-        (weight, chosen.len())
-    };
-    let fit_row = |row: usize| {
-        let (of_row, _) = fit(&|it| it.0 == row, 0.5);
-        [0, 1, 2, 3].map(|column| fit(&|it| it == (row, column), of_row))
-    };
-    let weights: Vec<[(f64, usize); 4]> = (0..last_row.map_or(0, |it| it + 1)).map(fit_row).collect();
-    for row in &weights {
-        let numbers = row.map(|(weight, _)| format!("{weight:.2}")).join(", ");
-        println!("    [{numbers}], // {:?}", row.map(|(_, n)| n));
+        for (feature, row) in log_odds.iter_mut().enumerate() {
+            for (class, number) in row.iter_mut().enumerate() {
+                *number += 0.25 * (slopes[feature][class] - MADE_UP * *number / 4.0) / bends[feature][class];
+            }
+        }
+    }
+    for (row, (name, counts)) in log_odds.iter().zip(FEATURES.iter().zip(counts)) {
+        let numbers = row.map(|number| format!("{number:.2}")).join(", ");
+        println!("    [{numbers}], // {name}: {counts:?}");
     }
     let mean = |nats: &dyn Fn(&FitRow) -> f64| rows.iter().map(nats).sum::<f64>() / rows.len() as f64;
     let network = mean(&|it| -it.mixed(0.0).ln());
     let mixture = mean(&|it| {
-        let weight = it.class.map_or(0.0, |(row, column)| weights[row][column].0);
+        let weight = it.classes.map_or(0.0, |classes| weight(&log_odds, classes));
         -it.mixed(weight).ln()
     });
     println!(
-        "{} tokens; nats per token: network {network:.2}, mixture {mixture:.2}",
+        "{} tokens; nats per token: network {network:.3}, mixture {mixture:.3}",
         rows.len()
     );
 }

@@ -1,7 +1,7 @@
 //! Copying: what followed earlier places that read like the end of the sequence, mixed with what the network says.
 //!
 //! `mixture = (1 - w) * network + w * copy`, token by token, before temperature and filters. `copy` is a vote of the
-//! earlier places, `w` comes from a table of how often such votes were right. The mixture is the target: drafts are
+//! earlier places, `w` says how often such votes were right where the network thought so (`copy/reliability.rs`). The mixture is the target: drafts are
 //! verified against it, and it is what logprobs report.
 //!
 //! Sources: Kuhn and De Mori 1990, "A Cache-Based Natural Language Model for Speech Recognition" (mixing with a cache);
@@ -10,11 +10,13 @@
 //! We differ in matching bytes, not tokens: a cursor splits tokens, and the same name is cut in many ways.
 
 mod passage;
+mod reliability;
 
 use std::{fmt, sync::Arc};
 
 use crate::{
     fim::FimTemplate,
+    kernels::float::exp,
     logits::Candidate,
     speculative::drafter::{Draft, Drafter, DrafterKind, Evidence},
     suffix_index::common_suffix,
@@ -22,6 +24,7 @@ use crate::{
 };
 pub use passage::CopySource;
 use passage::Passage;
+pub use reliability::{FEATURES, Opinion};
 
 /// Fewest bytes that have to agree.
 const MIN_MATCH: usize = 4;
@@ -39,39 +42,6 @@ const HALVING: f32 = 2.0;
 const NEAR: f32 = 2000.0;
 /// What stands between two pieces of text. It is no byte, and the text to be continued has none, so it matches nothing.
 const BORDER: u16 = 256;
-
-/// The weight of copying, by evidence ([`EVIDENCE`]) and [`Support`]: maximum likelihood for the embedded model
-/// on the rests of lines in packages that it was not trained on. From `engine/`, with those in a folder:
-///
-/// ```sh
-/// cargo run --release --example infill -- weights/surmise.gguf FOLDER --fit --places 1600
-/// cargo run --release --example infill -- weights/surmise.gguf FOLDER --places 600
-/// ```
-///
-/// The first fits on the even half of its places (7,621 tokens): 3.00 nats per token for the 4.2 M network alone, 2.12
-/// for the mixture. The second reports on the odd half, 30 places in each of ten languages:
-///
-/// | predictor | exact | precision of the surest 20% | of the surest 50% | tokens per step |
-/// | --- | --- | --- | --- | --- |
-/// | network | 4.3% | 13.3% | 8.0% | 1.73 |
-/// | copying, silent without a match | 20.3% | 60.0% | 38.0% | |
-/// | mixture | 21.7% | 51.7% | 31.3% | 2.45 |
-///
-/// So with this network, which saw 11 M tokens, a whole line is mostly right where copying makes it so, and copying alone
-/// knows better than the mixture when to keep quiet. Fit again when the weights change: a better network lowers these numbers.
-const RELIABILITY: [[f32; 4]; EVIDENCE.len()] = [
-    [0.31, 0.67, 0.28, 0.19],
-    [0.43, 0.74, 0.36, 0.22],
-    [0.38, 0.81, 0.49, 0.31],
-    [0.61, 0.87, 0.54, 0.39],
-    [0.57, 0.86, 0.56, 0.61],
-    [0.61, 0.88, 0.64, 0.72],
-    [0.67, 0.88, 0.59, 0.57],
-    [0.87, 0.94, 0.64, 0.67],
-];
-
-/// Least evidence of each row of [`RELIABILITY`].
-const EVIDENCE: [usize; 8] = [4, 6, 8, 12, 16, 24, 32, 48];
 
 /// How the earlier places agree on what comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,19 +66,6 @@ pub struct CopyPrediction {
     pub evidence: usize,
     /// How the places agree.
     pub support: Support,
-}
-
-impl CopyPrediction {
-    /// Row and column of the table of weights; none if the evidence is too thin.
-    pub fn class(&self) -> Option<(usize, usize)> {
-        let row = EVIDENCE.iter().rposition(|&least| self.evidence >= least)?;
-        Some((row, self.support as usize))
-    }
-
-    /// Weight of copying in the mixture, from 0 to less than 1.
-    pub fn weight(&self) -> f32 {
-        self.class().map_or(0.0, |(row, column)| RELIABILITY[row][column])
-    }
 }
 
 /// Predicts the next token of one sequence from the sequence itself: its prompt, context and suffix included, and what
@@ -369,13 +326,25 @@ impl CopyMixer {
     }
 
     /// Mixes for the token that follows `tokens`, and returns the logarithm of the mixture's sum of exponentials.
-    /// `log_total` is that of the network's scores `logits`, `(vocab,)`.
+    /// `log_total` is that of the network's scores `logits`, `(vocab,)`, and `best` the highest
+    /// of them.
     ///
     /// The mixture is divided by `1 - w`: then only the few tokens that copying names change their score.
-    pub(crate) fn mix(&mut self, logits: &[f32], log_total: f32, tokens: &[u32]) -> f32 {
+    pub(crate) fn mix(&mut self, logits: &[f32], best: f32, log_total: f32, tokens: &[u32]) -> f32 {
         self.raised.clear();
         let prediction = self.predictor.predict(tokens);
-        let weight = f64::from(prediction.weight());
+        let first_vote = prediction
+            .votes
+            .first()
+            .and_then(|vote| logits.get(vote.0 as usize));
+        let Some(&first_vote) = first_vote else {
+            return log_total;
+        };
+        let network = Opinion {
+            best: exp::<false>(best - log_total),
+            first_vote: exp::<false>(first_vote - log_total),
+        };
+        let weight = f64::from(prediction.weight(network));
         let odds = weight / (1.0 - weight);
         if odds == 0.0 {
             return log_total;

@@ -72,7 +72,7 @@ impl Sampler {
             });
         }
         let log_total = match &mut self.copy {
-            Some(copy) => copy.mix(logits, log_total, history.tokens),
+            Some(copy) => copy.mix(logits, best, log_total, history.tokens),
             None => log_total,
         };
         let id = if self.is_greedy && self.processors.is_empty() {

@@ -80,7 +80,7 @@ fn drafts_change_neither_text_nor_probabilities() {
                     (plain.id, plain.logprob.to_bits())
                 );
             }
-            assert!(speculation == Speculation::Auto || drafted.finish.speculation.total().accepted > 5);
+            assert!(speculation == Speculation::Auto || drafted.finish.speculation.total().accepted > 0);
         }
     }
 }

@@ -9,6 +9,12 @@ use crate::{
     sampler::{PickedToken, Sampler, split_mix},
 };
 
+/// A network that knows nothing: the last test's.
+const UNSURE: Opinion = Opinion {
+    best: 1.0 / 263.0,
+    first_vote: 1.0 / 263.0,
+};
+
 fn predictor(prompt: &[u32]) -> CopyPredictor {
     CopyPredictor::new(
         Arc::new(Tokenizer::bytes()),
@@ -111,7 +117,7 @@ fn nothing_crosses_a_border() {
 #[test]
 fn indentation_says_nothing() {
     let prompt = hole("if a:\n            b\n            ", "");
-    assert_eq!(predictor(&prompt).predict(&prompt).weight(), 0.0);
+    assert_eq!(predictor(&prompt).predict(&prompt).weight(UNSURE), 0.0);
     let mut evidence = Vec::new();
     let text: Vec<u16> = "ab  \n  c".bytes().map(u16::from).collect();
     evidence_by_length(&text, &mut evidence);
@@ -220,19 +226,26 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
     }
     let sum: f64 = shares.values().sum();
     let most = shares.values().fold(0.0f64, |most, &it| most.max(it)) / sum;
-    let column = match (shares.len(), places.len()) {
+    let support = match (shares.len(), places.len()) {
         (0, _) => return network,
-        (1, 1) => 0,
-        (1, _) => 1,
-        _ if most >= 0.5 => 2,
-        _ => 3,
+        (1, 1) => Support::Single,
+        (1, _) => Support::Agreed,
+        _ if most >= 0.5 => Support::Majority,
+        _ => Support::Split,
     };
-    let row = EVIDENCE.iter().filter(|&&least| best >= least).count();
-    let weight = if row == 0 {
-        0.0
-    } else {
-        f64::from(RELIABILITY[row - 1][column])
+    let votes = shares.iter().map(|(&id, &share)| (share, std::cmp::Reverse(id)));
+    let (_, first) = votes
+        .max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
+        .expect("a vote");
+    let prediction = CopyPrediction {
+        evidence: best,
+        support,
+        ..CopyPrediction::default()
     };
+    let weight = f64::from(prediction.weight(Opinion {
+        best: network.iter().copied().fold(0.0, f64::max) as f32,
+        first_vote: network[first.0 as usize] as f32,
+    }));
     let mix = |(id, network): (usize, &f64)| {
         let share = shares.get(&(id as u32)).map_or(0.0, |it| it / sum);
         (1.0 - weight) * network + weight * share
@@ -255,7 +268,8 @@ fn the_mixture_equals_its_definition() {
         for len in prompt_len..tokens.len() {
             let (history, logits) = (&tokens[..len], random_logits(seed << 10 | len as u64));
             let log_total = logits.iter().map(|it| it.exp()).sum::<f32>().ln();
-            let mixed_total = mixer.mix(&logits, log_total, history);
+            let best = logits.iter().copied().fold(f32::MIN, f32::max);
+            let mixed_total = mixer.mix(&logits, best, log_total, history);
             let mut mixed = logits.clone();
             for raised in mixer.raised() {
                 mixed[raised.id as usize] = raised.logit;
@@ -315,7 +329,7 @@ fn picks_and_logprobs_are_those_of_the_mixture() {
         prompt_len,
     };
     let picked = sampler.pick(&[0.0; 263], history).unwrap();
-    let weight = prediction.weight();
+    let weight = prediction.weight(UNSURE);
     let expected = (weight + (1.0 - weight) / 263.0).ln();
     assert_eq!(picked.id, u32::from(b'e'));
     assert!((picked.logprob - expected).abs() < 1e-5);

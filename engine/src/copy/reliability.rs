@@ -1,0 +1,65 @@
+//! How much copying is to be trusted, beside a network that has an opinion of its own.
+
+use super::{CopyPrediction, Support};
+
+/// Least evidence of each class.
+const EVIDENCE: [usize; 8] = [4, 6, 8, 12, 16, 24, 32, 48];
+/// Where classes of the network's certainty begin, after the first: the probability of its likeliest token.
+const CERTAINTY: [f32; 5] = [0.2, 0.4, 0.6, 0.8, 0.95];
+/// Where classes of its consent begin, after the first: the probability of the first vote over that of the likeliest token.
+const CONSENT: [f32; 4] = [0.01, 0.1, 0.4, 1.0];
+
+/// Classes of a feature that has the most.
+const MAX_CLASSES: usize = 8;
+
+/// Names of the features, for people.
+pub const FEATURES: [&str; 4] = ["evidence", "support", "certainty of the network", "its consent"];
+
+/// The logarithm of the odds of copying is the sum of one number for each feature: maximum likelihood for the embedded
+/// model on the rests of lines in packages that it was not trained on. From `engine/`, with those in a folder:
+///
+/// ```sh
+/// cargo run --release --example infill -- weights/surmise.gguf FOLDER --fit --places 1600
+/// ```
+const LOG_ODDS: [[f32; MAX_CLASSES]; FEATURES.len()] = [
+    [-1.25, -0.68, -0.51, -0.26, 0.02, 0.17, 0.59, 1.08],
+    [-0.41, 1.27, -0.85, -1.15, 0.0, 0.0, 0.0, 0.0],
+    [0.56, 0.40, 0.04, -0.08, -0.30, -0.94, 0.0, 0.0],
+    [-0.75, 0.19, 0.27, 0.51, -0.17, 0.0, 0.0, 0.0],
+];
+
+/// What the network says where something could be copied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Opinion {
+    /// Probability of its likeliest token.
+    pub best: f32,
+    /// Probability that it gives to the first vote.
+    pub first_vote: f32,
+}
+
+impl CopyPrediction {
+    /// The class of each feature, in the order of [`FEATURES`]; none if the evidence is too thin.
+    pub fn classes(&self, network: Opinion) -> Option<[usize; FEATURES.len()]> {
+        let class_of = |x: f32, begins: &[f32]| begins.iter().filter(|&&begin| x >= begin).count();
+        Some([
+            EVIDENCE.iter().rposition(|&least| self.evidence >= least)?,
+            match self.support {
+                Support::Single => 0,
+                Support::Agreed => 1,
+                Support::Majority => 2,
+                Support::Split => 3,
+            },
+            class_of(network.best, &CERTAINTY),
+            class_of(network.first_vote / network.best, &CONSENT),
+        ])
+    }
+
+    /// Weight of copying in the mixture, from 0 to less than 1.
+    pub fn weight(&self, network: Opinion) -> f32 {
+        let Some(classes) = self.classes(network) else {
+            return 0.0;
+        };
+        let log_odds: f32 = LOG_ODDS.iter().zip(classes).map(|(row, class)| row[class]).sum();
+        1.0 / (1.0 + (-log_odds).exp())
+    }
+}
