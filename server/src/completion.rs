@@ -80,8 +80,10 @@ pub struct Trace {
     pub generated: String,
     /// What was done to that.
     pub steps: Vec<StepTrace>,
-    /// Geometric mean of the probabilities of the tokens shown, from 0 to 1.
+    /// Probability that all tokens shown are right, from 0 to 1.
     pub confidence: Option<f64>,
+    /// Logarithms of the tokens' probabilities, each with the byte of `generated` at which the token's text ends.
+    pub logprobs: Vec<(usize, f32)>,
     /// The model's text token by token.
     pub tokens: Vec<TracedToken>,
     /// Whether it was the rest of an earlier suggestion, which took no model.
@@ -173,13 +175,13 @@ async fn run(engine: &Engine, query: &Query, trace: &mut Trace) -> Result<Sugges
     };
     let generation = engine.generate(request);
     trace.stages.prompt = lap.end();
-    let logprobs = read(engine, generation, &candidate, trace).await?;
-    candidate.logprobs = &logprobs;
+    read(engine, generation, &candidate, trace).await?;
+    candidate.logprobs = &trace.logprobs;
     let mut lap = Lap::begin();
     let text = postprocess(&candidate, &trace.generated, &mut trace.steps).map(str::to_owned);
     trace.stages.postprocess = lap.end();
     let text = text?;
-    trace.confidence = postprocess::check_confidence::confidence(&logprobs, text.len());
+    trace.confidence = postprocess::confidence(&trace.logprobs, text.len());
     Ok(Suggestion {
         range: *at..*at,
         text,
@@ -199,15 +201,13 @@ fn stop_condition(extent: Extent, config: &CompletionConfig) -> StopCondition {
     }
 }
 
-/// Reads the model's text into `trace` until it ends or reaches far enough. Returns the tokens' logarithmic
-/// probabilities, each with the byte at which the token's text ends.
+/// Reads the model's text into `trace` until it ends or reaches far enough.
 async fn read(
     engine: &Engine,
     mut generation: Generation,
     candidate: &Candidate<'_>,
     trace: &mut Trace,
-) -> Result<Vec<(usize, f32)>, Withheld> {
-    let mut logprobs = Vec::new();
+) -> Result<(), Withheld> {
     let mut enough = false;
     while let Some(event) = generation.next().await {
         match event {
@@ -215,7 +215,7 @@ async fn read(
             Event::Text { text, tokens } if !enough => {
                 trace.generated.push_str(&text);
                 for token in tokens {
-                    logprobs.push((token.text_end, token.logprob));
+                    trace.logprobs.push((token.text_end, token.logprob));
                     trace.tokens.push(TracedToken {
                         text: engine.tokenizer().decode(&[token.id]),
                         probability: f64::from(token.logprob).exp(),
@@ -239,7 +239,7 @@ async fn read(
             }
         }
     }
-    Ok(logprobs)
+    Ok(())
 }
 
 /// A stopwatch for one stage after another.

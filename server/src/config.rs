@@ -44,8 +44,8 @@ pub struct CompletionConfig {
     /// Most tokens of the file that the model reads; more is better informed, and slower.
     #[schemars(range(min = 64, max = 65536))]
     pub prompt_tokens: usize,
-    /// How sure the model must be: the geometric mean of its tokens' probabilities, from 0 (show
-    /// everything) to 1 (show nothing). An explicit request is answered whatever the model thinks of it.
+    /// How sure the model must be that all of a suggestion is right, from 0 (show everything) to 1 (show
+    /// nothing). Of an unsure one its sure beginning is shown. An explicit request is answered whatever the model thinks of it.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_confidence: f64,
 }
@@ -113,7 +113,7 @@ impl Default for CompletionConfig {
             extent: ExtentConfig::Auto,
             max_tokens: 64,
             prompt_tokens: 1024,
-            min_confidence: 0.75,
+            min_confidence: 0.3,
         }
     }
 }

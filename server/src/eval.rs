@@ -9,7 +9,11 @@ use std::{path::Path, time::Duration};
 use surmise_engine::{Engine, request::SamplingParams};
 
 use crate::{
-    completion::{Completion, Query, complete, trigger::Trigger},
+    completion::{
+        Completion, Query, Trace, complete,
+        postprocess::{Candidate, confidence, postprocess},
+        trigger::Trigger,
+    },
     config::{CompletionConfig, Config, ExtentConfig},
 };
 use hole::{Hole, Wanted};
@@ -22,8 +26,8 @@ pub struct Answer {
     pub language: &'static str,
     /// Whether something belongs in the hole.
     pub is_wanted: bool,
-    /// The suggestion, however unsure; none if another gate withheld it.
-    pub shown: Option<Shown>,
+    /// What is shown at each threshold that was asked about, and at 0: the lowest first.
+    pub shown: Vec<(f64, Option<Shown>)>,
     /// From the request to the answer.
     pub elapsed: Duration,
     /// Forward passes after the first token, and the tokens they gave.
@@ -31,9 +35,9 @@ pub struct Answer {
 }
 
 /// A suggestion beside what stood there.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shown {
-    /// Geometric mean of the probabilities of its tokens.
+    /// Probability that all of it is right, as the model has it.
     pub confidence: f64,
     /// Whether it is what stood there.
     pub is_exact: bool,
@@ -53,8 +57,23 @@ impl Shown {
     }
 }
 
-/// Fills one hole, as while typing. `root` is the folder that the paths in prompts are relative to.
-pub async fn fill(engine: &Engine, config: &Config, root: &Path, hole: &Hole) -> Answer {
+impl Answer {
+    /// What is shown where suggestions must be so sure.
+    ///
+    /// # Panics
+    /// If the threshold was not asked about.
+    pub fn shown_at(&self, min_confidence: f64) -> Option<&Shown> {
+        let found = self
+            .shown
+            .iter()
+            .find(|(threshold, _)| *threshold == min_confidence);
+        found.expect("a threshold that was asked about").1.as_ref()
+    }
+}
+
+/// Fills one hole, as while typing, and judges what would be shown at each of `thresholds`. `root` is the folder that the paths
+/// in prompts are relative to.
+pub async fn fill(engine: &Engine, config: &Config, root: &Path, hole: &Hole, thresholds: &[f64]) -> Answer {
     let query = Query {
         document: hole.document.clone(),
         at: hole.at,
@@ -73,19 +92,14 @@ pub async fn fill(engine: &Engine, config: &Config, root: &Path, hole: &Hole) ->
         neighbours: Vec::new(),
         sources: Default::default(),
     };
-    let Completion { outcome, trace } = complete(engine, &query).await;
-    let shown = outcome.ok().map(|suggestion| {
-        let truth = match &hole.wanted {
-            Wanted::RestOfLine(truth) => truth.as_str(),
-            Wanted::Nothing => "",
-        };
-        Shown {
-            confidence: trace.confidence.unwrap_or(0.0),
-            is_exact: suggestion.text.trim_end() == truth,
-            n_right: common_prefix(&suggestion.text, truth),
-            similarity: similarity(&suggestion.text, truth),
-        }
-    });
+    let Completion { trace, .. } = complete(engine, &query).await;
+    let mut thresholds: Vec<f64> = [0.0].into_iter().chain(thresholds.iter().copied()).collect();
+    thresholds.sort_by(f64::total_cmp);
+    thresholds.dedup();
+    let shown = thresholds
+        .into_iter()
+        .map(|threshold| (threshold, show(&query, &trace, hole, threshold)))
+        .collect();
     Answer {
         language: hole.document.language().name(),
         is_wanted: matches!(hole.wanted, Wanted::RestOfLine(_)),
@@ -95,4 +109,31 @@ pub async fn fill(engine: &Engine, config: &Config, root: &Path, hole: &Hole) ->
             (finish.speculation.steps, finish.speculation.emitted)
         }),
     }
+}
+
+/// What is left of the model's text at a threshold, beside what belongs in the hole.
+fn show(query: &Query, trace: &Trace, hole: &Hole, min_confidence: f64) -> Option<Shown> {
+    let config = CompletionConfig {
+        min_confidence,
+        ..query.config.clone()
+    };
+    let candidate = Candidate {
+        document: &query.document,
+        at: query.at,
+        extent: trace.extent?,
+        config: &config,
+        logprobs: &trace.logprobs,
+        invoked: false,
+    };
+    let text = postprocess(&candidate, &trace.generated, &mut Vec::new()).ok()?;
+    let truth = match &hole.wanted {
+        Wanted::RestOfLine(truth) => truth.as_str(),
+        Wanted::Nothing => "",
+    };
+    Some(Shown {
+        confidence: confidence(&trace.logprobs, text.len()).unwrap_or(0.0),
+        is_exact: text.trim_end() == truth,
+        n_right: common_prefix(text, truth),
+        similarity: similarity(text, truth),
+    })
 }

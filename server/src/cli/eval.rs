@@ -35,10 +35,13 @@ pub(super) fn run(args: &EvalArgs) -> Result<i32, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let mut asked = THRESHOLDS.to_vec();
+    asked.push(config.completion.min_confidence);
     let mut answers = Vec::new();
     for (idx, hole) in holes.iter().enumerate() {
         progress(&format!("hole {} of {}", idx + 1, holes.len()));
-        answers.push(runtime.block_on(fill(&engine, &config, &args.folder, hole)));
+        let answer = fill(&engine, &config, &args.folder, hole, &asked);
+        answers.push(runtime.block_on(answer));
     }
     progress("");
     let report = Report {

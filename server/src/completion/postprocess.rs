@@ -1,7 +1,7 @@
 //! From what the model wrote to what is shown: a list of small steps, each of which shortens or refuses.
 
-pub(super) mod check_confidence;
 mod check_syntax;
+mod cut_at_doubt;
 mod cut_at_extent;
 mod drop_repetition;
 mod trim_blank_end;
@@ -12,6 +12,7 @@ use surmise_grammars::Extent;
 
 use crate::{completion::withheld::Withheld, config::CompletionConfig, document::Document};
 
+pub(crate) use cut_at_doubt::confidence;
 pub(crate) use cut_at_extent::is_complete;
 
 /// What the model wrote, and where it would go.
@@ -41,7 +42,7 @@ const STEPS: [(&str, Step); 6] = [
     ("trim_suffix_overlap", trim_suffix_overlap::run),
     ("drop_repetition", drop_repetition::run),
     ("trim_blank_end", trim_blank_end::run),
-    ("check_confidence", check_confidence::run),
+    ("cut_at_doubt", cut_at_doubt::run),
     ("check_syntax", check_syntax::run),
 ];
 

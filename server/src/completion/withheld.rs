@@ -36,7 +36,7 @@ pub enum Withheld {
     /// The model is not sure enough.
     #[error("confidence {confidence:.2} is below {least:.2} (`completion.min_confidence`)")]
     LowConfidence {
-        /// Geometric mean of the probabilities of the suggestion's tokens.
+        /// Probability that all of the suggestion is right.
         confidence: f64,
         /// The threshold.
         least: f64,

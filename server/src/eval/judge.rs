@@ -33,12 +33,12 @@ pub const QUIET_AIM: f64 = 0.9;
 /// See [`QUIET_AIM`].
 pub const PRECISION_AIM: f64 = 0.6;
 
-/// Judges `answers` as if suggestions below `min_confidence` were withheld.
+/// Judges what `answers` show at a threshold, one that they were asked about.
 pub fn judge<'a>(answers: impl Iterator<Item = &'a Answer>, min_confidence: f64) -> Judgement {
     let (mut n_wanted, mut n_unwanted, mut n_noise) = (0, 0, 0);
     let mut shown: Vec<&Shown> = Vec::new();
     for answer in answers {
-        let suggestion = answer.shown.as_ref().filter(|it| it.confidence >= min_confidence);
+        let suggestion = answer.shown_at(min_confidence);
         if answer.is_wanted {
             n_wanted += 1;
             shown.extend(suggestion);
@@ -78,7 +78,7 @@ pub fn calibrate(judgements: &[Judgement]) -> Option<&Judgement> {
 /// Precision at the `share` of the holes that want something where the model is surest.
 pub fn precision_at(answers: &[Answer], share: f64) -> Option<f64> {
     let wanted: Vec<&Answer> = answers.iter().filter(|it| it.is_wanted).collect();
-    let mut shown: Vec<&Shown> = wanted.iter().filter_map(|it| it.shown.as_ref()).collect();
+    let mut shown: Vec<&Shown> = wanted.iter().filter_map(|it| it.shown_at(0.0)).collect();
     shown.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
     shown.truncate((wanted.len() as f64 * share).round() as usize);
     let n_useful = shown.iter().filter(|it| it.is_useful()).count();
@@ -117,15 +117,20 @@ mod tests {
     use super::*;
 
     fn answer(is_wanted: bool, confidence: f64, n_right: usize) -> Answer {
+        let shown = Shown {
+            confidence,
+            is_exact: n_right == 4,
+            n_right,
+            similarity: 0.5,
+        };
         Answer {
             language: "Rust",
             is_wanted,
-            shown: Some(Shown {
-                confidence,
-                is_exact: n_right == 4,
-                n_right,
-                similarity: 0.5,
-            }),
+            shown: [0.0, 0.6]
+                .into_iter()
+                .chain(THRESHOLDS)
+                .map(|threshold| (threshold, (confidence >= threshold).then_some(shown)))
+                .collect(),
             elapsed: Duration::from_millis(10),
             steps: (2, 5),
         }
@@ -141,8 +146,7 @@ mod tests {
             answer(false, 0.85, 0),
         ];
         answers.push(Answer {
-            shown: None,
-            ..answer(true, 0.0, 0)
+            ..answer(true, -1.0, 0)
         });
         let all = judge(answers.iter(), 0.0);
         assert_eq!((all.show_rate, all.quiet), (Some(0.75), Some(0.0)));

@@ -1,40 +1,138 @@
-//! Refuses text that the model was not sure of, unless the user asked for whatever there is.
+//! Keeps as much as is probably right, all of it together; refuses text whose beginning is not. What the user asked for
+//! is left whole.
+//!
+//! Half a suggestion is worth accepting if it ends where a reader would pause: at the end of a line, or of a word after
+//! some characters, with no bracket left open.
 
 use super::Candidate;
 use crate::completion::withheld::Withheld;
 
+/// Fewest characters of a line that are worth showing without the rest.
+const LEAST_CHARS: usize = 10;
+
 pub(super) fn run(candidate: &Candidate<'_>, text: &str) -> Result<usize, Withheld> {
     let least = candidate.config.min_confidence;
-    match confidence(candidate.logprobs, text.len()) {
-        Some(confidence) if confidence < least && !candidate.invoked => {
-            Err(Withheld::LowConfidence { confidence, least })
-        }
-        _ => Ok(text.len()),
+    let is_sure = |len: usize| confidence(candidate.logprobs, len).is_none_or(|it| it >= least);
+    if candidate.invoked || is_sure(text.len()) {
+        return Ok(text.len());
     }
+    let whole_lines = text.match_indices('\n').map(|(end, _)| end);
+    let words = text.lines().next().into_iter().flat_map(ends_of_words);
+    let is_kept = |end: &usize| is_sure(*end) && !text[..*end].trim().is_empty();
+    whole_lines
+        .filter(is_kept)
+        .next_back()
+        .or_else(|| words.filter(is_kept).next_back())
+        .ok_or_else(|| Withheld::LowConfidence {
+            confidence: confidence(candidate.logprobs, text.len()).unwrap_or(0.0),
+            least,
+        })
 }
 
-/// Geometric mean of the probabilities of the tokens that begin before byte `len`.
-pub(in crate::completion) fn confidence(logprobs: &[(usize, f32)], len: usize) -> Option<f64> {
+/// Bytes of a line at which a word ends, far enough from its beginning and outside all brackets and quotes that it opens.
+fn ends_of_words(line: &str) -> Vec<usize> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let (mut n_open, mut in_quotes) = (0i32, None);
+    let mut ends = Vec::new();
+    let mut chars = line.char_indices().enumerate().peekable();
+    while let Some((n_before, (at, c))) = chars.next() {
+        match (c, in_quotes) {
+            ('(' | '[' | '{', None) => n_open += 1,
+            (')' | ']' | '}', None) => n_open -= 1,
+            ('"' | '\'' | '`', None) => in_quotes = Some(c),
+            (c, Some(quote)) if c == quote => in_quotes = None,
+            _ => {}
+        }
+        let is_end =
+            (is_word(c) || c == ')' || c == ']') && chars.peek().is_none_or(|(_, (_, next))| !is_word(*next));
+        if is_end && n_open <= 0 && in_quotes.is_none() && n_before + 1 >= LEAST_CHARS {
+            ends.push(at + c.len_utf8());
+        }
+    }
+    ends
+}
+
+/// Probability that all tokens are right that begin before byte `len`: the product of theirs. None without tokens.
+pub(crate) fn confidence(logprobs: &[(usize, f32)], len: usize) -> Option<f64> {
     let begins = std::iter::once(0).chain(logprobs.iter().map(|(end, _)| *end));
-    let kept: Vec<f64> = begins
-        .zip(logprobs)
-        .filter(|(begin, _)| *begin < len)
-        .map(|(_, (_, logprob))| f64::from(*logprob))
-        .collect();
-    (!kept.is_empty()).then(|| (kept.iter().sum::<f64>() / kept.len() as f64).exp())
+    let kept = begins.zip(logprobs).filter(|(begin, _)| *begin < len);
+    let logprobs: Vec<f64> = kept.map(|(_, (_, logprob))| f64::from(*logprob)).collect();
+    (!logprobs.is_empty()).then(|| logprobs.iter().sum::<f64>().exp())
 }
 
 #[cfg(test)]
 mod tests {
+    use surmise_grammars::Extent;
+
     use super::*;
+    use crate::{config::CompletionConfig, document::Document};
+
+    /// What is left of pieces with their probabilities, at a threshold of one half.
+    fn check(pieces: &[(&str, f32)], expected: Option<&str>) {
+        let text: String = pieces.iter().map(|(piece, _)| *piece).collect();
+        let mut end = 0;
+        let logprobs: Vec<(usize, f32)> = pieces
+            .iter()
+            .map(|(piece, probability)| {
+                end += piece.len();
+                (end, probability.ln())
+            })
+            .collect();
+        let document = Document::new(None, Some("python"), None, "");
+        let config = CompletionConfig {
+            min_confidence: 0.5,
+            ..CompletionConfig::default()
+        };
+        let candidate = Candidate {
+            document: &document,
+            at: 0,
+            extent: Extent::Block,
+            config: &config,
+            logprobs: &logprobs,
+            invoked: false,
+        };
+        assert_eq!(run(&candidate, &text).ok().map(|kept| &text[..kept]), expected);
+        let invoked = Candidate {
+            invoked: true,
+            ..candidate
+        };
+        assert_eq!(run(&invoked, &text).ok(), Some(text.len()));
+    }
 
     #[test]
-    fn only_tokens_that_are_shown_count() {
-        let half = 0.5f32.ln();
-        assert_eq!(
-            confidence(&[(2, half), (4, half), (9, -100.0)], 4).map(|p| (p * 100.0).round()),
-            Some(50.0)
-        );
+    fn probabilities_multiply() {
+        check(&[("one", 0.8), ("_two", 0.8)], Some("one_two"));
+        check(&[("one", 0.7), ("_two", 0.7)], None);
         assert_eq!(confidence(&[(2, -1.0)], 0), None);
+        let half = 0.5f32.ln();
+        let both = confidence(&[(2, half), (4, half), (9, -100.0)], 4);
+        assert!((both.unwrap() - 0.25).abs() < 1e-6);
+    }
+
+    #[test]
+    fn sure_lines_stay() {
+        let lines = [
+            ("first()\n", 0.9),
+            ("second()", 0.8),
+            ("\n", 1.0),
+            ("third()", 0.2),
+        ];
+        check(&lines, Some("first()\nsecond()"));
+        check(&lines[..3], Some("first()\nsecond()\n"));
+    }
+
+    #[test]
+    fn sure_words_stay_where_no_bracket_is_open() {
+        check(
+            &[("self.total_of(item)", 0.9), (" + rest", 0.1)],
+            Some("self.total_of(item)"),
+        );
+        check(&[("self.total_of", 0.9), ("(item)", 0.1)], Some("self.total_of"));
+        check(
+            &[("self.total_of(item, ", 0.9), ("rest)", 0.1)],
+            Some("self.total_of"),
+        );
+        check(&[("'a quoted text ", 0.9), ("goes on'", 0.1)], None);
+        check(&[("short", 0.9), ("(item)", 0.1)], None);
     }
 }
