@@ -17,6 +17,7 @@ use surmise_engine::{
     Engine, EngineError, EngineOptions, WeightSource,
     copy::{CopyPredictor, CopySource, FEATURES, Opinion},
     fim::FimTemplate,
+    healing::{Healing, is_allowed},
     kv_cache::{CachedSequence, KvCache},
     model::{Batch, Checkpoint, Model, Row, load_model, transformer::Transformer},
     request::{CopyMixing, FimPrompt, Prompt, Request, SamplingParams, StopCondition},
@@ -122,11 +123,21 @@ impl Args {
 struct Place {
     language: &'static str,
     prompt: FimPrompt,
+    /// The prompt's tokens, less what healing takes from their end.
     tokens: Vec<u32>,
+    healing: Option<Healing>,
     /// The file before and after what the prompt holds.
     sources: Vec<Arc<CopySource>>,
     /// What stands there: the rest of the line.
     truth: String,
+}
+
+impl Place {
+    /// What is still to be spelled of what healing took, after all of `tokens`.
+    fn left(&self, tokenizer: &Tokenizer, tokens: &[u32]) -> &[u8] {
+        let healing = self.healing.as_ref();
+        healing.map_or(&[], |it| it.left(tokenizer, &tokens[self.tokens.len()..]))
+    }
 }
 
 /// What a predictor says at a place.
@@ -221,8 +232,12 @@ impl Setup {
                 path: Some(path.to_owned()),
                 ..FimPrompt::default()
             };
-            let tokens = self.template.layout(&self.tokenizer, &prompt)?;
+            let mut tokens = self.template.layout(&self.tokenizer, &prompt)?;
             if tokens.len() <= MAX_PROMPT {
+                let heals = self.template.heals();
+                let healing = heals
+                    .then(|| Healing::take(&self.tokenizer, &mut tokens))
+                    .flatten();
                 let language = LANGUAGES.iter().find(|it| it.1 == language).map_or("", |it| it.1);
                 let truth = text[at..line_end].to_owned();
                 let before = text.ceil_char_boundary(prefix.start.saturating_sub(MAX_SOURCE))..prefix.start;
@@ -235,6 +250,7 @@ impl Setup {
                     language,
                     prompt,
                     tokens,
+                    healing,
                     sources: vec![source(before)?, source(after)?],
                     truth,
                 }));
@@ -249,8 +265,10 @@ impl Setup {
         let mut predictor = self.predictor(place);
         let mut logprobs = Vec::new();
         for _ in 0..MAX_ANSWER {
+            let left = place.left(&self.tokenizer, &tokens);
             let prediction = predictor.predict(&tokens);
-            let Some(&(token, share)) = prediction.votes.first() else {
+            let allowed = |vote: &&(u32, f32)| is_allowed(left, self.tokenizer.token_bytes(vote.0));
+            let Some(&(token, share)) = prediction.votes.iter().find(allowed) else {
                 break;
             };
             let weight = prediction.weight(NO_OPINION);
@@ -264,7 +282,13 @@ impl Setup {
             }
         }
         let text = self.tokenizer.decode(&tokens[place.tokens.len()..]);
-        let line = text.split('\n').next().unwrap_or_default();
+        let n_untold = place.healing.as_ref().map_or(0, Healing::len);
+        let line = text
+            .get(n_untold..)
+            .unwrap_or_default()
+            .split('\n')
+            .next()
+            .unwrap_or_default();
         Ok(Answer::new(place, line, &logprobs, 1.0))
     }
 
@@ -280,7 +304,16 @@ impl Setup {
         place: &Place,
         rows: &mut Vec<FitRow>,
     ) -> Result<(), EngineError> {
-        let answer = self.tokenizer.encode(place.truth.trim_end(), false)?;
+        let taken = place
+            .healing
+            .as_ref()
+            .map_or(Ok(""), |it| std::str::from_utf8(it.bytes()));
+        let Ok(taken) = taken else {
+            return Ok(());
+        };
+        let answer = self
+            .tokenizer
+            .encode(&format!("{taken}{}", place.truth.trim_end()), false)?;
         let tokens = [place.tokens.as_slice(), &answer].concat();
         let n_prompt = place.tokens.len();
         let mut cache = KvCache::new(model.config(), tokens.len() / 32 + 2);
@@ -300,13 +333,30 @@ impl Setup {
             scores.extend_from_slice(&logits);
         }
         let mut predictor = self.predictor(place);
-        for (idx, logits) in scores.chunks(model.config().vocab).enumerate() {
+        for (idx, logits) in scores.chunks_mut(model.config().vocab).enumerate() {
+            let left = place.left(&self.tokenizer, &tokens[..n_prompt + idx]);
+            let is_told = answer
+                .get(idx)
+                .is_none_or(|&it| self.tokenizer.token_bytes(it).len() > left.len());
+            if !is_told {
+                continue;
+            }
+            for (id, logit) in (0..).zip(logits.iter_mut()) {
+                if !left.is_empty() && !is_allowed(left, self.tokenizer.token_bytes(id)) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
             let total: f64 = logits.iter().map(|&it| f64::from(it).exp()).sum();
             let probability = |logit: f32| f64::from(logit).exp() / total;
             let network = logits.iter().map(|&it| probability(it)).zip(0..);
             let prediction = predictor.predict(&tokens[..n_prompt + idx]);
             let rest = &answer[idx..];
-            let opinion = prediction.votes.first().map(|&(vote, _)| Opinion {
+            let votes = prediction
+                .votes
+                .iter()
+                .filter(|it| logits[it.0 as usize] > f32::NEG_INFINITY);
+            let all_shares: f64 = votes.clone().map(|it| f64::from(it.1)).sum();
+            let opinion = votes.clone().next().map(|&(vote, _)| Opinion {
                 best: probability(logits.iter().copied().fold(f32::MIN, f32::max)) as f32,
                 first_vote: probability(logits[vote as usize]) as f32,
             });
@@ -314,7 +364,7 @@ impl Setup {
                 classes: opinion.and_then(|it| prediction.classes(it)),
                 copied: self.sum_right(
                     rest,
-                    prediction.votes.iter().map(|&(id, share)| (f64::from(share), id)),
+                    votes.map(|&(id, share)| (f64::from(share) / all_shares, id)),
                 ),
                 network: self.sum_right(rest, network),
             });

@@ -333,13 +333,15 @@ impl CopyMixer {
     pub(crate) fn mix(&mut self, logits: &[f32], best: f32, log_total: f32, tokens: &[u32]) -> f32 {
         self.raised.clear();
         let prediction = self.predictor.predict(tokens);
-        let first_vote = prediction
-            .votes
-            .first()
-            .and_then(|vote| logits.get(vote.0 as usize));
-        let Some(&first_vote) = first_vote else {
+        // Tokens that may not follow have no vote.
+        let votes = prediction.votes.iter().filter_map(|&(id, share)| {
+            let logit = logits.get(id as usize).filter(|it| **it > f32::NEG_INFINITY);
+            logit.map(|&logit| (id, share, logit))
+        });
+        let Some((_, _, first_vote)) = votes.clone().next() else {
             return log_total;
         };
+        let all_shares: f32 = votes.clone().map(|(_, share, _)| share).sum();
         let network = Opinion {
             best: exp::<false>(best - log_total),
             first_vote: exp::<false>(first_vote - log_total),
@@ -350,11 +352,8 @@ impl CopyMixer {
             return log_total;
         }
         let mut added = 0.0;
-        for &(id, share) in &prediction.votes {
-            let Some(&logit) = logits.get(id as usize) else {
-                continue;
-            };
-            let copied = odds * f64::from(share);
+        for (id, share, logit) in votes {
+            let copied = odds * f64::from(share / all_shares);
             let mixed = f64::from(logit - log_total).exp() + copied;
             let logit = log_total + mixed.ln() as f32;
             self.raised.push(Candidate { id, logit });

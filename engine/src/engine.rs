@@ -18,6 +18,7 @@ use crate::{
     engine_loop::{Command, EngineLoop},
     error::EngineError,
     fim::FimTemplate,
+    healing::Healing,
     kv_cache::{BLOCK_LEN, CacheType, KvCache},
     model::{Checkpoint, Model, load_model},
     request::{CopyMixing, Event, Finish, GeneratedToken, Prompt, Request},
@@ -412,7 +413,12 @@ impl Engine {
     }
 
     fn lay_out(&self, request: &Request, output: Output) -> Result<Sequence, EngineError> {
-        let prompt = self.prompt_tokens(&request.prompt)?.into_owned();
+        let mut prompt = self.prompt_tokens(&request.prompt)?.into_owned();
+        let heals =
+            matches!(request.prompt, Prompt::Fim(_)) && self.fim.as_ref().is_some_and(FimTemplate::heals);
+        let healing = heals
+            .then(|| Healing::take(&self.tokenizer, &mut prompt))
+            .flatten();
         let mut stop_tokens = request.stop.tokens.clone();
         if !request.stop.ignore_end_tokens {
             stop_tokens.extend(self.tokenizer.end_tokens());
@@ -440,6 +446,9 @@ impl Engine {
             Arc::clone(&self.tokenizer),
             output,
         )?;
+        if let Some(healing) = healing {
+            sequence.heal(healing);
+        }
         let speculator = &mut sequence.speculator;
         if let Some(original) = original {
             speculator.add(EditDraft::new(original, prompt_len));

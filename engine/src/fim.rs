@@ -320,6 +320,11 @@ impl FimTemplate {
         &self.stop_tokens
     }
 
+    /// Whether the middle goes on with the prefix's own text: then what typing has cut off in mid-token can be healed.
+    pub fn heals(&self) -> bool {
+        self.middle.is_none() && self.order == Order::Spm
+    }
+
     /// Token after which the prefix stands.
     pub fn prefix_token(&self) -> u32 {
         self.prefix

@@ -10,6 +10,7 @@ pub mod engine;
 mod engine_loop;
 pub mod error;
 pub mod fim;
+pub mod healing;
 pub mod kernels;
 pub mod kv_cache;
 pub mod logits;

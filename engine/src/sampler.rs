@@ -1,11 +1,15 @@
 //! The sampler: one token from one row of logits, greedy or seeded, with the probability the target gave it.
 
+use std::sync::Arc;
+
 use crate::{
     copy::{CopyMixer, CopyPredictor},
     error::EngineError,
+    healing::{Healing, is_allowed},
     kernels::{Isa, float::exp},
     logits::{Candidate, History, LogitsProcessor, best_first, max_logit, processors, weight},
     request::SamplingParams,
+    tokenizer::Tokenizer,
 };
 
 /// Picks the tokens of one sequence.
@@ -17,6 +21,9 @@ pub struct Sampler {
     is_greedy: bool,
     seed: u64,
     copy: Option<CopyMixer>,
+    healing: Option<(Healing, Arc<Tokenizer>)>,
+    /// Scores without those of tokens that healing rules out. Kept between calls for its memory.
+    allowed: Vec<f32>,
     /// Kept between calls for its memory.
     candidates: Vec<Candidate>,
 }
@@ -26,7 +33,7 @@ pub struct Sampler {
 pub struct PickedToken {
     /// Token id.
     pub id: u32,
-    /// Log softmax of the raw logits at `id`, copying mixed in, before any processor.
+    /// Log softmax of the raw logits at `id` over the tokens that may follow, copying mixed in, before any processor.
     pub logprob: f32,
 }
 
@@ -50,6 +57,8 @@ impl Sampler {
             is_greedy: params.temperature == 0.0,
             seed: params.seed,
             copy: None,
+            healing: None,
+            allowed: Vec::new(),
             candidates: Vec::new(),
         })
     }
@@ -59,12 +68,49 @@ impl Sampler {
         self.copy = Some(CopyMixer::new(predictor));
     }
 
+    /// Lets the first tokens spell what was taken from the prompt.
+    pub fn heal(&mut self, healing: Healing, tokenizer: Arc<Tokenizer>) {
+        self.healing = Some((healing, tokenizer));
+    }
+
     /// Picks the token that follows `history` from its `logits`, `(vocab,)`. Among equals, greedy picking takes
     /// the lowest id.
     ///
     /// # Errors
     /// [`EngineError::BadLogits`] if they hold a NaN or positive infinity, or nothing else than negative infinity.
     pub fn pick(&mut self, logits: &[f32], history: History<'_>) -> Result<PickedToken, EngineError> {
+        let mut allowed = std::mem::take(&mut self.allowed);
+        let picked = if self.rule_out(logits, history, &mut allowed) {
+            self.pick_allowed(&allowed, history)
+        } else {
+            self.pick_allowed(logits, history)
+        };
+        self.allowed = allowed;
+        picked
+    }
+
+    /// Copies `logits` without those of tokens that do not spell what was taken from the prompt; false if all may follow.
+    fn rule_out(&self, logits: &[f32], history: History<'_>, allowed: &mut Vec<f32>) -> bool {
+        let Some((healing, tokenizer)) = &self.healing else {
+            return false;
+        };
+        let left = healing.left(tokenizer, &history.tokens[history.prompt_len..]);
+        if left.is_empty() {
+            return false;
+        }
+        let spells = |id: u32| is_allowed(left, tokenizer.token_bytes(id));
+        allowed.clear();
+        allowed.extend(
+            logits
+                .iter()
+                .zip(0..)
+                .map(|(&logit, id)| if spells(id) { logit } else { f32::NEG_INFINITY }),
+        );
+        // A vocabulary that cannot spell it is no reason to say nothing.
+        allowed.iter().any(|it| *it > f32::NEG_INFINITY)
+    }
+
+    fn pick_allowed(&mut self, logits: &[f32], history: History<'_>) -> Result<PickedToken, EngineError> {
         let (best, log_total) = log_sum_exp(logits);
         if !log_total.is_finite() {
             return Err(EngineError::BadLogits {

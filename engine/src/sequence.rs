@@ -15,6 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     error::EngineError,
+    healing::Healing,
     kv_cache::CachedSequence,
     model::Row,
     request::{Event, Finish, FinishReason, GeneratedToken, Request, Timings, Usage},
@@ -43,6 +44,7 @@ pub(crate) struct Sequence {
     pub(crate) number: u64,
     /// Length of `tokens` at which the generation ends.
     max_len: usize,
+    context_length: usize,
     /// Blocks and committed tokens; empty while waiting.
     pub(crate) cached: CachedSequence,
     /// Pending tokens to run in this step.
@@ -53,6 +55,8 @@ pub(crate) struct Sequence {
     stop_strings: StopStrings,
     tokenizer: Arc<Tokenizer>,
     utf8: Utf8Stream,
+    /// Bytes of the answer that repeat what healing took from the prompt, and are not told.
+    n_untold: usize,
     /// Whole characters of the token at hand, kept for its memory.
     piece: String,
     /// Bytes of the answer so far, with those held back for a stop string.
@@ -86,6 +90,7 @@ impl Sequence {
             prompt_len: prompt.len(),
             number: 0,
             max_len: context_length.min(prompt.len().saturating_add(request.stop.max_tokens)),
+            context_length,
             tokens: prompt,
             cached: CachedSequence::default(),
             n_step_tokens: 0,
@@ -95,6 +100,7 @@ impl Sequence {
             stop_strings: StopStrings::new(&request.stop.strings),
             tokenizer,
             utf8: Utf8Stream::default(),
+            n_untold: 0,
             piece: String::new(),
             text_len: 0,
             step_text: String::new(),
@@ -106,6 +112,12 @@ impl Sequence {
             started: None,
             first_token: None,
         })
+    }
+
+    /// Begins the answer with what was taken from the end of the prompt, untold.
+    pub(crate) fn heal(&mut self, healing: Healing) {
+        self.n_untold = healing.len();
+        self.sampler.heal(healing, Arc::clone(&self.tokenizer));
     }
 
     /// Tells the reader that the generation begins, if it has not begun before.
@@ -224,8 +236,14 @@ impl Sequence {
         }
         self.tokens.push(picked.id);
         self.piece.clear();
-        self.utf8
-            .push(self.tokenizer.token_bytes(picked.id), &mut self.piece);
+        let bytes = self.tokenizer.token_bytes(picked.id);
+        let (untold, told) = bytes.split_at(self.n_untold.min(bytes.len()));
+        self.n_untold -= untold.len();
+        if told.is_empty() && !untold.is_empty() {
+            // A token that tells nothing is none of those that were asked for.
+            self.max_len = self.context_length.min(self.max_len + 1);
+        }
+        self.utf8.push(told, &mut self.piece);
         self.text_len += self.piece.len();
         self.step_tokens.push(GeneratedToken {
             id: picked.id,

@@ -86,7 +86,7 @@ fn speculation_changes_neither_tokens_nor_probabilities() {
     for sampling in [SamplingParams::default(), warm] {
         for (idx, hole) in holes.iter().enumerate() {
             let plain = fill(&engine, hole, Speculation::Off, &sampling);
-            assert_eq!(plain.tokens.len(), 48);
+            assert!(plain.tokens.len() >= 48);
             for speculation in [Speculation::Auto, Speculation::Fixed(8)] {
                 let drafted = fill(&engine, hole, speculation, &sampling);
                 assert_eq!(drafted.text, plain.text, "hole {idx}, {speculation:?}");

@@ -19,13 +19,15 @@ pub const FEATURES: [&str; 4] = ["evidence", "support", "certainty of the networ
 /// model on the rests of lines in packages that it was not trained on. From `engine/`, with those in a folder:
 ///
 /// ```sh
-/// cargo run --release --example infill -- weights/surmise.gguf FOLDER --fit --places 1600
+/// cargo run --release --example infill -- weights/surmise.gguf FOLDER --fit --places 2400
 /// ```
+///
+/// On 8,633 tokens of 1,200 places it lowers the loss of the network from 1.271 to 1.178 nats per token.
 const LOG_ODDS: [[f32; MAX_CLASSES]; FEATURES.len()] = [
-    [-1.25, -0.68, -0.51, -0.26, 0.02, 0.17, 0.59, 1.08],
-    [-0.41, 1.27, -0.85, -1.15, 0.0, 0.0, 0.0, 0.0],
-    [0.56, 0.40, 0.04, -0.08, -0.30, -0.94, 0.0, 0.0],
-    [-0.75, 0.19, 0.27, 0.51, -0.17, 0.0, 0.0, 0.0],
+    [-1.95, -1.60, -1.34, -0.92, -0.18, 0.14, 0.88, 1.73],
+    [-0.77, 1.02, -1.06, -1.26, 0.0, 0.0, 0.0, 0.0],
+    [0.91, 0.54, 0.51, -0.39, -0.93, -0.99, 0.0, 0.0],
+    [-0.97, 0.05, 0.02, -0.80, -0.19, 0.0, 0.0, 0.0],
 ];
 
 /// What the network says where something could be copied.
