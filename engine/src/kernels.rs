@@ -5,7 +5,7 @@
 //! verifies drafts gives the same bits as steps of one token. Products of quantised weights go further: they
 //! give the same bits on every machine, for all but a few of their operations are on integers (`panel.rs`).
 //!
-//! To read them: `quantized_rows.rs` is what is multiplied, `formats.rs` how each type of block is taken apart,
+//! To read them: `quantized_rows.rs` is what is multiplied, `tiles.rs` how weights lie, `formats.rs` how each type of block is taken apart,
 //! `lanes.rs` the operations that a set of instructions gives (`avx2.rs`, `avx512.rs`, `neon.rs`; `vnni.rs` is
 //! what the first two share), `panel.rs` the product made of them,
 //! `scalar.rs` the slow one it must equal, `matmul.rs` the door to all of it.
@@ -28,6 +28,7 @@ mod panel;
 pub(crate) mod pool;
 mod quantized_rows;
 mod scalar;
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
@@ -74,6 +75,28 @@ impl Isa {
             return Self(Kind::Neon);
         }
         Self::PORTABLE
+    }
+
+    /// Rows of quantised weights that the kernels multiply side by side; none if they read them one by one.
+    pub(crate) fn n_lanes(self) -> Option<usize> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(Integers::Avx512Vnni) => Some(16),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(_) => Some(8),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => Some(4),
+            Kind::Portable => None,
+        }
+    }
+
+    /// Rows of activations that are multiplied together.
+    pub(crate) fn max_rows(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(Integers::Avx512Vnni) => 12,
+            _ => 8,
+        }
     }
 
     /// All that this machine can run, the best first.

@@ -121,6 +121,33 @@ impl SharedBytes {
     }
 }
 
+impl SharedBytes {
+    /// Gives back the pages that lie within; they are read from the file again when somebody looks.
+    fn release(&self) {
+        if matches!(*self.storage, Storage::Owned(_)) {
+            return;
+        }
+        #[cfg(unix)]
+        {
+            // Pages are larger on some machines, but never smaller.
+            const PAGE_BYTES: usize = 4096;
+            let page_bytes = usize::try_from(
+                // SAFETY: asks for a number.
+                unsafe { libc::sysconf(libc::_SC_PAGESIZE) },
+            )
+            .unwrap_or(PAGE_BYTES);
+            let range = self.as_ptr_range();
+            let start = (range.start as usize).next_multiple_of(page_bytes);
+            let end = range.end as usize / page_bytes * page_bytes;
+            if start < end {
+                // SAFETY: whole pages of a private or read-only mapping of a file that nobody writes to: their contents come back
+                // from the file. A refusal only means that the memory stays taken.
+                unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+            }
+        }
+    }
+}
+
 impl From<Vec<u8>> for SharedBytes {
     fn from(bytes: Vec<u8>) -> Self {
         Self::new(Storage::Owned(bytes))
@@ -181,6 +208,11 @@ impl Tensor {
     /// data section, by default), an embedded file's start may be anywhere: read numbers with `from_le_bytes`.
     pub fn bytes(&self) -> &[u8] {
         &self.data
+    }
+
+    /// Says that the blocks will hardly be read again: what they take of memory in a mapped file is given back until then.
+    pub(crate) fn release(&self) {
+        self.data.release();
     }
 
     /// Rows `rows`, counted over all dimensions but the last, as a matrix.

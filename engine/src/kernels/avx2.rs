@@ -7,14 +7,14 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     formats::{Format, with_format},
-    lanes::{Lanes, Quads, Rows, Slot, unrolled},
+    lanes::{Lanes, Slot, unrolled},
     panel::{self, Task},
     quantized_rows::ActivationRun,
     vnni::{self, Vnni},
 };
 use crate::{quant::RUN_LEN, weights::GgmlType};
 
-/// Writes columns `outputs` of `rows`; see [`panel::multiply`].
+/// Writes columns `outputs` of the rows in `groups`; see [`panel`].
 ///
 /// # Safety
 /// AVX2, FMA and F16C are there, with `VNNI` also AVX-VNNI; the rest as there.
@@ -22,28 +22,51 @@ pub(super) unsafe fn multiply<const VNNI: bool>(
     dtype: GgmlType,
     task: Task<'_>,
     outputs: Range<usize>,
-    rows: Range<usize>,
+    groups: Range<usize>,
 ) {
+    let width = match task.input.groups() {
+        [group] => group.width,
+        _ => 0,
+    };
     // SAFETY: the caller's promise.
     unsafe {
-        if VNNI {
-            with_format!(dtype, F => multiply_vnni::<F>(task, outputs, rows));
-        } else {
-            with_format!(dtype, F => multiply_avx2::<F>(task, outputs, rows));
-        }
+        with_format!(dtype, F => match (VNNI, width) {
+            (false, 0) => some_groups::<F>(task, outputs, groups),
+            (false, 1) => one_group::<F, 1>(task, outputs),
+            (false, 2) => one_group::<F, 2>(task, outputs),
+            (false, 4) => one_group::<F, 4>(task, outputs),
+            (false, _) => one_group::<F, 8>(task, outputs),
+            (true, 0) => some_groups_vnni::<F>(task, outputs, groups),
+            (true, 1) => one_group_vnni::<F, 1>(task, outputs),
+            (true, 2) => one_group_vnni::<F, 2>(task, outputs),
+            (true, 4) => one_group_vnni::<F, 4>(task, outputs),
+            (true, _) => one_group_vnni::<F, 8>(task, outputs),
+        });
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_avx2<F: Format>(task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+unsafe fn one_group<F: Format, const T: usize>(task: Task<'_>, outputs: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { panel::multiply::<Avx2<false>, F>(task, outputs, rows) };
+    unsafe { panel::multiply_group::<Avx2<false>, F, T>(task, outputs) };
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn some_groups<F: Format>(task: Task<'_>, outputs: Range<usize>, groups: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { panel::multiply_groups::<Avx2<false>, F, 8, 4>(task, outputs, groups) };
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn multiply_vnni<F: Format>(task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+unsafe fn one_group_vnni<F: Format, const T: usize>(task: Task<'_>, outputs: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { panel::multiply::<Avx2<true>, F>(task, outputs, rows) };
+    unsafe { panel::multiply_group::<Avx2<true>, F, T>(task, outputs) };
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn some_groups_vnni<F: Format>(task: Task<'_>, outputs: Range<usize>, groups: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { panel::multiply_groups::<Avx2<true>, F, 8, 4>(task, outputs, groups) };
 }
 
 /// The registers, with AVX-VNNI if `VNNI`.
@@ -61,19 +84,6 @@ const fn steps_in_16_bits<F: Format>() -> usize {
     }
 }
 
-/// Eight 128-bit places as four registers, row `r` beside row `r + 4`.
-#[inline(always)]
-unsafe fn row_pairs(rows: Rows) -> [__m256i; 4] {
-    std::array::from_fn(|row| {
-        // SAFETY: sixteen bytes of each of eight rows, by the caller's promise.
-        unsafe {
-            let low = _mm_loadu_si128(rows.row(row).cast());
-            let high = _mm_loadu_si128(rows.row(row + 4).cast());
-            _mm256_set_m128i(high, low)
-        }
-    })
-}
-
 // SAFETY (of the blocks below): the instructions and the places that are read are the caller's promise, see `Lanes`.
 #[expect(
     clippy::undocumented_unsafe_blocks,
@@ -81,7 +91,6 @@ unsafe fn row_pairs(rows: Rows) -> [__m256i; 4] {
 )]
 impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     const N: usize = 8;
-    const MAX_IN_PLACE: usize = if VNNI { 0 } else { 2 };
     type Int = __m256i;
     type Float = __m256;
     type Weights = [__m256i; 16];
@@ -140,35 +149,18 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn quads(rows: Rows) -> Quads<Self> {
-        unsafe {
-            let [a, b, c, d] = row_pairs(rows);
-            let (ab, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-            let (cd, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-            [
-                _mm256_unpacklo_epi64(ab, cd),
-                _mm256_unpackhi_epi64(ab, cd),
-                _mm256_unpacklo_epi64(ab_high, cd_high),
-                _mm256_unpackhi_epi64(ab_high, cd_high),
-            ]
-        }
+    unsafe fn word(at: *const u8) -> __m256i {
+        unsafe { _mm256_load_si256(at.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn words(rows: Rows) -> __m256i {
-        unsafe {
-            let word = |row| rows.row(row).cast::<i32>().read_unaligned();
-            _mm256_setr_epi32(
-                word(0),
-                word(1),
-                word(2),
-                word(3),
-                word(4),
-                word(5),
-                word(6),
-                word(7),
-            )
-        }
+    unsafe fn bytes(at: *const u8) -> __m256i {
+        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(at: *const u8) -> __m256 {
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
     }
 
     #[inline(always)]
@@ -252,35 +244,32 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn dot<F: Format, const T: usize>(
-        slot: &Slot<Self>,
-        rows: [*const ActivationRun; T],
-    ) -> [__m256i; T] {
+    unsafe fn dot<F: Format, const T: usize>(slot: &Slot<Self>, runs: &[ActivationRun; T]) -> [__m256i; T] {
         if VNNI {
-            return unsafe { vnni::dot::<Self, F, T>(slot, rows) };
+            return unsafe { vnni::dot::<Self, F, T>(slot, runs) };
         }
         unsafe {
             let steps = const { steps_in_16_bits::<F>() };
             let mut sums = [_mm256_setzero_si256(); T];
             if steps == 0 {
-                let pairs = rows.map(|row| (&raw const (*row).pairs).cast::<i32>());
                 unrolled!(J in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 => {
-                    for (sum, pairs) in sums.iter_mut().zip(pairs) {
-                        let products = _mm256_madd_epi16(slot.weights[J], _mm256_set1_epi32(*pairs.add(J)));
-                        *sum = _mm256_add_epi32(*sum, products);
+                    for row in 0..T {
+                        let pair = runs[row].pairs.as_ptr().cast::<i32>().add(J);
+                        let products = _mm256_madd_epi16(slot.weights[J], _mm256_set1_epi32(*pair));
+                        sums[row] = _mm256_add_epi32(sums[row], products);
                     }
                 });
                 return sums;
             }
-            for (sum, row) in sums.iter_mut().zip(rows) {
-                let [first, second] = (*row).half_sums;
+            for (sum, run) in sums.iter_mut().zip(runs) {
+                let [first, second] = run.half_sums;
                 *sum = _mm256_set1_epi32(-i32::from(F::OFFSET) * (first + second));
             }
             for first in (0..RUN_LEN / 4).step_by(steps) {
                 let mut pairs = [_mm256_setzero_si256(); T];
                 for j in first..first + steps {
-                    for (pairs, row) in pairs.iter_mut().zip(rows) {
-                        let four = (&raw const (*row).values).cast::<i32>().add(j);
+                    for (pairs, run) in pairs.iter_mut().zip(runs) {
+                        let four = run.values.as_ptr().cast::<i32>().add(j);
                         let products = _mm256_maddubs_epi16(slot.weights[j], _mm256_set1_epi32(*four));
                         *pairs = _mm256_add_epi16(*pairs, products);
                     }
@@ -290,27 +279,6 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
                 }
             }
             sums
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_in_place(weights: Rows, row: *const ActivationRun) -> __m256i {
-        unsafe {
-            let values = _mm256_loadu_si256((&raw const (*row).values).cast());
-            let sums: [__m256i; 8] = std::array::from_fn(|row| {
-                // Unsigned by signed bytes: the weights give their sign away. 128 * 127 * 2 is below 2^15.
-                let weights = _mm256_loadu_si256(weights.row(row).cast());
-                let signed = _mm256_sign_epi8(values, weights);
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed);
-                _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
-            });
-            let [a, b, c, d, e, f, g, h] = sums;
-            let four = |a, b, c, d| _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-            let (first, second) = (four(a, b, c, d), four(e, f, g, h));
-            _mm256_add_epi32(
-                _mm256_permute2x128_si256(first, second, 0x20),
-                _mm256_permute2x128_si256(first, second, 0x31),
-            )
         }
     }
 }

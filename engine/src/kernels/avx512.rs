@@ -4,45 +4,47 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     formats::{Format, with_format},
-    lanes::{Lanes, Quads, Rows, Slot},
+    lanes::{Lanes, Slot},
     panel::{self, Task},
     quantized_rows::ActivationRun,
     vnni::{self, Vnni},
 };
 use crate::weights::GgmlType;
 
-/// Writes columns `outputs` of `rows`; see [`panel::multiply`].
+/// Writes columns `outputs` of the rows in `groups`; see [`panel`].
 ///
 /// # Safety
 /// AVX-512 F, BW and VNNI are there; the rest as there.
-pub(super) unsafe fn multiply(dtype: GgmlType, task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+pub(super) unsafe fn multiply(dtype: GgmlType, task: Task<'_>, outputs: Range<usize>, groups: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { with_format!(dtype, F => multiply_as::<F>(task, outputs, rows)) };
+    unsafe {
+        with_format!(dtype, F => match task.input.groups() {
+            [group] => match group.width {
+                1 => one_group::<F, 1>(task, outputs),
+                2 => one_group::<F, 2>(task, outputs),
+                4 => one_group::<F, 4>(task, outputs),
+                8 => one_group::<F, 8>(task, outputs),
+                _ => one_group::<F, 12>(task, outputs),
+            },
+            _ => some_groups::<F>(task, outputs, groups),
+        });
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-unsafe fn multiply_as<F: Format>(task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+unsafe fn one_group<F: Format, const T: usize>(task: Task<'_>, outputs: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { panel::multiply::<Avx512, F>(task, outputs, rows) };
+    unsafe { panel::multiply_group::<Avx512, F, T>(task, outputs) };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn some_groups<F: Format>(task: Task<'_>, outputs: Range<usize>, groups: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { panel::multiply_groups::<Avx512, F, 12, 8>(task, outputs, groups) };
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct Avx512;
-
-/// Sixteen 128-bit places as four registers: row `r` beside rows `r + 4`, `r + 8` and `r + 12`.
-#[inline(always)]
-unsafe fn row_fours(rows: Rows) -> [__m512i; 4] {
-    std::array::from_fn(|row| {
-        // SAFETY: sixteen bytes of each of sixteen rows, by the caller's promise.
-        unsafe {
-            let part = |idx: usize| _mm_loadu_si128(rows.row(row + 4 * idx).cast());
-            let four = _mm512_castsi128_si512(part(0));
-            let four = _mm512_inserti32x4::<1>(four, part(1));
-            let four = _mm512_inserti32x4::<2>(four, part(2));
-            _mm512_inserti32x4::<3>(four, part(3))
-        }
-    })
-}
 
 // SAFETY (of the blocks below): the instructions and the places that are read are the caller's promise, see `Lanes`.
 #[expect(
@@ -109,27 +111,18 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn quads(rows: Rows) -> Quads<Self> {
-        unsafe {
-            let [a, b, c, d] = row_fours(rows);
-            let (ab, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-            let (cd, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-            [
-                _mm512_unpacklo_epi64(ab, cd),
-                _mm512_unpackhi_epi64(ab, cd),
-                _mm512_unpacklo_epi64(ab_high, cd_high),
-                _mm512_unpackhi_epi64(ab_high, cd_high),
-            ]
-        }
+    unsafe fn word(at: *const u8) -> __m512i {
+        unsafe { _mm512_load_si512(at.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn words(rows: Rows) -> __m512i {
-        unsafe {
-            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-            let offsets = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(rows.stride as i32));
-            _mm512_i32gather_epi32::<1>(offsets, rows.at.cast())
-        }
+    unsafe fn bytes(at: *const u8) -> __m512i {
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(at: *const u8) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
     }
 
     #[inline(always)]
@@ -188,11 +181,8 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dot<F: Format, const T: usize>(
-        slot: &Slot<Self>,
-        rows: [*const ActivationRun; T],
-    ) -> [__m512i; T] {
-        unsafe { vnni::dot::<Self, F, T>(slot, rows) }
+    unsafe fn dot<F: Format, const T: usize>(slot: &Slot<Self>, runs: &[ActivationRun; T]) -> [__m512i; T] {
+        unsafe { vnni::dot::<Self, F, T>(slot, runs) }
     }
 }
 

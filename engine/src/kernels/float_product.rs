@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Isa, SharedOut, float::mul_add, panel::ROW_TILE};
+use super::{Isa, SharedOut, float::mul_add, scalar::ROW_TILE};
 use crate::{quant, weights::Tensor};
 
 /// Weights that are widened at a time.

@@ -3,13 +3,16 @@
 //! A format turns a block of each of `N` weight rows into [`Slot`]s: for every run of 32 weights unsigned bytes, an
 //! offset that is the same for all, and scales. [`quant`](crate::quant) describes the bytes.
 
-use super::lanes::{Lanes, Quads, Rows, Slot};
+use super::lanes::{Blocks, Lanes, Quads, Slot};
 use crate::quant::{IQ4_VALUES, MXFP4_VALUES};
 
 /// A block type.
 pub(super) trait Format {
     /// Bytes of a block.
     const BYTES: usize;
+    /// Bytes of a block that are no whole word, and where they stand: at its start or its end.
+    const HEAD_BYTES: usize = 0;
+    const HEAD_AT: usize = 0;
     /// Runs of 32 weights in a block.
     const N_RUNS: usize;
     /// A weight is its unsigned byte minus this.
@@ -22,16 +25,14 @@ pub(super) trait Format {
     const MAX: u8;
     /// Whether each 16 weights have an integer scale of their own.
     const HALF_SCALES: bool = false;
-    /// Whether a block is one scale in half precision and 32 signed bytes.
-    const IS_PLAIN: bool = false;
     /// Minimums of a run: 0, 1, or 2, one for each half.
     const N_MINS: usize = 0;
 
-    /// Fills `N_RUNS` slots from the block at `rows`.
+    /// Fills `N_RUNS` slots from a block of each row.
     ///
     /// # Safety
-    /// As [`Lanes`]; there are as many slots and a whole block in each row.
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]);
+    /// As [`Lanes`]; there are as many slots.
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]);
 }
 
 const LOW_NIBBLES: u32 = 0x0f0f_0f0f;
@@ -85,27 +86,33 @@ unsafe fn fifth_bits<L: Lanes>(words: L::Int, j: usize) -> L::Int {
     }
 }
 
-/// The half-precision numbers in the first two of four bytes, widened.
+/// Word `idx` of the blocks.
 #[inline(always)]
-pub(super) unsafe fn halves<L: Lanes>(rows: Rows) -> L::Float {
+unsafe fn word<L: Lanes>(blocks: Blocks, idx: usize) -> L::Int {
     // SAFETY: as the caller.
-    unsafe { L::low_halves(L::words(rows)) }
+    unsafe { L::word(blocks.words.add(4 * L::N * idx)) }
 }
 
-/// The half-precision numbers in the last two of four bytes, widened: for those at the end of a block, past which
-/// nothing may be read.
+/// Words `idx..idx + 4` of the blocks.
 #[inline(always)]
-unsafe fn last_halves<L: Lanes>(rows: Rows) -> L::Float {
-    // SAFETY: as the caller.
-    unsafe { L::low_halves(L::shift_right(L::words(rows), 16)) }
-}
-
-/// Scale and negated minimum in the first four bytes of a block, both in half precision.
-#[inline(always)]
-unsafe fn set_scale_and_added_min<L: Lanes>(slot: &mut Slot<L>, rows: Rows) {
+unsafe fn quads<L: Lanes>(blocks: Blocks, idx: usize) -> Quads<L> {
     // SAFETY: as the caller.
     unsafe {
-        let words = L::words(rows);
+        [
+            word::<L>(blocks, idx),
+            word::<L>(blocks, idx + 1),
+            word::<L>(blocks, idx + 2),
+            word::<L>(blocks, idx + 3),
+        ]
+    }
+}
+
+/// Scale and negated minimum in the first word of a block, both in half precision.
+#[inline(always)]
+unsafe fn set_scale_and_added_min<L: Lanes>(slot: &mut Slot<L>, blocks: Blocks) {
+    // SAFETY: as the caller.
+    unsafe {
+        let words = word::<L>(blocks, 0);
         slot.scale = L::low_halves(words);
         let negated = L::xor(L::shift_right(words, 16), L::splat(0x8000));
         slot.mins[0] = L::low_halves(negated);
@@ -130,18 +137,18 @@ pub(super) struct Q8_0;
 
 impl Format for Q8_0 {
     const BYTES: usize = 34;
+    const HEAD_BYTES: usize = 2;
     const N_RUNS: usize = 1;
     const OFFSET: u8 = 128;
     const MAX: u8 = 255;
-    const IS_PLAIN: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 2 + 32 bytes.
         unsafe {
-            slots[0].scale = halves::<L>(rows);
+            slots[0].scale = L::halves(blocks.heads);
             for part in 0..2 {
-                for (j, bytes) in L::quads(rows.add(2 + 16 * part)).into_iter().enumerate() {
+                for (j, bytes) in quads::<L>(blocks, 4 * part).into_iter().enumerate() {
                     let unsigned = L::xor(bytes, L::splat(0x8080_8080));
                     put::<L, Self>(&mut slots[0], 4 * part + j, unsigned);
                 }
@@ -154,16 +161,17 @@ pub(super) struct Q4_0;
 
 impl Format for Q4_0 {
     const BYTES: usize = 18;
+    const HEAD_BYTES: usize = 2;
     const N_RUNS: usize = 1;
     const OFFSET: u8 = 8;
     const MAX: u8 = 15;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 2 + 16 bytes.
         unsafe {
-            slots[0].scale = halves::<L>(rows);
-            put_nibbles::<L, Self>(&mut slots[0], L::quads(rows.add(2)), |bytes, _| bytes);
+            slots[0].scale = L::halves(blocks.heads);
+            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 0), |bytes, _| bytes);
         }
     }
 }
@@ -178,11 +186,11 @@ impl Format for Q4_1 {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 4 + 16 bytes.
         unsafe {
-            set_scale_and_added_min(&mut slots[0], rows);
-            put_nibbles::<L, Self>(&mut slots[0], L::quads(rows.add(4)), |bytes, _| bytes);
+            set_scale_and_added_min(&mut slots[0], blocks);
+            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 1), |bytes, _| bytes);
         }
     }
 }
@@ -191,17 +199,18 @@ pub(super) struct Q5_0;
 
 impl Format for Q5_0 {
     const BYTES: usize = 22;
+    const HEAD_BYTES: usize = 2;
     const N_RUNS: usize = 1;
     const OFFSET: u8 = 16;
     const MAX: u8 = 31;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 2 + 4 + 16 bytes.
         unsafe {
-            slots[0].scale = halves::<L>(rows);
-            let fifth = L::words(rows.add(2));
-            put_nibbles::<L, Self>(&mut slots[0], L::quads(rows.add(6)), |bytes, j| {
+            slots[0].scale = L::halves(blocks.heads);
+            let fifth = word::<L>(blocks, 0);
+            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 1), |bytes, j| {
                 L::or(bytes, fifth_bits::<L>(fifth, j))
             });
         }
@@ -218,12 +227,12 @@ impl Format for Q5_1 {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 4 + 4 + 16 bytes.
         unsafe {
-            set_scale_and_added_min(&mut slots[0], rows);
-            let fifth = L::words(rows.add(4));
-            put_nibbles::<L, Self>(&mut slots[0], L::quads(rows.add(8)), |bytes, j| {
+            set_scale_and_added_min(&mut slots[0], blocks);
+            let fifth = word::<L>(blocks, 1);
+            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 2), |bytes, j| {
                 L::or(bytes, fifth_bits::<L>(fifth, j))
             });
         }
@@ -245,16 +254,17 @@ const fn with_offset(values: [i8; 16], offset: u8) -> [u8; 16] {
 
 impl Format for IQ4NL {
     const BYTES: usize = 18;
+    const HEAD_BYTES: usize = 2;
     const N_RUNS: usize = 1;
     const OFFSET: u8 = 128;
     const MAX: u8 = 255;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 2 + 16 bytes.
         unsafe {
-            slots[0].scale = halves::<L>(rows);
-            put_nibbles::<L, Self>(&mut slots[0], L::quads(rows.add(2)), |bytes, _| {
+            slots[0].scale = L::halves(blocks.heads);
+            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 0), |bytes, _| {
                 L::lookup(&const { with_offset(IQ4_VALUES, Self::OFFSET) }, bytes)
             });
         }
@@ -265,22 +275,23 @@ pub(super) struct MXFP4;
 
 impl Format for MXFP4 {
     const BYTES: usize = 17;
+    const HEAD_BYTES: usize = 1;
     const N_RUNS: usize = 1;
     const OFFSET: u8 = 12;
     const MAX: u8 = 24;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 1 + 16 bytes.
         unsafe {
             // 2^(e - 128), taken as 2^(e / 2 - 64) * 2^(e - e / 2 - 64): neither is subnormal, nor is the product
             // unless it should be.
-            let exponent = byte::<L>(L::words(rows), 0);
+            let exponent = L::bytes(blocks.heads);
             let first = L::shift_right(exponent, 1);
             let second = L::sub(exponent, first);
             let power = |x| L::from_bits(L::shift_left(L::add(x, L::splat(127 - 64)), 23));
             slots[0].scale = L::mul(power(first), power(second));
-            put_nibbles::<L, Self>(&mut slots[0], L::quads(rows.add(1)), |bytes, _| {
+            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 0), |bytes, _| {
                 L::lookup(&const { with_offset(MXFP4_VALUES, Self::OFFSET) }, bytes)
             });
         }
@@ -296,18 +307,18 @@ impl Format for IQ4XS {
     const MAX: u8 = 255;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 2 + 2 + 4 + 128 bytes.
         unsafe {
-            let first = L::words(rows);
+            let first = word::<L>(blocks, 0);
             let (scale, high) = (L::low_halves(first), L::shift_right(first, 16));
-            let low = L::words(rows.add(4));
+            let low = word::<L>(blocks, 1);
             for (run, slot) in slots[..8].iter_mut().enumerate() {
                 let low = L::and(L::shift_right(low, 4 * run as u32), L::splat(15));
                 let high = L::and(L::shift_right(high, 2 * run as u32), L::splat(3));
                 let run_scale = L::sub(L::or(low, L::shift_left(high, 4)), L::splat(32));
                 slot.scale = L::mul(scale, L::to_float(run_scale));
-                put_nibbles::<L, Self>(slot, L::quads(rows.add(8 + 16 * run)), |bytes, _| {
+                put_nibbles::<L, Self>(slot, quads::<L>(blocks, 2 + 4 * run), |bytes, _| {
                     L::lookup(&const { with_offset(IQ4_VALUES, Self::OFFSET) }, bytes)
                 });
             }
@@ -317,10 +328,10 @@ impl Format for IQ4XS {
 
 /// Scales and minimums of the eight runs of a Q4_K or Q5_K block, from its first 16 bytes.
 #[inline(always)]
-unsafe fn set_k_scales<L: Lanes>(slots: &mut [Slot<L>], rows: Rows) {
+unsafe fn set_k_scales<L: Lanes>(slots: &mut [Slot<L>], blocks: Blocks) {
     // SAFETY: as the caller.
     unsafe {
-        let [halves, a, b, c] = L::quads(rows);
+        let [halves, a, b, c] = quads::<L>(blocks, 0);
         let (scale, min_scale) = (L::low_halves(halves), L::low_halves(L::shift_right(halves, 16)));
         let six_bits = |x| L::and(x, L::splat(0x3f3f_3f3f));
         // The two high bits of the second four stand above the first four.
@@ -345,13 +356,13 @@ impl Format for Q4K {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 16 + 128 bytes.
         unsafe {
-            set_k_scales(slots, rows);
+            set_k_scales(slots, blocks);
             // Two runs share 32 bytes: sixteen of them are four vectors of each.
             for part in 0..8 {
-                for (j, packed) in L::quads(rows.add(16 + 16 * part)).into_iter().enumerate() {
+                for (j, packed) in quads::<L>(blocks, 4 + 4 * part).into_iter().enumerate() {
                     let (run, j) = (part / 2 * 2, part % 2 * 4 + j);
                     put::<L, Self>(&mut slots[run], j, low::<L>(packed));
                     put::<L, Self>(&mut slots[run + 1], j, high::<L>(packed));
@@ -371,15 +382,15 @@ impl Format for Q5K {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 16 + 32 + 128 bytes.
         unsafe {
-            set_k_scales(slots, rows);
+            set_k_scales(slots, blocks);
             for half in 0..2 {
                 // Bit `run` of these bytes is the fifth bit of a weight of that run.
-                let fifth = L::quads(rows.add(16 + 16 * half));
+                let fifth = quads::<L>(blocks, 4 + 4 * half);
                 for pair in 0..4 {
-                    let packed = L::quads(rows.add(48 + 32 * pair + 16 * half));
+                    let packed = quads::<L>(blocks, 12 + 8 * pair + 4 * half);
                     for j in 0..4 {
                         let run = 2 * pair;
                         let bit = |run: usize| {
@@ -414,23 +425,25 @@ pub(super) struct Q6K;
 
 impl Format for Q6K {
     const BYTES: usize = 210;
+    const HEAD_BYTES: usize = 2;
+    const HEAD_AT: usize = 208;
     const N_RUNS: usize = 8;
     const OFFSET: u8 = 32;
     const MAX: u8 = 63;
     const HALF_SCALES: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 128 + 64 + 16 + 2 bytes.
         unsafe {
-            let scales = L::quads(rows.add(192));
-            let scale = last_halves::<L>(rows.add(206));
+            let scales = quads::<L>(blocks, 48);
+            let scale = L::halves(blocks.heads);
             slots[..8].iter_mut().for_each(|slot| slot.scale = scale);
             // Four runs share 64 bytes of low bits and 32 bytes of high bits.
             for (four, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                let at = rows.add(64 * four + 16 * half);
-                let (first, second) = (L::quads(at), L::quads(at.add(32)));
-                let top = L::quads(rows.add(128 + 32 * four + 16 * half));
+                let at = 16 * four + 4 * half;
+                let (first, second) = (quads::<L>(blocks, at), quads::<L>(blocks, at + 8));
+                let top = quads::<L>(blocks, 32 + 8 * four + 4 * half);
                 for quarter in 0..4 {
                     let run = 4 * four + quarter;
                     let half_scale = signed_byte::<L>(scales[run / 2], run % 2 * 2 + half);
@@ -454,27 +467,29 @@ pub(super) struct Q3K;
 
 impl Format for Q3K {
     const BYTES: usize = 110;
+    const HEAD_BYTES: usize = 2;
+    const HEAD_AT: usize = 108;
     const N_RUNS: usize = 8;
     const OFFSET: u8 = 4;
     const MAX: u8 = 7;
     const HALF_SCALES: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 32 + 64 + 12 + 2 bytes.
         unsafe {
-            let scale = last_halves::<L>(rows.add(106));
+            let scale = L::halves(blocks.heads);
             slots[..8].iter_mut().for_each(|slot| slot.scale = scale);
             let (a, b, c) = (
-                L::words(rows.add(96)),
-                L::words(rows.add(100)),
-                L::words(rows.add(104)),
+                word::<L>(blocks, 24),
+                word::<L>(blocks, 25),
+                word::<L>(blocks, 26),
             );
             // Low four bits of scales 0 to 3, 4 to 7, 8 to 11, 12 to 15, and above them two bits of `c`.
             let low_bits = [low::<L>(a), low::<L>(b), high::<L>(a), high::<L>(b)];
             for (four, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                let top = L::quads(rows.add(16 * half));
-                let bottom = L::quads(rows.add(32 + 32 * four + 16 * half));
+                let top = quads::<L>(blocks, 4 * half);
+                let bottom = quads::<L>(blocks, 8 + 8 * four + 4 * half);
                 for quarter in 0..4 {
                     let run = 4 * four + quarter;
                     let group = run / 2;
@@ -502,14 +517,14 @@ impl Format for Q2K {
     const N_MINS: usize = 2;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: Rows, slots: &mut [Slot<L>]) {
+    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
         // SAFETY: the block has 16 + 64 + 2 + 2 bytes.
         unsafe {
-            let packed = L::quads(rows);
-            let halves = L::words(rows.add(80));
+            let packed = quads::<L>(blocks, 0);
+            let halves = word::<L>(blocks, 20);
             let (scale, min_scale) = (L::low_halves(halves), L::low_halves(L::shift_right(halves, 16)));
             for (four, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                let bytes = L::quads(rows.add(16 + 32 * four + 16 * half));
+                let bytes = quads::<L>(blocks, 4 + 8 * four + 4 * half);
                 for quarter in 0..4 {
                     let run = 4 * four + quarter;
                     let (group, idx) = (run / 2, run % 2 * 2 + half);

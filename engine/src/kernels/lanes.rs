@@ -1,46 +1,20 @@
 //! A vector register as the quantised products see it: one 32-bit lane for each of `N` weight rows side by side.
 //!
-//! A lane holds four bytes, two 16-bit numbers or one 32-bit number of its row. Reading sixteen bytes of every row
-//! and transposing them gives four such vectors; from there on all work is the same in every lane, so there are no
-//! sums across lanes and each output is finished where it started.
+//! A lane holds four bytes, two 16-bit numbers or one 32-bit number of its row, as [`super::tiles`] lays them out. All work
+//! is the same in every lane, so there are no sums across lanes and each output is finished where it started.
 
 use super::{formats::Format, quantized_rows::ActivationRun};
 
-/// Sixteen bytes of each row, as four vectors: vector `j` holds bytes `4j..4j + 4` of every row.
+/// Four words of each row that follow one another.
 pub(super) type Quads<L> = [<L as Lanes>::Int; 4];
 
-/// The same place in each of [`Lanes::N`] weight rows.
+/// A block of each of [`Lanes::N`] weight rows.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
-    /// In the first row.
-    pub(super) at: *const u8,
-    /// Bytes from row to row.
-    pub(super) stride: usize,
-}
-
-impl Rows {
-    /// The place `n_bytes` further on in each row.
-    ///
-    /// # Safety
-    /// It lies inside the rows, or at their end.
-    #[inline(always)]
-    pub(super) unsafe fn add(self, n_bytes: usize) -> Self {
-        Self {
-            // SAFETY: by the caller's promise.
-            at: unsafe { self.at.add(n_bytes) },
-            stride: self.stride,
-        }
-    }
-
-    /// The place in row `row`.
-    ///
-    /// # Safety
-    /// There are more than `row` rows.
-    #[inline(always)]
-    pub(super) unsafe fn row(self, row: usize) -> *const u8 {
-        // SAFETY: by the caller's promise.
-        unsafe { self.at.add(row * self.stride) }
-    }
+pub(super) struct Blocks {
+    /// The rows' heads, side by side.
+    pub(super) heads: *const u8,
+    /// The rows' first words, then their second ones...
+    pub(super) words: *const u8,
 }
 
 /// Thirty-two weights of each row, ready to be multiplied by many rows of activations.
@@ -59,13 +33,10 @@ pub(super) struct Slot<L: Lanes> {
 ///
 /// # Safety
 /// All functions are unsafe for the same two reasons: the instructions of the implementation must be there, and the
-/// places given as [`Rows`] or pointers must be readable, for `N` rows.
+/// places given as pointers must be readable, for `N` rows.
 pub(super) trait Lanes: Copy {
     /// Rows side by side, at most [`MAX_LANES`](super::panel::MAX_LANES).
     const N: usize;
-    /// Up to how many rows of activations [`dot_in_place`](Self::dot_in_place) is faster than [`put`](Self::put) and
-    /// [`dot`](Self::dot).
-    const MAX_IN_PLACE: usize = 0;
     /// `N` words of 32 bits.
     type Int: Copy;
     /// `N` single-precision numbers.
@@ -87,10 +58,12 @@ pub(super) trait Lanes: Copy {
     /// `table[byte]` for every byte; all are below 16.
     unsafe fn lookup(table: &[u8; 16], bytes: Self::Int) -> Self::Int;
 
-    /// Sixteen bytes of each row.
-    unsafe fn quads(rows: Rows) -> Quads<Self>;
-    /// Four bytes of each row.
-    unsafe fn words(rows: Rows) -> Self::Int;
+    /// A word of each row. The place is aligned to all of them.
+    unsafe fn word(at: *const u8) -> Self::Int;
+    /// A byte of each row, in the low eight bits.
+    unsafe fn bytes(at: *const u8) -> Self::Int;
+    /// A half-precision number of each row, widened.
+    unsafe fn halves(at: *const u8) -> Self::Float;
     /// The half-precision numbers in the low 16 bits of the words, widened.
     unsafe fn low_halves(words: Self::Int) -> Self::Float;
 
@@ -114,16 +87,7 @@ pub(super) trait Lanes: Copy {
     unsafe fn put<F: Format>(slot: &mut Slot<Self>, j: usize, bytes: Self::Int, half_scale: Self::Int);
 
     /// Sums of products of the slot's weights with a run of each of `T` rows of activations, exactly.
-    unsafe fn dot<F: Format, const T: usize>(
-        slot: &Slot<Self>,
-        rows: [*const ActivationRun; T],
-    ) -> [Self::Int; T];
-
-    /// The same for 32 signed bytes of each row and one row of activations, summed across lanes. Not called where
-    /// [`MAX_IN_PLACE`](Self::MAX_IN_PLACE) is 0.
-    unsafe fn dot_in_place(_weights: Rows, _row: *const ActivationRun) -> Self::Int {
-        unreachable!("MAX_IN_PLACE is 0")
-    }
+    unsafe fn dot<F: Format, const T: usize>(slot: &Slot<Self>, runs: &[ActivationRun; T]) -> [Self::Int; T];
 }
 
 /// Repeats a block for some constants: the compiler gives up on loops this long, and then computes addresses anew.

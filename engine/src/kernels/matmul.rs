@@ -3,32 +3,44 @@
 use std::ops::Range;
 
 #[cfg(target_arch = "aarch64")]
-use super::neon::{self, Neon};
+use super::neon;
 pub(crate) use super::quantized_rows::QuantizedRows;
+pub(crate) use super::tiles::TileArena;
 #[cfg(target_arch = "x86_64")]
-use super::{
-    Integers,
-    avx2::{self, Avx2},
-    avx512::{self, Avx512},
-};
+use super::{Integers, avx2, avx512};
 use super::{
     Isa, Kind, SharedOut, float_product,
-    lanes::Lanes,
-    panel::{MAX_LANES, ROW_TILE, Task},
+    panel::{GROUP_TILE, MAX_LANES, Task},
     pool::ThreadPool,
-    scalar,
+    scalar::{self, ROW_TILE},
+    tiles::Tiles,
 };
-use crate::{error::EngineError, quant, weights::Tensor};
+use crate::{
+    error::EngineError,
+    quant,
+    weights::{GgmlType, Tensor},
+};
 
 /// Multiply-adds below which waking other threads costs more than it gives.
 const MIN_PARALLEL_WORK: usize = 1 << 17;
 
-/// A weight matrix, `(n_outputs, n_inputs)`, in the file's own layout.
-#[derive(Debug, Clone)]
+/// A weight matrix, `(n_outputs, n_inputs)`. A clone shares the weights.
+#[derive(Clone)]
 pub(crate) struct Matrix {
-    tensor: Tensor,
+    name: String,
+    dtype: GgmlType,
     n_outputs: usize,
     n_inputs: usize,
+    layout: Layout,
+}
+
+/// How the weights lie in memory.
+#[derive(Clone)]
+enum Layout {
+    /// As in the file.
+    File(Tensor),
+    /// Quantised ones, for the instructions that multiply them.
+    Tiles(Tiles),
 }
 
 /// What a product reads: the same rows in both forms. `quantized` may be stale if no weight needs it.
@@ -39,36 +51,72 @@ pub(crate) struct Input<'a> {
 }
 
 impl Matrix {
-    /// Takes a tensor of shape `[n_outputs, n_inputs]`.
+    /// Takes a tensor of shape `[n_outputs, n_inputs]`, to multiply by it with `isa`: lays quantised weights out for that, and
+    /// gives back the memory that they take in a mapped file.
     ///
     /// # Errors
     /// [`EngineError::Unsupported`] for a type without kernels.
     ///
     /// # Panics
     /// If the tensor has not two dimensions.
-    pub(crate) fn new(tensor: Tensor) -> Result<Self, EngineError> {
+    pub(crate) fn new(
+        tensor: Tensor,
+        isa: Isa,
+        pool: &mut ThreadPool,
+        arena: &mut TileArena,
+    ) -> Result<Self, EngineError> {
+        let mut matrix = Self::of_rows(tensor)?;
+        if let (Layout::File(tensor), Some(n_lanes)) = (&matrix.layout, isa.n_lanes())
+            && matrix.wants_quantized()
+        {
+            matrix.layout = Layout::Tiles(Tiles::lay_out(tensor, n_lanes, pool, arena));
+        }
+        Ok(matrix)
+    }
+
+    /// Takes a tensor of shape `[n_outputs, n_inputs]`, to read rows of: they stay where they are. Products with it are slow.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub(crate) fn of_rows(tensor: Tensor) -> Result<Self, EngineError> {
         quant::require_known(&tensor)?;
-        let (n_outputs, n_inputs) = (tensor.shape[0], tensor.shape[1]);
         Ok(Self {
-            tensor,
-            n_outputs,
-            n_inputs,
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            n_outputs: tensor.shape[0],
+            n_inputs: tensor.shape[1],
+            layout: Layout::File(tensor),
         })
     }
 
     /// Whether products with this matrix read the 8-bit form of the activations.
     fn wants_quantized(&self) -> bool {
-        quant::block_reader(self.tensor.dtype).is_some()
+        quant::block_reader(self.dtype).is_some()
     }
 
     /// Row `row` as single-precision numbers.
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
-        quant::dequantize_row(self.tensor.dtype, self.row_bytes(row..row + 1), out);
-    }
-
-    fn row_bytes(&self, rows: Range<usize>) -> &[u8] {
-        let n_bytes = self.tensor.bytes().len() / self.n_outputs;
-        &self.tensor.bytes()[rows.start * n_bytes..rows.end * n_bytes]
+        match &self.layout {
+            Layout::File(tensor) => {
+                let n_bytes = tensor.bytes().len() / self.n_outputs;
+                quant::dequantize_row(
+                    self.dtype,
+                    &tensor.bytes()[row * n_bytes..(row + 1) * n_bytes],
+                    out,
+                );
+            }
+            Layout::Tiles(tiles) => tiles.read_row(row, |block_idx, block| {
+                let len = self.dtype.block_len();
+                quant::dequantize_row(
+                    self.dtype,
+                    block,
+                    &mut out[block_idx * len..(block_idx + 1) * len],
+                );
+            }),
+        }
     }
 
     /// `out[row][output] = sum over inputs of weight[output][input] * input[row][input]` for output rows `outputs`.
@@ -83,38 +131,46 @@ impl Matrix {
         n_rows: usize,
         out: SharedOut<'_, f32>,
     ) {
-        for start in (0..n_rows).step_by(ROW_TILE) {
-            let (outputs, rows) = (outputs.clone(), start..(start + ROW_TILE).min(n_rows));
-            if !self.wants_quantized() {
-                // SAFETY: the caller's promise.
-                unsafe { float_product::multiply(isa, &self.tensor, input.rows, outputs, rows, out) };
-                continue;
+        let tiles = match &self.layout {
+            Layout::Tiles(tiles) => tiles,
+            Layout::File(tensor) => {
+                for start in (0..n_rows).step_by(ROW_TILE) {
+                    let (outputs, rows) = (outputs.clone(), start..(start + ROW_TILE).min(n_rows));
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        if self.wants_quantized() {
+                            scalar::multiply(tensor, input.quantized, outputs, rows, out);
+                        } else {
+                            float_product::multiply(isa, tensor, input.rows, outputs, rows, out);
+                        }
+                    }
+                }
+                return;
             }
-            let dtype = self.tensor.dtype;
-            let task = Task {
-                weights: self.tensor.bytes(),
-                n_outputs: self.n_outputs,
-                input: input.quantized,
-                out,
-            };
+        };
+        let task = Task {
+            weights: tiles,
+            n_outputs: self.n_outputs,
+            input: input.quantized,
+            out,
+        };
+        let n_groups = input.quantized.groups().len();
+        for start in (0..n_groups).step_by(GROUP_TILE) {
+            let (outputs, groups) = (outputs.clone(), start..(start + GROUP_TILE).min(n_groups));
             // SAFETY: the instructions were detected, or the kind would not be; the rest is the caller's promise.
             unsafe {
                 match isa.0 {
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx2(Integers::Avx512Vnni) if self.n_outputs >= Avx512::N => {
-                        avx512::multiply(dtype, task, outputs, rows);
+                    Kind::Avx2(Integers::Avx512Vnni) => avx512::multiply(self.dtype, task, outputs, groups),
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx2(Integers::AvxVnni) => {
+                        avx2::multiply::<true>(self.dtype, task, outputs, groups)
                     }
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx2(Integers::Avx2) if self.n_outputs >= Avx2::<false>::N => {
-                        avx2::multiply::<false>(dtype, task, outputs, rows);
-                    }
-                    #[cfg(target_arch = "x86_64")]
-                    Kind::Avx2(_) if self.n_outputs >= Avx2::<true>::N => {
-                        avx2::multiply::<true>(dtype, task, outputs, rows);
-                    }
+                    Kind::Avx2(Integers::Avx2) => avx2::multiply::<false>(self.dtype, task, outputs, groups),
                     #[cfg(target_arch = "aarch64")]
-                    Kind::Neon if self.n_outputs >= Neon::N => neon::multiply(dtype, task, outputs, rows),
-                    _ => scalar::multiply(dtype, task, outputs, rows),
+                    Kind::Neon => neon::multiply(self.dtype, task, outputs, groups),
+                    Kind::Portable => unreachable!("no tiles are made for portable kernels"),
                 }
             }
         }
@@ -150,7 +206,7 @@ pub(crate) fn multiply<const N: usize>(
             product.out.len(),
             n_rows * product.matrix.n_outputs,
             "{}",
-            product.matrix.tensor.name
+            product.matrix.name
         );
         (product.matrix, SharedOut::new(product.out))
     });

@@ -9,25 +9,41 @@ use std::{
 
 use super::{
     formats::{Format, with_format},
-    lanes::{Lanes, Quads, Rows, Slot, unrolled},
+    lanes::{Lanes, Slot, unrolled},
     panel::{self, Task},
     quantized_rows::ActivationRun,
 };
 use crate::weights::GgmlType;
 
-/// Writes columns `outputs` of `rows`; see [`panel::multiply`].
+/// Writes columns `outputs` of the rows in `groups`; see [`panel`].
 ///
 /// # Safety
 /// NEON and its dot products are there; the rest as there.
-pub(super) unsafe fn multiply(dtype: GgmlType, task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+pub(super) unsafe fn multiply(dtype: GgmlType, task: Task<'_>, outputs: Range<usize>, groups: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { with_format!(dtype, F => multiply_as::<F>(task, outputs, rows)) };
+    unsafe {
+        with_format!(dtype, F => match task.input.groups() {
+            [group] => match group.width {
+                1 => one_group::<F, 1>(task, outputs),
+                2 => one_group::<F, 2>(task, outputs),
+                4 => one_group::<F, 4>(task, outputs),
+                _ => one_group::<F, 8>(task, outputs),
+            },
+            _ => some_groups::<F>(task, outputs, groups),
+        });
+    }
 }
 
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn multiply_as<F: Format>(task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+unsafe fn one_group<F: Format, const T: usize>(task: Task<'_>, outputs: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { panel::multiply::<Neon, F>(task, outputs, rows) };
+    unsafe { panel::multiply_group::<Neon, F, T>(task, outputs) };
+}
+
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn some_groups<F: Format>(task: Task<'_>, outputs: Range<usize>, groups: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { panel::multiply_groups::<Neon, F, 8, 4>(task, outputs, groups) };
 }
 
 #[derive(Clone, Copy)]
@@ -44,22 +60,6 @@ unsafe fn dot_lane<const LANE: usize>(mut sums: int32x4_t, a: uint32x4_t, b: int
             a = in(vreg) a,
             b = in(vreg) b,
             lane = const LANE,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sums
-}
-
-/// The same with the bytes of the same word.
-#[inline(always)]
-unsafe fn dot_words(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
-    // SAFETY: as above.
-    unsafe {
-        asm!(
-            "sdot {sums:v}.4s, {a:v}.16b, {b:v}.16b",
-            sums = inout(vreg) sums,
-            a = in(vreg) a,
-            b = in(vreg) b,
             options(pure, nomem, nostack, preserves_flags)
         );
     }
@@ -89,7 +89,6 @@ unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
 )]
 impl Lanes for Neon {
     const N: usize = 4;
-    const MAX_IN_PLACE: usize = 2;
     type Int = uint32x4_t;
     type Float = float32x4_t;
     type Weights = [uint32x4_t; 8];
@@ -151,31 +150,21 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    unsafe fn quads(rows: Rows) -> Quads<Self> {
+    unsafe fn word(at: *const u8) -> uint32x4_t {
+        unsafe { vld1q_u32(at.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(at: *const u8) -> uint32x4_t {
         unsafe {
-            let [a, b, c, d]: [uint32x4_t; 4] =
-                std::array::from_fn(|row| vreinterpretq_u32_u8(vld1q_u8(rows.row(row))));
-            let (ab, ab_odd) = (vtrn1q_u32(a, b), vtrn2q_u32(a, b));
-            let (cd, cd_odd) = (vtrn1q_u32(c, d), vtrn2q_u32(c, d));
-            let low =
-                |x, y| vreinterpretq_u32_u64(vtrn1q_u64(vreinterpretq_u64_u32(x), vreinterpretq_u64_u32(y)));
-            let high =
-                |x, y| vreinterpretq_u32_u64(vtrn2q_u64(vreinterpretq_u64_u32(x), vreinterpretq_u64_u32(y)));
-            [
-                low(ab, cd),
-                low(ab_odd, cd_odd),
-                high(ab, cd),
-                high(ab_odd, cd_odd),
-            ]
+            let four = vcreate_u8(u64::from(at.cast::<u32>().read_unaligned()));
+            vmovl_u16(vget_low_u16(vmovl_u8(four)))
         }
     }
 
     #[inline(always)]
-    unsafe fn words(rows: Rows) -> uint32x4_t {
-        unsafe {
-            let words: [u32; 4] = std::array::from_fn(|row| rows.row(row).cast::<u32>().read_unaligned());
-            vld1q_u32(words.as_ptr())
-        }
+    unsafe fn halves(at: *const u8) -> float32x4_t {
+        unsafe { widen(vld1_u16(at.cast())) }
     }
 
     #[inline(always)]
@@ -242,12 +231,14 @@ impl Lanes for Neon {
     #[inline(always)]
     unsafe fn dot<F: Format, const T: usize>(
         slot: &Slot<Self>,
-        rows: [*const ActivationRun; T],
+        runs: &[ActivationRun; T],
     ) -> [uint32x4_t; T] {
         unsafe {
             let mut halves = [[vdupq_n_s32(0); T]; 2];
             for (half, sums) in halves.iter_mut().enumerate() {
-                let values = rows.map(|row| vld1q_s8((&raw const (*row).values).cast::<i8>().add(16 * half)));
+                let values = runs
+                    .each_ref()
+                    .map(|run| vld1q_s8(run.values.as_ptr().add(16 * half)));
                 unrolled!(J in 0 1 2 3 => {
                     for (sum, values) in sums.iter_mut().zip(values) {
                         *sum = dot_lane::<J>(*sum, slot.weights[4 * half + J], values);
@@ -263,23 +254,6 @@ impl Lanes for Neon {
                     vaddq_s32(first, second)
                 })
             })
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_in_place(weights: Rows, row: *const ActivationRun) -> uint32x4_t {
-        unsafe {
-            let values = (&raw const (*row).values).cast::<i8>();
-            let (low, high) = (vld1q_s8(values), vld1q_s8(values.add(16)));
-            // A loop, for a closure would be compiled without the instructions of the function around it.
-            let mut sums = [vdupq_n_s32(0); 4];
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let weights = weights.row(row).cast::<i8>();
-                *sums = dot_words(*sums, vld1q_s8(weights), low);
-                *sums = dot_words(*sums, vld1q_s8(weights.add(16)), high);
-            }
-            let [a, b, c, d] = sums;
-            vreinterpretq_u32_s32(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)))
         }
     }
 }

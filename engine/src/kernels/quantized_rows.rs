@@ -7,11 +7,26 @@ use crate::quant::RUN_LEN;
 ///
 /// The scale is the run's largest magnitude over 127, so that a number is about scale * value (the Q8_0 of ggml,
 /// with the scale in single precision).
+///
+/// Rows that are multiplied together lie together: a group holds the first run of each of its rows, then the second ones, so
+/// that one pointer leads to all of them.
 #[derive(Debug, Default)]
 pub(crate) struct QuantizedRows {
+    n_rows: usize,
     n_runs: usize,
-    /// `(rows, n_runs)`.
+    groups: Vec<RowGroup>,
     runs: Vec<ActivationRun>,
+}
+
+/// Rows that are multiplied together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RowGroup {
+    pub(super) first_row: usize,
+    pub(super) n_rows: usize,
+    /// Rows that there is room for, at least `n_rows`. Those that are lacking are zeros, or what an earlier batch has left.
+    pub(super) width: usize,
+    /// Index of the group's first run.
+    start: usize,
 }
 
 /// Thirty-two activations: two cache lines, the second one for products of 16-bit integers only.
@@ -51,19 +66,62 @@ impl QuantizedRows {
             return;
         }
         self.n_runs = n_columns / RUN_LEN;
-        let n_rows = rows.len() / n_columns;
-        self.runs.resize(n_rows * self.n_runs, ActivationRun::ZERO);
+        self.n_rows = rows.len() / n_columns;
+        self.group(isa.max_rows());
+        let (groups, n_runs) = (&self.groups, self.n_runs);
         let runs = SharedOut::new(&mut self.runs);
-        pool.run_rows(n_rows, n_columns, &|columns| {
-            // SAFETY: every row is another range.
-            let runs = unsafe { runs.slice(columns.start / RUN_LEN..columns.end / RUN_LEN) };
+        pool.run_rows(self.n_rows, n_columns, &|columns| {
+            let row = columns.start / n_columns;
+            let group = group_of(groups, row);
+            // SAFETY: a row writes its own runs of the group only.
+            let out = |run: usize| unsafe {
+                let at = group.run(row - group.first_row, run);
+                &mut runs.slice(at..at + 1)[0]
+            };
+            debug_assert_eq!(columns.len(), n_runs * RUN_LEN);
             match isa.0 {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the kind is only made where the instructions were detected.
-                super::Kind::Avx2(_) => unsafe { quantize_row_avx2(&rows[columns], runs) },
-                _ => quantize_row(&rows[columns], runs),
+                super::Kind::Avx2(_) => unsafe { quantize_row_avx2(&rows[columns], out) },
+                _ => quantize_row(&rows[columns], out),
             }
         });
+    }
+
+    /// Divides the rows into groups. At most `max_rows` are one, 1, 2, 4, 8 or 12 wide; more are several, of two widths only, the
+    /// wider ones first: those which leave the least room empty.
+    fn group(&mut self, max_rows: usize) {
+        self.groups.clear();
+        let (wide, narrow) = if max_rows == 12 { (12, 8) } else { (8, 4) };
+        let n_places = self.n_rows.next_multiple_of(4);
+        // Twice eight places are better than twelve and one that is mostly empty.
+        let n_narrow = match n_places % wide {
+            0 => 0,
+            rest => (1..=2).find(|n| n * narrow % wide == rest).unwrap_or(0),
+        };
+        let n_wide = (n_places - (n_narrow * narrow).min(n_places)) / wide;
+        let widths = if self.n_rows <= max_rows {
+            [1, 2, 4, 8, 12].into_iter().find(|it| *it >= self.n_rows)
+        } else {
+            None
+        };
+        let several = std::iter::repeat_n(wide, n_wide).chain(std::iter::repeat_n(narrow, n_narrow));
+        let (mut first_row, mut start) = (0, 0);
+        for width in widths
+            .into_iter()
+            .chain(several.take(if widths.is_some() { 0 } else { usize::MAX }))
+        {
+            let n_rows = (self.n_rows - first_row).min(width);
+            self.groups.push(RowGroup {
+                first_row,
+                n_rows,
+                width,
+                start,
+            });
+            first_row += n_rows;
+            start += width * self.n_runs;
+        }
+        self.runs.resize(start, ActivationRun::ZERO);
     }
 
     /// Runs in a row.
@@ -71,22 +129,45 @@ impl QuantizedRows {
         self.n_runs
     }
 
-    /// All runs, `(rows, n_runs)`.
-    pub(super) fn runs(&self) -> &[ActivationRun] {
-        &self.runs
+    /// All rows, in groups.
+    pub(super) fn groups(&self) -> &[RowGroup] {
+        &self.groups
+    }
+
+    /// The runs of a group, `(n_runs, width)`.
+    pub(super) fn runs_of(&self, group: RowGroup) -> &[ActivationRun] {
+        &self.runs[group.start..group.start + group.width * self.n_runs]
+    }
+
+    /// Run `run` of row `row`.
+    pub(super) fn run(&self, row: usize, run: usize) -> &ActivationRun {
+        let group = group_of(&self.groups, row);
+        &self.runs[group.run(row - group.first_row, run)]
+    }
+}
+
+/// The group that a row is in.
+fn group_of(groups: &[RowGroup], row: usize) -> RowGroup {
+    groups[groups.partition_point(|it| it.first_row <= row) - 1]
+}
+
+impl RowGroup {
+    /// Index of run `run` of the group's row `row`.
+    fn run(self, row: usize, run: usize) -> usize {
+        self.start + run * self.width + row
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn quantize_row_avx2(x: &[f32], runs: &mut [ActivationRun]) {
-    quantize_row(x, runs);
+fn quantize_row_avx2<'a>(x: &[f32], out: impl Fn(usize) -> &'a mut ActivationRun) {
+    quantize_row(x, out);
 }
 
 #[inline(always)]
-fn quantize_row(x: &[f32], runs: &mut [ActivationRun]) {
-    for (run, x) in runs.iter_mut().zip(x.as_chunks().0) {
-        quantize_run(x, run);
+fn quantize_row<'a>(x: &[f32], out: impl Fn(usize) -> &'a mut ActivationRun) {
+    for (run, x) in x.as_chunks().0.iter().enumerate() {
+        quantize_run(x, out(run));
     }
 }
 
@@ -141,9 +222,9 @@ mod tests {
             .collect();
         let mut quantized = QuantizedRows::default();
         quantized.set_rows(Isa::PORTABLE, &mut ThreadPool::new(1), &x, 320);
-        assert_eq!(quantized.runs[0], ActivationRun::ZERO, "a run of zeros");
+        assert_eq!(*quantized.run(0, 0), ActivationRun::ZERO, "a run of zeros");
         for (column, x) in x.iter().enumerate() {
-            let run = &quantized.runs[column / 32];
+            let run = quantized.run(0, column / 32);
             let value = run.values[column % 32];
             assert!(
                 (x - run.scale * f32::from(value)).abs() <= 0.5001 * run.scale,
@@ -154,6 +235,30 @@ mod tests {
         }
         let mut detected = QuantizedRows::default();
         detected.set_rows(Isa::detect(), &mut ThreadPool::new(1), &x, 320);
-        assert_eq!(detected.runs, quantized.runs);
+        for run in 0..10 {
+            assert_eq!(detected.run(0, run), quantized.run(0, run));
+        }
+    }
+
+    #[test]
+    fn every_row_has_its_place() {
+        for n_rows in 1..40 {
+            let x: Vec<f32> = (0..n_rows * 64).map(|at| (at / 64 + 1) as f32).collect();
+            for isa in Isa::all() {
+                let mut quantized = QuantizedRows::default();
+                quantized.set_rows(isa, &mut ThreadPool::new(1), &x, 64);
+                for row in 0..n_rows {
+                    let scale = (row + 1) as f32 / 127.0;
+                    assert!([0, 1].map(|run| quantized.run(row, run).scale) == [scale; 2]);
+                }
+                let groups = quantized.groups();
+                assert_eq!(groups.iter().map(|it| it.n_rows).sum::<usize>(), n_rows);
+                assert!(
+                    groups
+                        .iter()
+                        .all(|it| it.n_rows <= it.width && it.width <= isa.max_rows())
+                );
+            }
+        }
     }
 }

@@ -4,45 +4,56 @@
 use std::ops::Range;
 
 use super::{
-    panel::{ROW_TILE, Task},
-    quantized_rows::ActivationRun,
+    SharedOut,
+    quantized_rows::{ActivationRun, QuantizedRows},
 };
 use crate::{
     quant::{self, MAX_RUNS, RUN_LEN, Run},
-    weights::GgmlType,
+    weights::Tensor,
 };
 
-/// Writes columns `outputs` of `rows`, at most [`ROW_TILE`] of them.
+/// Rows whose sums are kept while one row of weights passes.
+pub(super) const ROW_TILE: usize = 64;
+
+/// Writes columns `outputs` of `rows`, at most [`ROW_TILE`] of them, of `out`, `(rows, n_outputs)`.
 ///
 /// # Safety
 /// No other thread touches these places of the result.
 ///
 /// # Panics
 /// For a type that is not quantised.
-pub(super) unsafe fn multiply(dtype: GgmlType, task: Task<'_>, outputs: Range<usize>, rows: Range<usize>) {
+pub(super) unsafe fn multiply(
+    weights: &Tensor,
+    input: &QuantizedRows,
+    outputs: Range<usize>,
+    rows: Range<usize>,
+    out: SharedOut<'_, f32>,
+) {
+    let (dtype, n_outputs) = (weights.dtype, weights.shape[0]);
     let read_block = quant::block_reader(dtype).expect("a quantised type");
     let block_runs = dtype.block_len() / RUN_LEN;
     let n_mins = quant::n_mins(dtype);
-    let n_runs = task.input.n_runs();
+    let n_runs = input.n_runs();
     let stride = n_runs / block_runs * dtype.block_bytes();
     let mut runs = [Run::default(); MAX_RUNS];
     for output in outputs {
         let mut sums = [0.0; ROW_TILE];
         let sums = &mut sums[..rows.len()];
-        let blocks = task.weights[output * stride..(output + 1) * stride].chunks_exact(dtype.block_bytes());
+        let blocks =
+            weights.bytes()[output * stride..(output + 1) * stride].chunks_exact(dtype.block_bytes());
         for (block_idx, block) in blocks.enumerate() {
             read_block(block, &mut runs[..block_runs]);
             for (row, sum) in rows.clone().zip(&mut *sums) {
-                let first = row * n_runs + block_idx * block_runs;
-                for (run, activation) in runs[..block_runs].iter().zip(&task.input.runs()[first..]) {
+                for (idx, run) in runs[..block_runs].iter().enumerate() {
+                    let activation = input.run(row, block_idx * block_runs + idx);
                     *sum = add_product(run, n_mins, activation, *sum);
                 }
             }
         }
         for (row, sum) in rows.clone().zip(sums) {
-            let at = row * task.n_outputs + output;
+            let at = row * n_outputs + output;
             // SAFETY: this place is ours by the caller's promise.
-            let place = unsafe { task.out.slice(at..at + 1) };
+            let place = unsafe { out.slice(at..at + 1) };
             place[0] = *sum;
         }
     }

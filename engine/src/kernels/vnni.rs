@@ -30,37 +30,53 @@ pub(super) fn put<L: Vnni, F: Format>(slot: &mut Slot<L>, j: usize, bytes: L::In
 #[inline(always)]
 pub(super) unsafe fn dot<L: Vnni, F: Format, const T: usize>(
     slot: &Slot<L>,
-    rows: [*const ActivationRun; T],
+    runs: &[ActivationRun; T],
 ) -> [L::Int; T] {
     let weights = slot.weights.as_ref();
+    // Loops over numbers, not closures, which would be compiled without the instructions of the function around them.
     // SAFETY: the caller's promise.
     unsafe {
-        let offset = |sum: i32| L::splat((-i32::from(F::OFFSET) * sum) as u32);
-        let values = rows.map(|row| (&raw const (*row).values).cast::<u32>());
-        let mut sums = rows.map(|row| {
-            let [first, second] = (*row).half_sums;
-            offset(if F::HALF_SCALES { first } else { first + second })
-        });
+        let mut sums = [L::splat(0); T];
+        for row in 0..T {
+            let [first, second] = runs[row].half_sums;
+            sums[row] = without_offset::<L, F>(if F::HALF_SCALES { first } else { first + second });
+        }
         unrolled!(J in 0 1 2 3 => {
-            for (sum, values) in sums.iter_mut().zip(values) {
-                *sum = L::add_products(*sum, weights[J], L::splat(*values.add(J)));
+            for row in 0..T {
+                sums[row] = L::add_products(sums[row], weights[J], four_values::<L>(&runs[row], J));
             }
         });
         let first = sums;
         if F::HALF_SCALES {
-            sums = rows.map(|row| offset((*row).half_sums[1]));
+            for row in 0..T {
+                sums[row] = without_offset::<L, F>(runs[row].half_sums[1]);
+            }
         }
         unrolled!(J in 4 5 6 7 => {
-            for (sum, values) in sums.iter_mut().zip(values) {
-                *sum = L::add_products(*sum, weights[J], L::splat(*values.add(J)));
+            for row in 0..T {
+                sums[row] = L::add_products(sums[row], weights[J], four_values::<L>(&runs[row], J));
             }
         });
         if F::HALF_SCALES {
             let [low, high] = slot.half_scales;
-            for (sum, first) in sums.iter_mut().zip(first) {
-                *sum = L::add(L::mul_words(first, low), L::mul_words(*sum, high));
+            for row in 0..T {
+                sums[row] = L::add(L::mul_words(first[row], low), L::mul_words(sums[row], high));
             }
         }
         sums
     }
+}
+
+/// What to begin with so that the format's offset is taken away, given the sum of the activations.
+#[inline(always)]
+unsafe fn without_offset<L: Lanes, F: Format>(sum: i32) -> L::Int {
+    // SAFETY: the caller's promise.
+    unsafe { L::splat((-i32::from(F::OFFSET) * sum) as u32) }
+}
+
+/// Activations `4j..4j + 4` of a run in every lane.
+#[inline(always)]
+unsafe fn four_values<L: Lanes>(run: &ActivationRun, j: usize) -> L::Int {
+    // SAFETY: the caller's promise, and a run has 32 values.
+    unsafe { L::splat(run.values.as_ptr().cast::<u32>().add(j).read_unaligned()) }
 }

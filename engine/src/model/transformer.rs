@@ -73,7 +73,7 @@ struct Buffers {
 }
 
 impl Transformer {
-    /// Takes the tensors that `config` asks for; those of plain and quantised matrices stay where they are.
+    /// Takes the tensors that `config` asks for, and lays quantised matrices out for `isa`.
     ///
     /// # Errors
     /// [`EngineError::BadFile`] if a tensor is missing or has another shape than the configuration says,
@@ -84,7 +84,8 @@ impl Transformer {
         n_threads: usize,
         isa: Isa,
     ) -> Result<Self, EngineError> {
-        let mut loader = Loader::new(weights, &config);
+        let mut pool = ThreadPool::new(n_threads);
+        let mut loader = Loader::new(weights, &config, isa, &mut pool);
         let hidden = config.hidden;
         let layers = (0..config.n_layers)
             .map(|layer_idx| {
@@ -94,13 +95,17 @@ impl Transformer {
                 })
             })
             .collect::<Result<Vec<_>, EngineError>>()?;
-        let embedding = loader.matrix("token_embd.weight", config.vocab, hidden)?;
         let output_norm = loader.norm("output_norm")?;
         let output = loader.optional_matrix("output.weight", config.vocab, hidden)?;
+        let embedding = if output.is_some() {
+            loader.table("token_embd.weight", config.vocab, hidden)?
+        } else {
+            loader.matrix("token_embd.weight", config.vocab, hidden)?
+        };
         loader.refuse_the_rest()?;
         Ok(Self {
             isa,
-            pool: ThreadPool::new(n_threads),
+            pool,
             embedding,
             layers,
             output_norm,

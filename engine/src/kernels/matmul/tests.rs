@@ -73,7 +73,7 @@ fn random_matrix(dtype: GgmlType, n_outputs: usize, n_inputs: usize, random: &mu
             _ => set_scales(dtype, block, || random.float() / 16.0),
         }
     }
-    Matrix::new(Tensor::from_bytes("w", dtype, &[n_outputs, n_inputs], bytes).unwrap()).unwrap()
+    Matrix::of_rows(Tensor::from_bytes("w", dtype, &[n_outputs, n_inputs], bytes).unwrap()).unwrap()
 }
 
 fn quantize(isa: Isa, rows: &[f32], n_columns: usize) -> QuantizedRows {
@@ -85,6 +85,8 @@ fn quantize(isa: Isa, rows: &[f32], n_columns: usize) -> QuantizedRows {
 fn product(isa: Isa, matrix: &Matrix, rows: &[f32], n_threads: usize) -> Vec<f32> {
     let n_rows = rows.len() / matrix.n_inputs;
     let quantized = quantize(isa, rows, matrix.n_inputs);
+    let pool = &mut ThreadPool::new(n_threads);
+    let matrix = &Matrix::new(tensor(matrix).clone(), isa, pool, &mut TileArena::default()).unwrap();
     let mut out = vec![f32::NAN; n_rows * matrix.n_outputs];
     let input = Input {
         rows,
@@ -94,8 +96,15 @@ fn product(isa: Isa, matrix: &Matrix, rows: &[f32], n_threads: usize) -> Vec<f32
         matrix,
         out: &mut out,
     }];
-    multiply(isa, &mut ThreadPool::new(n_threads), input, n_rows, products);
+    multiply(isa, pool, input, n_rows, products);
     out
+}
+
+fn tensor(matrix: &Matrix) -> &Tensor {
+    match &matrix.layout {
+        Layout::File(tensor) => tensor,
+        Layout::Tiles(_) => panic!("the matrix is as in the file"),
+    }
 }
 
 /// Weights and activations as the numbers they stand for, multiplied in double precision.
@@ -109,7 +118,7 @@ fn reference(matrix: &Matrix, rows: &[f32]) -> Vec<f64> {
         for row in 0..n_rows {
             let activation = |column: usize| {
                 if matrix.wants_quantized() {
-                    let run = &quantized.runs()[row * quantized.n_runs() + column / 32];
+                    let run = quantized.run(row, column / 32);
                     f64::from(run.values[column % 32]) * f64::from(run.scale)
                 } else {
                     f64::from(rows[row * matrix.n_inputs + column])
@@ -192,6 +201,33 @@ fn a_row_gives_the_same_bits_alone_and_in_a_batch_on_any_number_of_threads() {
     }
 }
 
+#[test]
+fn rows_are_the_same_in_tiles() {
+    let mut random = Random(5);
+    for isa in Isa::all() {
+        for dtype in QUANTIZED {
+            let stored = random_matrix(dtype, 37, 512, &mut random);
+            let laid_out = Matrix::new(
+                tensor(&stored).clone(),
+                isa,
+                &mut ThreadPool::new(2),
+                &mut TileArena::default(),
+            )
+            .unwrap();
+            let (mut expected, mut found) = (vec![0.0; 512], vec![0.0; 512]);
+            for row in 0..37 {
+                stored.row(row, &mut expected);
+                laid_out.row(row, &mut found);
+                assert!(
+                    bits(&found) == bits(&expected),
+                    "{} {dtype:?} row {row}",
+                    isa.name()
+                );
+            }
+        }
+    }
+}
+
 /// Every extreme at once: nothing may saturate.
 #[test]
 fn the_largest_products_fit() {
@@ -203,7 +239,7 @@ fn the_largest_products_fit() {
                 set_scales(dtype, block, || 1.0);
             }
             let tensor = Tensor::from_bytes("w", dtype, &[16, 512], bytes).unwrap();
-            let matrix = Matrix::new(tensor).unwrap();
+            let matrix = Matrix::of_rows(tensor).unwrap();
             for sign in [-1.0, 1.0] {
                 let rows = vec![sign; 3 * 512];
                 let expected = product(Isa::PORTABLE, &matrix, &rows, 1);
@@ -241,7 +277,7 @@ fn dequantized_rows_equal_candle() {
         let matrix = random_matrix(dtype, 3, 512, &mut random);
         let device = candle_core::Device::Cpu;
         let storage =
-            QStorage::from_data(matrix.tensor.bytes().to_vec().into(), &device, candle_type).unwrap();
+            QStorage::from_data(tensor(&matrix).bytes().to_vec().into(), &device, candle_type).unwrap();
         let candle = QTensor::new(storage, (3, 512))
             .unwrap()
             .dequantize(&device)

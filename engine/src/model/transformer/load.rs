@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, ops::Range};
 use super::NormWeights;
 use crate::{
     error::EngineError,
-    kernels::matmul::Matrix,
+    kernels::{
+        Isa,
+        matmul::{Matrix, TileArena},
+        pool::ThreadPool,
+    },
     model::ModelConfig,
     quant,
     weights::{Tensor, Weights},
@@ -14,14 +18,26 @@ use crate::{
 pub(super) struct Loader<'a> {
     weights: &'a Weights,
     pub(super) config: &'a ModelConfig,
+    /// What the matrices are to be multiplied with, and what lays them out for that.
+    isa: Isa,
+    pool: &'a mut ThreadPool,
+    arena: TileArena,
     used: BTreeSet<String>,
 }
 
 impl<'a> Loader<'a> {
-    pub(super) fn new(weights: &'a Weights, config: &'a ModelConfig) -> Self {
+    pub(super) fn new(
+        weights: &'a Weights,
+        config: &'a ModelConfig,
+        isa: Isa,
+        pool: &'a mut ThreadPool,
+    ) -> Self {
         Self {
             weights,
             config,
+            isa,
+            pool,
+            arena: TileArena::default(),
             used: BTreeSet::new(),
         }
     }
@@ -41,7 +57,18 @@ impl<'a> Loader<'a> {
         n_outputs: usize,
         n_inputs: usize,
     ) -> Result<Matrix, EngineError> {
-        Matrix::new(self.tensor(name, &[n_outputs, n_inputs])?.clone())
+        let tensor = self.tensor(name, &[n_outputs, n_inputs])?.clone();
+        Matrix::new(tensor, self.isa, self.pool, &mut self.arena)
+    }
+
+    /// The matrix `name`, `(n_rows, n_columns)`, of which only rows are read.
+    pub(super) fn table(
+        &mut self,
+        name: &str,
+        n_rows: usize,
+        n_columns: usize,
+    ) -> Result<Matrix, EngineError> {
+        Matrix::of_rows(self.tensor(name, &[n_rows, n_columns])?.clone())
     }
 
     /// As [`matrix`](Self::matrix), where the file may do without.
@@ -63,7 +90,8 @@ impl<'a> Loader<'a> {
         (n_outputs, n_inputs): (usize, usize),
         rows: Range<usize>,
     ) -> Result<Matrix, EngineError> {
-        Matrix::new(self.tensor(name, &[n_outputs, n_inputs])?.rows(rows))
+        let tensor = self.tensor(name, &[n_outputs, n_inputs])?.rows(rows);
+        Matrix::new(tensor, self.isa, self.pool, &mut self.arena)
     }
 
     /// The matrix of one expert, `(n_outputs, n_inputs)`: on its own, or within the tensor that holds all of them.
@@ -79,7 +107,8 @@ impl<'a> Loader<'a> {
             return self.matrix(&alone, n_outputs, n_inputs);
         }
         let all = self.tensor(&format!("{name}.weight"), &[n_experts, n_outputs, n_inputs])?;
-        Matrix::new(all.rows(expert_idx * n_outputs..(expert_idx + 1) * n_outputs))
+        let own = all.rows(expert_idx * n_outputs..(expert_idx + 1) * n_outputs);
+        Matrix::new(own, self.isa, self.pool, &mut self.arena)
     }
 
     /// A vector of `len` numbers, as single precision.

@@ -10,14 +10,14 @@ use crate::{
         Isa, SharedOut,
         attention::{AttentionShape, attend},
         float::rotate,
-        matmul::{Input, Matrix, Product, QuantizedRows, multiply},
+        matmul::{Input, Matrix, Product, QuantizedRows, TileArena, multiply},
         norm::{rms_norm, swiglu},
         pool::ThreadPool,
     },
     kv_cache::{BLOCK_LEN, KvCache},
     model::{Batch, ModelConfig, RopePairing},
     quant,
-    weights::Weights,
+    weights::{Tensor, Weights},
 };
 
 pub(super) struct Head {
@@ -89,23 +89,31 @@ impl Head {
         } = config.shape;
         let (query_width, key_width) = (n_heads * head_dim, n_kv_heads * head_dim);
         // What the head does not have of its own is the target's.
-        let shared = |weights: &mut Weights, own: &str, names: &[&str], n_outputs: usize| {
+        let shared = |weights: &mut Weights, own: &str, names: &[&str], n_rows: usize| {
             if weights.get(own).is_some() {
-                return matrix(weights, own, n_outputs, hidden);
+                return take(weights, own, n_rows, hidden);
             }
             let name = names.iter().find(|name| target_weights.get(name).is_some());
-            matrix(
+            take(
                 &mut target_weights.clone(),
                 name.unwrap_or(&names[0]),
-                n_outputs,
+                n_rows,
                 hidden,
             )
         };
+        let (isa, mut pool, mut arena) = (Isa::detect(), ThreadPool::new(n_threads), TileArena::default());
         let weights = &mut weights;
+        let mut matrix = |weights: &mut Weights, name: &str, n_outputs: usize, n_inputs: usize| {
+            Matrix::new(
+                take(weights, name, n_outputs, n_inputs)?,
+                isa,
+                &mut pool,
+                &mut arena,
+            )
+        };
         let head = Self {
             target_hidden: target.hidden,
-            isa: Isa::detect(),
-            pool: ThreadPool::new(n_threads),
+            isa,
             target_ids,
             fusion: matrix(
                 weights,
@@ -113,12 +121,12 @@ impl Head {
                 hidden,
                 config.target_layers.len() * target.hidden,
             )?,
-            embedding: shared(
+            embedding: Matrix::of_rows(shared(
                 weights,
                 "embed_tokens.weight",
                 &["token_embd.weight"],
                 target.vocab,
-            )?,
+            )?)?,
             token_norm: vector(weights, "midlayer.input_layernorm.weight", hidden)?,
             feature_norm: vector(weights, "midlayer.hidden_norm.weight", hidden)?,
             query: matrix(
@@ -150,13 +158,13 @@ impl Head {
                 config.feed_forward,
             )?,
             output_norm: vector(weights, "norm.weight", hidden)?,
-            output: shared(
-                weights,
-                "lm_head.weight",
-                &["output.weight", "token_embd.weight"],
-                config.vocab,
-            )?,
+            output: {
+                let names = ["output.weight", "token_embd.weight"];
+                let tensor = shared(weights, "lm_head.weight", &names, config.vocab)?;
+                Matrix::new(tensor, isa, &mut pool, &mut arena)?
+            },
             buffers: Buffers::default(),
+            pool,
             config,
         };
         match weights.names().next() {
@@ -413,22 +421,16 @@ fn add_to(sum: &mut [f32], x: &[f32]) {
     }
 }
 
-/// Takes the matrix `name`, `(n_outputs, n_inputs)`.
-fn matrix(
-    weights: &mut Weights,
-    name: &str,
-    n_outputs: usize,
-    n_inputs: usize,
-) -> Result<Matrix, EngineError> {
-    let expected = [n_outputs, n_inputs];
+/// Takes the tensor `name`, `[n_rows, n_columns]`.
+fn take(weights: &mut Weights, name: &str, n_rows: usize, n_columns: usize) -> Result<Tensor, EngineError> {
+    let expected = [n_rows, n_columns];
     let shape = &weights.require(name)?.shape;
     if *shape != expected {
         return Err(weights.bad(name, format!("shape {shape:?} found, {expected:?} expected")));
     }
-    match weights.take(name) {
-        Some(tensor) => Matrix::new(tensor),
-        None => Err(weights.bad(name, "the tensor is missing".into())),
-    }
+    weights
+        .take(name)
+        .ok_or_else(|| weights.bad(name, "the tensor is missing".into()))
 }
 
 /// Takes the vector `name` as single precision.

@@ -16,13 +16,12 @@ pub(super) fn run(candidate: &Candidate<'_>, text: &str) -> Result<usize, Withhe
     if candidate.invoked || is_sure(text.len()) {
         return Ok(text.len());
     }
-    let whole_lines = text.match_indices('\n').map(|(end, _)| end);
-    let words = text.lines().next().into_iter().flat_map(ends_of_words);
+    let mut whole_lines = text.match_indices('\n').map(|(end, _)| end);
+    let mut words = text.lines().next().into_iter().flat_map(ends_of_words);
     let is_kept = |end: &usize| is_sure(*end) && !text[..*end].trim().is_empty();
     whole_lines
-        .filter(is_kept)
-        .next_back()
-        .or_else(|| words.filter(is_kept).next_back())
+        .rfind(is_kept)
+        .or_else(|| words.rfind(is_kept))
         .ok_or_else(|| Withheld::LowConfidence {
             confidence: confidence(candidate.logprobs, text.len()).unwrap_or(0.0),
             least,
