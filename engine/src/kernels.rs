@@ -53,7 +53,7 @@ pub(crate) enum Kind {
 pub(crate) enum Integers {
     Avx2,
     AvxVnni,
-    /// AVX-512 F, BW and VNNI.
+    /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512Vnni,
 }
 
@@ -137,6 +137,8 @@ fn integers() -> Vec<Integers> {
     }
     if is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni")
     {
         found.insert(0, Integers::Avx512Vnni);

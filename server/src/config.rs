@@ -113,7 +113,7 @@ impl Default for CompletionConfig {
             extent: ExtentConfig::Auto,
             max_tokens: 64,
             prompt_tokens: 1024,
-            min_confidence: 0.3,
+            min_confidence: 0.2,
         }
     }
 }

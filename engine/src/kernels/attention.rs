@@ -9,8 +9,10 @@
 
 use std::{cell::RefCell, ops::Range};
 
+#[cfg(target_arch = "x86_64")]
+use super::Integers;
 use super::{
-    Isa, SharedOut,
+    Isa, Kind, SharedOut,
     float::{exp, largest, mul_add, sum},
     pool::ThreadPool,
 };
@@ -20,7 +22,7 @@ use crate::{
 };
 
 /// Rows of one sequence that share each key and value read from the cache.
-const TILE_ROWS: usize = 8;
+const TILE_ROWS: usize = 16;
 
 /// The shape of one attention layer.
 #[derive(Debug, Clone, Copy)]
@@ -93,32 +95,27 @@ pub(crate) fn attend(
         let tile = tiles[tiles.len() - 1 - task_idx / shape.n_kv_heads];
         let kv_head = task_idx % shape.n_kv_heads;
         let blocks = batch.blocks[tile.sequence_idx];
-        SCRATCH.with_borrow_mut(|scratch| match isa.0 {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `super::Kind::Avx2` is only made where the instructions were detected.
-            super::Kind::Avx2(_) => unsafe {
-                attend_tile_avx2(
-                    shape,
-                    (tile, &batch.rows[tile.first_row..][..tile.n_rows]),
-                    kv_head,
-                    blocks,
-                    (cache, layer),
-                    queries,
-                    out,
-                    scratch,
-                )
-            },
-            _ => {
-                attend_tile::<false>(
-                    shape,
-                    (tile, &batch.rows[tile.first_row..][..tile.n_rows]),
-                    kv_head,
-                    blocks,
-                    (cache, layer),
-                    queries,
-                    out,
-                    scratch,
-                );
+        let rows = &batch.rows[tile.first_row..][..tile.n_rows];
+        SCRATCH.with_borrow_mut(|scratch| {
+            let task = Task {
+                shape,
+                tile,
+                rows,
+                kv_head,
+                blocks,
+                cache,
+                layer,
+                queries,
+                out,
+            };
+            match isa.0 {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the kind is only made where the instructions were detected.
+                Kind::Avx2(Integers::Avx512Vnni) => unsafe { attend_tile_avx512(task, scratch) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                Kind::Avx2(_) => unsafe { attend_tile_avx2(task, scratch) },
+                _ => attend_tile::<false, 2>(task, scratch),
             }
         });
     });
@@ -146,40 +143,48 @@ fn tiles_of(batch: Batch<'_>) -> impl Iterator<Item = Tile> {
     })
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the same list as the generic body, which says what each is"
-)]
-fn attend_tile_avx2(
-    shape: AttentionShape<'_>,
-    (tile, rows): (Tile, &[Row]),
+/// What one task of [`attend`] works on.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    shape: AttentionShape<'a>,
+    tile: Tile,
+    /// The tile's.
+    rows: &'a [Row],
     kv_head: usize,
-    blocks: &[u32],
-    cache: (&KvCache, usize),
-    queries: &[f32],
-    out: SharedOut<'_, f32>,
-    scratch: &mut Scratch,
-) {
-    attend_tile::<true>(shape, (tile, rows), kv_head, blocks, cache, queries, out, scratch);
+    /// The sequence's.
+    blocks: &'a [u32],
+    cache: &'a KvCache,
+    layer: usize,
+    queries: &'a [f32],
+    out: SharedOut<'a, f32>,
 }
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn attend_tile_avx512(task: Task<'_>, scratch: &mut Scratch) {
+    attend_tile::<true, 4>(task, scratch);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn attend_tile_avx2(task: Task<'_>, scratch: &mut Scratch) {
+    attend_tile::<true, 2>(task, scratch);
+}
+
+/// `N` heads of a group are worked on together, as far as it has so many.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call site; a struct would only rename the list"
-)]
-fn attend_tile<const FMA: bool>(
-    shape: AttentionShape<'_>,
-    (tile, rows): (Tile, &[Row]),
-    kv_head: usize,
-    blocks: &[u32],
-    (cache, layer): (&KvCache, usize),
-    queries: &[f32],
-    out: SharedOut<'_, f32>,
-    scratch: &mut Scratch,
-) {
+fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Scratch) {
+    let Task {
+        shape,
+        tile,
+        rows,
+        kv_head,
+        blocks,
+        cache,
+        layer,
+        queries,
+        out,
+    } = task;
     let AttentionShape {
         n_heads,
         n_kv_heads,
@@ -225,7 +230,7 @@ fn attend_tile<const FMA: bool>(
                 .min(BLOCK_LEN);
             let n_hidden = shape.n_hidden(row).saturating_sub(first_slot);
             if n_visible > n_hidden {
-                scratch.attend_block::<FMA>(shape, queries(row_idx), row_idx * group, n_hidden..n_visible);
+                scratch.attend_block::<FMA, N>(shape, queries(row_idx), row_idx * group, n_hidden..n_visible);
             }
         }
     }
@@ -242,7 +247,7 @@ fn attend_tile<const FMA: bool>(
             }
             let n_hidden = shape.n_hidden(row).saturating_sub(first_seen);
             if n_visible > n_hidden {
-                scratch.attend_block::<FMA>(shape, queries(row_idx), row_idx * group, n_hidden..n_visible);
+                scratch.attend_block::<FMA, N>(shape, queries(row_idx), row_idx * group, n_hidden..n_visible);
             }
             first_seen += n_visible;
         }
@@ -266,7 +271,7 @@ impl Scratch {
     /// Takes in the slots `visible` of the block at hand for one row: its `queries`, `(group, head_dim)`, and the streams
     /// from `first_stream` on.
     #[inline(always)]
-    fn attend_block<const FMA: bool>(
+    fn attend_block<const FMA: bool, const N: usize>(
         &mut self,
         shape: AttentionShape<'_>,
         queries: &[f32],
@@ -274,9 +279,34 @@ impl Scratch {
         visible: Range<usize>,
     ) {
         let head_dim = shape.head_dim;
-        for (stream, query) in (first_stream..).zip(queries.chunks_exact(head_dim)) {
-            let (old_max, old_total) = self.softmax[stream];
-            let mut scores = scores::<FMA>(query, &self.keys);
+        let together = queries.chunks_exact(N * head_dim);
+        let alone = together.remainder().chunks_exact(head_dim);
+        let n_together = together.len() * N;
+        for (idx, queries) in together.enumerate() {
+            self.attend_streams::<FMA, N>(shape, queries, first_stream + idx * N, visible.clone());
+        }
+        for (idx, query) in alone.enumerate() {
+            self.attend_streams::<FMA, 1>(shape, query, first_stream + n_together + idx, visible.clone());
+        }
+    }
+
+    /// The same for `N` streams. What comes out for each does not depend on how many they are.
+    #[inline(always)]
+    fn attend_streams<const FMA: bool, const N: usize>(
+        &mut self,
+        shape: AttentionShape<'_>,
+        queries: &[f32],
+        first_stream: usize,
+        visible: Range<usize>,
+    ) {
+        let head_dim = shape.head_dim;
+        let mut weights = [[0.0; BLOCK_LEN]; N];
+        scores::<FMA, N>(queries, &self.keys, &mut weights);
+        let streams = &mut self.softmax[first_stream..][..N];
+        // As wide as a register, so that what is done once for each stream is done for all at once.
+        let (mut shrunk, mut totals) = ([0.0; MAX_STREAMS], [0.0; MAX_STREAMS]);
+        for stream in 0..N {
+            let scores = &mut weights[stream];
             for (slot, score) in scores.iter_mut().enumerate() {
                 *score = if visible.contains(&slot) {
                     *score * shape.scale
@@ -284,54 +314,112 @@ impl Scratch {
                     f32::NEG_INFINITY
                 };
             }
-            let max = largest(&scores).max(old_max);
-            for score in &mut scores {
+            let old_max = streams[stream].0;
+            let max = largest(scores).max(old_max);
+            for score in scores.iter_mut() {
                 *score = exp::<FMA>(*score - max);
             }
-            let rescale = exp::<FMA>(old_max - max);
-            self.softmax[stream] = (max, old_total * rescale + sum(&scores));
-            let sums = &mut self.sums[stream * head_dim..][..head_dim];
-            let values = &self.values[visible.start * head_dim..];
-            add_values::<FMA>(sums, rescale, &scores[visible.clone()], values);
+            totals[stream] = sum(scores);
+            shrunk[stream] = old_max - max;
+            streams[stream].0 = max;
         }
+        let rescale = shrunk.map(exp::<FMA>);
+        for stream in 0..N {
+            streams[stream].1 = streams[stream].1 * rescale[stream] + totals[stream];
+        }
+        let sums = &mut self.sums[first_stream * head_dim..][..N * head_dim];
+        add_values::<FMA, N>(sums, &rescale, &weights, &self.values, visible);
     }
 }
 
-/// Scores of one query, `(head_dim)`, with all keys of a block, `(head_dim, BLOCK_LEN)`.
-#[inline(always)]
-fn scores<const FMA: bool>(query: &[f32], keys: &[f32]) -> [f32; BLOCK_LEN] {
-    let mut scores = [0.0; BLOCK_LEN];
-    for (query, keys) in query.iter().zip(keys.chunks_exact(BLOCK_LEN)) {
-        for slot in 0..BLOCK_LEN {
-            scores[slot] = mul_add::<FMA>(*query, keys[slot], scores[slot]);
+/// Most streams that are worked on together.
+const MAX_STREAMS: usize = 4;
+
+/// Repeats a block with the names of as many arrays as there are streams: only as variables of their own do they stay in
+/// registers.
+macro_rules! for_streams {
+    ($n:ident, |$stream:ident, $array:ident| $body:block; $a:ident $b:ident $c:ident $d:ident) => {
+        for_streams!(@ $n, 0, $stream, $array, $body, $a);
+        for_streams!(@ $n, 1, $stream, $array, $body, $b);
+        for_streams!(@ $n, 2, $stream, $array, $body, $c);
+        for_streams!(@ $n, 3, $stream, $array, $body, $d);
+    };
+    (@ $n:ident, $idx:literal, $stream:ident, $array:ident, $body:block, $name:ident) => {
+        if $idx < $n {
+            let $stream = $idx;
+            let $array = &mut $name;
+            $body
         }
-    }
-    scores
+    };
 }
 
-/// `sums = rescale * sums + weights * values`, with `values` as `(slots, head_dim)`.
+/// Scores of `N` queries, `(N, head_dim)`, with all keys of a block, `(head_dim, BLOCK_LEN)`.
 #[inline(always)]
-fn add_values<const FMA: bool>(sums: &mut [f32], rescale: f32, weights: &[f32], values: &[f32]) {
+fn scores<const FMA: bool, const N: usize>(
+    queries: &[f32],
+    keys: &[f32],
+    scores: &mut [[f32; BLOCK_LEN]; N],
+) {
+    let head_dim = queries.len() / N;
+    let (mut a, mut b, mut c, mut d) = (
+        [0.0; BLOCK_LEN],
+        [0.0; BLOCK_LEN],
+        [0.0; BLOCK_LEN],
+        [0.0; BLOCK_LEN],
+    );
+    for (column, keys) in keys.as_chunks::<BLOCK_LEN>().0.iter().take(head_dim).enumerate() {
+        for_streams!(N, |stream, sums| {
+            let query = queries[stream * head_dim + column];
+            for slot in 0..BLOCK_LEN {
+                sums[slot] = mul_add::<FMA>(query, keys[slot], sums[slot]);
+            }
+        }; a b c d);
+    }
+    for_streams!(N, |stream, sums| { scores[stream] = *sums; }; a b c d);
+}
+
+/// `sums = rescale * sums + weights * values` for the visible slots of `N` streams: sums `(N, head_dim)`, values
+/// `(slots, head_dim)`.
+#[inline(always)]
+fn add_values<const FMA: bool, const N: usize>(
+    sums: &mut [f32],
+    rescale: &[f32; MAX_STREAMS],
+    weights: &[[f32; BLOCK_LEN]; N],
+    values: &[f32],
+    visible: Range<usize>,
+) {
     /// Columns that stay in registers while the slots pass by.
     const COLUMNS: usize = 32;
-    let head_dim = sums.len();
-    for (first, sums) in (0..head_dim).step_by(COLUMNS).zip(sums.chunks_mut(COLUMNS)) {
-        if let Ok(sums) = <&mut [f32; COLUMNS]>::try_from(&mut *sums) {
-            let mut columns = sums.map(|sum| sum * rescale);
-            for (slot, weight) in weights.iter().enumerate() {
-                let values = &values[slot * head_dim + first..][..COLUMNS];
+    let head_dim = sums.len() / N;
+    let n_whole = head_dim / COLUMNS * COLUMNS;
+    for first in (0..n_whole).step_by(COLUMNS) {
+        let (mut a, mut b, mut c, mut d) = ([0.0; COLUMNS], [0.0; COLUMNS], [0.0; COLUMNS], [0.0; COLUMNS]);
+        for_streams!(N, |stream, columns| {
+            let sums = &sums[stream * head_dim + first..][..COLUMNS];
+            for column in 0..COLUMNS {
+                columns[column] = sums[column] * rescale[stream];
+            }
+        }; a b c d);
+        for slot in visible.clone() {
+            let values = &values[slot * head_dim + first..][..COLUMNS];
+            for_streams!(N, |stream, columns| {
+                let weight = weights[stream][slot];
                 for column in 0..COLUMNS {
-                    columns[column] = mul_add::<FMA>(*weight, values[column], columns[column]);
+                    columns[column] = mul_add::<FMA>(weight, values[column], columns[column]);
                 }
+            }; a b c d);
+        }
+        for_streams!(N, |stream, columns| {
+            sums[stream * head_dim + first..][..COLUMNS].copy_from_slice(columns);
+        }; a b c d);
+    }
+    for stream in 0..N {
+        for column in n_whole..head_dim {
+            let mut sum = sums[stream * head_dim + column] * rescale[stream];
+            for slot in visible.clone() {
+                sum = mul_add::<FMA>(weights[stream][slot], values[slot * head_dim + column], sum);
             }
-            *sums = columns;
-        } else {
-            for (column, sum) in sums.iter_mut().enumerate() {
-                *sum *= rescale;
-                for (slot, weight) in weights.iter().enumerate() {
-                    *sum = mul_add::<FMA>(*weight, values[slot * head_dim + first + column], *sum);
-                }
-            }
+            sums[stream * head_dim + column] = sum;
         }
     }
 }

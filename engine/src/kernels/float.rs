@@ -49,10 +49,9 @@ pub(super) fn largest(numbers: &[f32]) -> f32 {
             };
         }
     }
-    lanes.into_iter().fold(
-        f32::NEG_INFINITY,
-        |largest, x| if x > largest { x } else { largest },
-    )
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
+    let pairs = [0, 1, 2, 3].map(|lane| larger(lanes[lane], lanes[lane + 4]));
+    larger(larger(pairs[0], pairs[2]), larger(pairs[1], pairs[3]))
 }
 
 /// Sum of some numbers, a multiple of eight of them.

@@ -30,12 +30,15 @@ pub(crate) fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32]) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
+        super::Kind::Avx2(super::Integers::Avx512Vnni) => unsafe { x86::swiglu_avx512(gate, up) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         super::Kind::Avx2(_) => unsafe { x86::swiglu(gate, up) },
         _ => swiglu_generic::<false>(gate, up),
     }
 }
 
-/// The same, compiled for AVX2 and FMA.
+/// The same, compiled for AVX2 and FMA, and for AVX-512 where that pays.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{rms_norm_generic, rms_norm_in_place_generic, swiglu_generic};
@@ -48,6 +51,11 @@ mod x86 {
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
         rms_norm_in_place_generic::<true>(x, weight, eps);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    pub(super) fn swiglu_avx512(gate: &mut [f32], up: &[f32]) {
+        swiglu_generic::<true>(gate, up);
     }
 
     #[target_feature(enable = "avx2,fma")]

@@ -78,7 +78,7 @@ pub(super) unsafe fn multiply_group<L: Lanes, F: Format, const T: usize>(
             for row in 0..T {
                 L::store(sums[row].as_mut_ptr(), totals[row]);
             }
-            write(
+            write::<L>(
                 task,
                 group,
                 start..outputs.end.min(start + L::N),
@@ -129,7 +129,7 @@ pub(super) unsafe fn multiply_groups<L: Lanes, F: Format, const WIDE: usize, con
         }
         for (group, sums) in groups.iter().zip(&sums) {
             // SAFETY: the caller's promises.
-            unsafe { write(task, *group, start..outputs.end.min(start + L::N), sums, L::N) };
+            unsafe { write::<L>(task, *group, start..outputs.end.min(start + L::N), sums, L::N) };
         }
     }
 }
@@ -144,15 +144,27 @@ fn check<L: Lanes, F: Format>(task: Task<'_>, outputs: &Range<usize>) {
 /// # Safety
 /// No other thread touches these places.
 #[inline(always)]
-unsafe fn write(task: Task<'_>, group: RowGroup, outputs: Range<usize>, sums: &[f32], stride: usize) {
+unsafe fn write<L: Lanes>(
+    task: Task<'_>,
+    group: RowGroup,
+    outputs: Range<usize>,
+    sums: &[f32],
+    stride: usize,
+) {
     for (row, sums) in (group.first_row..)
         .zip(sums.chunks_exact(stride))
         .take(group.n_rows)
     {
         let at = row * task.n_outputs;
         // SAFETY: the caller's promise.
-        let out = unsafe { task.out.slice(at + outputs.start..at + outputs.end) };
-        out.copy_from_slice(&sums[..outputs.len()]);
+        unsafe {
+            let out = task.out.slice(at + outputs.start..at + outputs.end);
+            if out.len() == L::N {
+                L::store(out.as_mut_ptr(), L::load(sums.as_ptr()));
+            } else {
+                out.copy_from_slice(&sums[..out.len()]);
+            }
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Activations as 8-bit integers, in the form that every integer product reads.
 
-use super::{Isa, SharedOut, pool::ThreadPool};
+#[cfg(target_arch = "x86_64")]
+use super::Integers;
+use super::{Isa, Kind, SharedOut, pool::ThreadPool};
 use crate::quant::RUN_LEN;
 
 /// Activations, `(rows, columns)`, as 8-bit integers with a scale for each run of 32.
@@ -42,7 +44,8 @@ pub(super) struct ActivationRun {
     /// Scale times the sum of all values, and of each half's, for weights with minimums.
     pub(super) scaled_sum: f32,
     pub(super) scaled_half_sums: [f32; 2],
-    /// The values of each four in the order 0, 2, 1, 3: four bytes of weights are taken apart that way.
+    /// The values of each four in the order 0, 2, 1, 3: four bytes of weights are taken apart that way. Not set where no
+    /// product reads them.
     #[allow(dead_code, reason = "for AVX2")]
     pub(super) pairs: [i16; RUN_LEN],
 }
@@ -56,6 +59,15 @@ impl ActivationRun {
         scaled_half_sums: [0.0; 2],
         pairs: [0; RUN_LEN],
     };
+
+    /// Sets what follows from the scale and the sums of the values.
+    #[inline(always)]
+    fn set_sums(&mut self, scale: f32, half_sums: [i32; 2]) {
+        self.scale = scale;
+        self.half_sums = half_sums;
+        self.scaled_half_sums = half_sums.map(|sum| scale * sum as f32);
+        self.scaled_sum = scale * (half_sums[0] + half_sums[1]) as f32;
+    }
 }
 
 impl QuantizedRows {
@@ -82,7 +94,10 @@ impl QuantizedRows {
             match isa.0 {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the kind is only made where the instructions were detected.
-                super::Kind::Avx2(_) => unsafe { quantize_row_avx2(&rows[columns], out) },
+                Kind::Avx2(Integers::Avx512Vnni) => unsafe { quantize_row_avx512(&rows[columns], out) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                Kind::Avx2(_) => unsafe { quantize_row_avx2(&rows[columns], out) },
                 _ => quantize_row(&rows[columns], out),
             }
         });
@@ -164,6 +179,39 @@ fn quantize_row_avx2<'a>(x: &[f32], out: impl Fn(usize) -> &'a mut ActivationRun
     quantize_row(x, out);
 }
 
+/// [`quantize_run`] run by run, without the pairs.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+fn quantize_row_avx512<'a>(x: &[f32], out: impl Fn(usize) -> &'a mut ActivationRun) {
+    use std::arch::x86_64::*;
+    for (idx, x) in x.as_chunks::<RUN_LEN>().0.iter().enumerate() {
+        // SAFETY: 32 numbers.
+        let (first, second) = unsafe { (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))) };
+        let magnitudes = [_mm512_abs_ps(first), _mm512_abs_ps(second)];
+        // Either order passes over NaN in one place: the poison carries it on.
+        let largest = _mm512_reduce_max_ps(_mm512_max_ps(magnitudes[0], magnitudes[1]));
+        let zero = _mm512_setzero_ps();
+        let poison = _mm512_fmadd_ps(magnitudes[0], zero, _mm512_mul_ps(magnitudes[1], zero));
+        let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(poison, poison) == 0xffff;
+        let scale = if is_number { largest / 127.0 } else { f32::NAN };
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let integers = |x| _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(inverse)));
+        let bytes = _mm256_set_m128i(
+            _mm512_cvtepi32_epi8(integers(second)),
+            _mm512_cvtepi32_epi8(integers(first)),
+        );
+        // Four sums of four values for each half, then one.
+        let sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
+        let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
+        let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b01_00_11_10>(sums));
+        let run = out(idx);
+        // SAFETY: there is room for 32 bytes.
+        unsafe { _mm256_storeu_si256(run.values.as_mut_ptr().cast(), bytes) };
+        let half_sums = [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)];
+        run.set_sums(scale, half_sums);
+    }
+}
+
 #[inline(always)]
 fn quantize_row<'a>(x: &[f32], out: impl Fn(usize) -> &'a mut ActivationRun) {
     for (run, x) in x.as_chunks().0.iter().enumerate() {
@@ -195,20 +243,12 @@ fn quantize_run(x: &[f32; RUN_LEN], run: &mut ActivationRun) {
         *integer = (x * inverse + 12_582_912.0).to_bits() as i32 - 0x4b40_0000;
     }
     run.values = integers.map(|integer| integer as i8);
-    for (pairs, four) in run
-        .pairs
-        .as_chunks_mut::<4>()
-        .0
-        .iter_mut()
-        .zip(run.values.as_chunks::<4>().0)
-    {
+    let fours = run.values.as_chunks::<4>().0;
+    for (pairs, four) in run.pairs.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
         *pairs = [four[0], four[2], four[1], four[3]].map(i16::from);
     }
     let half_sum = |half: &[i8]| half.iter().map(|value| i32::from(*value)).sum();
-    run.scale = scale;
-    run.half_sums = [half_sum(&run.values[..16]), half_sum(&run.values[16..])];
-    run.scaled_half_sums = run.half_sums.map(|sum| scale * sum as f32);
-    run.scaled_sum = scale * (run.half_sums[0] + run.half_sums[1]) as f32;
+    run.set_sums(scale, [half_sum(&run.values[..16]), half_sum(&run.values[16..])]);
 }
 
 #[cfg(test)]
@@ -236,7 +276,25 @@ mod tests {
         let mut detected = QuantizedRows::default();
         detected.set_rows(Isa::detect(), &mut ThreadPool::new(1), &x, 320);
         for run in 0..10 {
-            assert_eq!(detected.run(0, run), quantized.run(0, run));
+            let mut expected = *quantized.run(0, run);
+            expected.pairs = detected.run(0, run).pairs;
+            assert_eq!(*detected.run(0, run), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for isa in Isa::all() {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [0, 15, 16, 31] {
+                    let mut x = [1.0; 64];
+                    x[32 + at] = bad;
+                    let mut quantized = QuantizedRows::default();
+                    quantized.set_rows(isa, &mut ThreadPool::new(1), &x, 64);
+                    assert!(quantized.run(0, 1).scale.is_nan(), "{} {bad} {at}", isa.name());
+                    assert_eq!(quantized.run(0, 0).scale, 1.0 / 127.0);
+                }
+            }
         }
     }
 
