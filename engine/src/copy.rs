@@ -57,6 +57,18 @@ pub enum Support {
     Split,
 }
 
+/// How the best place agrees with the name that the text ends with: letters, digits and underscores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NameMatch {
+    /// The text does not end with a name.
+    #[default]
+    None,
+    /// Only the end of it is there.
+    End,
+    /// It is there from its beginning.
+    Whole,
+}
+
 /// What copying says about the next token.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CopyPrediction {
@@ -66,6 +78,12 @@ pub struct CopyPrediction {
     pub evidence: usize,
     /// How the places agree.
     pub support: Support,
+    /// Whether the best place is in a source beside the prompt: there the network has not seen it.
+    pub is_unseen: bool,
+    /// How the best place agrees with the name under way.
+    pub name: NameMatch,
+    /// Whether the best place goes on with more of a name.
+    pub name_goes_on: bool,
 }
 
 /// Predicts the next token of one sequence from the sequence itself: its prompt, context and suffix included, and what
@@ -232,17 +250,49 @@ impl CopyPredictor {
             *share /= total;
         }
         votes.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let first_share = votes.first().map_or(0.0, |it| it.1);
+        let Some(&(_, first_share)) = votes.first() else {
+            // Keeps the memory of `votes`.
+            self.prediction = CopyPrediction {
+                votes,
+                ..CopyPrediction::default()
+            };
+            return;
+        };
         self.prediction = CopyPrediction {
             support: match votes.len() {
-                0 | 1 if n_places < 2 => Support::Single,
-                0 | 1 => Support::Agreed,
+                1 if n_places < 2 => Support::Single,
+                1 => Support::Agreed,
                 _ if first_share >= 0.5 => Support::Majority,
                 _ => Support::Split,
             },
             votes,
             evidence: best,
+            is_unseen: self.best.source.is_some(),
+            name: self.name_match(),
+            name_goes_on: belongs_to_name(self.passage(self.best.source).symbols[self.best.at]),
         };
+    }
+
+    fn name_match(&self) -> NameMatch {
+        let current = &self.own.symbols[self.current_start..];
+        let name_len = current
+            .iter()
+            .rev()
+            .take_while(|it| belongs_to_name(**it))
+            .count();
+        let place = &self.passage(self.best.source).symbols[..self.best.at];
+        let begins_there = || {
+            place
+                .iter()
+                .rev()
+                .nth(name_len)
+                .is_none_or(|it| !belongs_to_name(*it))
+        };
+        match name_len {
+            0 => NameMatch::None,
+            _ if common_suffix(place, current, name_len) == name_len && begins_there() => NameMatch::Whole,
+            _ => NameMatch::End,
+        }
     }
 
     /// Bytes between the cursor and a place. Other files begin where the prefix does: far, and further each.
@@ -292,6 +342,11 @@ impl Drafter for CopyPredictor {
             }
         }
     }
+}
+
+/// Whether a symbol belongs to names in most languages.
+fn belongs_to_name(symbol: u16) -> bool {
+    u8::try_from(symbol).is_ok_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii())
 }
 
 /// For each length of a match with the end of `text`, up to the longest that counts, how much it says: a byte each, but

@@ -21,6 +21,7 @@ mod float_product;
 mod formats;
 mod lanes;
 pub(crate) mod matmul;
+pub mod memory;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod norm;

@@ -62,7 +62,7 @@ fn drafts_change_neither_text_nor_probabilities() {
             ..greedy.clone()
         },
         SamplingParams {
-            temperature: 0.6,
+            temperature: 0.4,
             top_p: 0.95,
             seed: 3,
             ..greedy

@@ -56,17 +56,17 @@ fn names_come_from_the_rest_of_the_file_and_from_other_open_files() {
     };
     // Far above the cursor, farther than any prompt reaches.
     let own = format!(
-        "def far_above(reticulated_spline_count):\n{}\n",
+        "def far_above(sensor_drift_estimate):\n{}\n",
         filler("alpha", 1000)
     );
     let other = format!(
-        "def elsewhere():\n    return quarterly_ledger_totals\n{}\n",
+        "def elsewhere():\n    return tenant_migration_plan\n{}\n",
         filler("beta", 20)
     );
     client.open("file:///tmp/other.py", "python", &other);
     for (typed, expected) in [
-        ("    return reticulated_spl", "ine_count"),
-        ("    return quarterly_ledg", "er_totals"),
+        ("    return sensor_drift", "_estimate"),
+        ("    return tenant_migra", "tion_plan"),
     ] {
         let text = format!("{own}def here():\n{typed}");
         let uri = "file:///tmp/own.py";

@@ -148,7 +148,7 @@ fn random_tokens(seed: u64, len: u64) -> Vec<u32> {
         1 => 257,
         2 => 262,
         3..12 => u32::from(b' '),
-        other => (other % 3) as u32,
+        other => u32::from(b'a') + (other % 3) as u32,
     };
     (0..len).map(token).collect()
 }
@@ -211,7 +211,15 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
                 } else {
                     from_end + piece.len() - end
                 };
-                places.push((piece[end], match_len - uncounted, distance));
+                let is_letter = |token: &u32| u8::try_from(*token).is_ok_and(|it| it.is_ascii_alphabetic());
+                let name_of = |text: &[u32]| text.rsplit(|it| !is_letter(it)).next().unwrap().to_vec();
+                let name = match (name_of(&piece[..end]), name_of(current)) {
+                    (_, name) if name.is_empty() => NameMatch::None,
+                    (there, name) if there == name => NameMatch::Whole,
+                    _ => NameMatch::End,
+                };
+                let name = (name, is_letter(&piece[end]));
+                places.push((piece[end], match_len - uncounted, distance, name));
             }
         }
         from_end += piece.len();
@@ -219,10 +227,14 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
     let best = places.iter().map(|it| it.1).max().unwrap_or(0);
     places.retain(|it| it.1 + 16 >= best);
     let mut shares: HashMap<u32, f64> = HashMap::new();
-    for &(token, evidence, distance) in &places {
+    let mut strongest = (0.0, (NameMatch::None, false));
+    for &(token, evidence, distance, name) in &places {
         let halvings = (best - evidence) as f64 / f64::from(HALVING);
-        *shares.entry(token).or_default() +=
-            0.5f64.powf(halvings) / (1.0 + distance as f64 / f64::from(NEAR));
+        let vote = 0.5f64.powf(halvings) / (1.0 + distance as f64 / f64::from(NEAR));
+        *shares.entry(token).or_default() += vote;
+        if vote > strongest.0 {
+            strongest = (vote, name);
+        }
     }
     let sum: f64 = shares.values().sum();
     let most = shares.values().fold(0.0f64, |most, &it| most.max(it)) / sum;
@@ -240,6 +252,8 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
     let prediction = CopyPrediction {
         evidence: best,
         support,
+        name: strongest.1.0,
+        name_goes_on: strongest.1.1,
         ..CopyPrediction::default()
     };
     let weight = f64::from(prediction.weight(Opinion {

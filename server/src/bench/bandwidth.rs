@@ -2,6 +2,8 @@
 
 use std::{hint::black_box, sync::Barrier, thread, time::Instant};
 
+use surmise_engine::kernels::{Isa, memory::sum_words};
+
 /// Memory that several threads read, each a part of its own.
 pub(super) struct Bandwidth {
     parts: Vec<Vec<u64>>,
@@ -25,6 +27,7 @@ impl Bandwidth {
 
     /// Reads all of it `n_passes` times on all threads at once; bytes per second.
     pub(super) fn measure(&self, n_passes: usize) -> f64 {
+        let isa = Isa::detect();
         let start_line = Barrier::new(self.parts.len());
         let seconds = thread::scope(|scope| {
             let runners: Vec<_> = self
@@ -32,11 +35,11 @@ impl Bandwidth {
                 .iter()
                 .map(|part| {
                     scope.spawn(|| {
-                        black_box(sum(part));
+                        black_box(sum_words(isa, part));
                         start_line.wait();
                         let started = Instant::now();
                         for _ in 0..n_passes {
-                            black_box(sum(black_box(part)));
+                            black_box(sum_words(isa, black_box(part)));
                         }
                         started.elapsed().as_secs_f64()
                     })
@@ -51,24 +54,12 @@ impl Bandwidth {
     }
 }
 
-/// Adds in as many places as it takes to keep loads in flight.
-fn sum(words: &[u64]) -> u64 {
-    let mut sums = [0u64; 32];
-    for words in words.chunks_exact(32) {
-        for (sum, word) in sums.iter_mut().zip(words) {
-            *sum = sum.wrapping_add(*word);
-        }
-    }
-    sums.into_iter().fold(0, u64::wrapping_add)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_word_is_read() {
-        assert_eq!(sum(&(0..64).collect::<Vec<u64>>()), 63 * 64 / 2);
+    fn memory_is_divided_among_threads() {
         let bandwidth = Bandwidth::new(1 << 20, 2);
         assert_eq!(bandwidth.n_bytes(), 1 << 20);
         assert!(bandwidth.measure(1) > 0.0);

@@ -51,10 +51,13 @@ fn ends_of_words(line: &str) -> Vec<usize> {
     ends
 }
 
-/// Probability that all tokens are right that begin before byte `len`: the product of theirs. None without tokens.
+/// Probability that all tokens are right that begin before byte `len`: the product of theirs, without those that only
+/// spell what was typed. None without tokens.
 pub(crate) fn confidence(logprobs: &[(usize, f32)], len: usize) -> Option<f64> {
     let begins = std::iter::once(0).chain(logprobs.iter().map(|(end, _)| *end));
-    let kept = begins.zip(logprobs).filter(|(begin, _)| *begin < len);
+    let kept = begins
+        .zip(logprobs)
+        .filter(|(begin, (end, _))| begin < end && *begin < len);
     let logprobs: Vec<f64> = kept.map(|(_, (_, logprob))| f64::from(*logprob)).collect();
     (!logprobs.is_empty()).then(|| logprobs.iter().sum::<f64>().exp())
 }
@@ -103,6 +106,7 @@ mod tests {
         check(&[("one", 0.8), ("_two", 0.8)], Some("one_two"));
         check(&[("one", 0.7), ("_two", 0.7)], None);
         assert_eq!(confidence(&[(2, -1.0)], 0), None);
+        assert_eq!(confidence(&[(0, -9.0), (2, 0.0)], 2), Some(1.0));
         let half = 0.5f32.ln();
         let both = confidence(&[(2, half), (4, half), (9, -100.0)], 4);
         assert!((both.unwrap() - 0.25).abs() < 1e-6);

@@ -1,0 +1,54 @@
+//! Reading memory and nothing else: what decoding can at best be as fast as.
+
+use super::{Isa, Kind};
+
+/// Sum of some words, wrapping, with as many loads in flight as the kernels have.
+pub fn sum_words(isa: Isa, words: &[u64]) -> u64 {
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the kind is only made where the instructions were detected.
+        Kind::Avx2(super::Integers::Avx512Vnni) => unsafe { sum_words_avx512(words) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Kind::Avx2(_) => unsafe { sum_words_avx2(words) },
+        _ => sum_words_generic(words),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn sum_words_avx512(words: &[u64]) -> u64 {
+    sum_words_generic(words)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn sum_words_avx2(words: &[u64]) -> u64 {
+    sum_words_generic(words)
+}
+
+#[inline(always)]
+fn sum_words_generic(words: &[u64]) -> u64 {
+    let (chunks, rest) = words.as_chunks::<64>();
+    let mut sums = [0u64; 64];
+    for words in chunks {
+        for (sum, word) in sums.iter_mut().zip(words) {
+            *sum = sum.wrapping_add(*word);
+        }
+    }
+    sums.iter()
+        .chain(rest)
+        .fold(0, |sum, word| sum.wrapping_add(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_read() {
+        for isa in Isa::all() {
+            assert_eq!(sum_words(isa, &(0..200).collect::<Vec<u64>>()), 199 * 200 / 2);
+        }
+    }
+}
