@@ -12,7 +12,7 @@ use std::{cell::RefCell, ops::Range};
 #[cfg(target_arch = "x86_64")]
 use super::Integers;
 use super::{
-    Isa, Kind, SharedOut,
+    Isa, SharedOut,
     float::{exp, largest, mul_add, sum},
     pool::ThreadPool,
 };
@@ -111,10 +111,10 @@ pub(crate) fn attend(
             match isa.0 {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the kind is only made where the instructions were detected.
-                Kind::Avx2(Integers::Avx512Vnni) => unsafe { attend_tile_avx512(task, scratch) },
+                super::Kind::Avx2(Integers::Avx512Vnni) => unsafe { attend_tile_avx512(task, scratch) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Kind::Avx2(_) => unsafe { attend_tile_avx2(task, scratch) },
+                super::Kind::Avx2(_) => unsafe { attend_tile_avx2(task, scratch) },
                 _ => attend_tile::<false, 2>(task, scratch),
             }
         });

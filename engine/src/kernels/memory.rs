@@ -1,16 +1,16 @@
 //! Reading memory and nothing else: what decoding can at best be as fast as.
 
-use super::{Isa, Kind};
+use super::Isa;
 
 /// Sum of some words, wrapping, with as many loads in flight as the kernels have.
 pub fn sum_words(isa: Isa, words: &[u64]) -> u64 {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the kind is only made where the instructions were detected.
-        Kind::Avx2(super::Integers::Avx512Vnni) => unsafe { sum_words_avx512(words) },
+        super::Kind::Avx2(super::Integers::Avx512Vnni) => unsafe { sum_words_avx512(words) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Kind::Avx2(_) => unsafe { sum_words_avx2(words) },
+        super::Kind::Avx2(_) => unsafe { sum_words_avx2(words) },
         _ => sum_words_generic(words),
     }
 }

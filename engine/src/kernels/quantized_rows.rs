@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::Integers;
-use super::{Isa, Kind, SharedOut, pool::ThreadPool};
+use super::{Isa, SharedOut, pool::ThreadPool};
 use crate::quant::RUN_LEN;
 
 /// Activations, `(rows, columns)`, as 8-bit integers with a scale for each run of 32.
@@ -94,10 +94,12 @@ impl QuantizedRows {
             match isa.0 {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the kind is only made where the instructions were detected.
-                Kind::Avx2(Integers::Avx512Vnni) => unsafe { quantize_row_avx512(&rows[columns], out) },
+                super::Kind::Avx2(Integers::Avx512Vnni) => unsafe {
+                    quantize_row_avx512(&rows[columns], out)
+                },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Kind::Avx2(_) => unsafe { quantize_row_avx2(&rows[columns], out) },
+                super::Kind::Avx2(_) => unsafe { quantize_row_avx2(&rows[columns], out) },
                 _ => quantize_row(&rows[columns], out),
             }
         });
