@@ -14,6 +14,7 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{
+    chat_template::ChatTemplate,
     copy::{CopyPredictor, CopySource},
     engine_loop::{Command, EngineLoop},
     error::EngineError,
@@ -22,6 +23,7 @@ use crate::{
     kv_cache::{BLOCK_LEN, CacheType, KvCache},
     model::{Checkpoint, Model, load_model},
     request::{CopyMixing, Event, Finish, GeneratedToken, Prompt, Request},
+    rewrite::RewriteTemplate,
     scheduler::StepLimits,
     sequence::{Output, Sequence},
     speculative::{
@@ -99,6 +101,8 @@ pub struct EngineInfo {
     pub context_length: usize,
     /// Whether [`Prompt::Fim`] works.
     pub can_fim: bool,
+    /// Whether [`Prompt::Rewrite`] works.
+    pub can_rewrite: bool,
     /// Whether [`CopyMixing::Auto`] mixes copying in.
     pub copies: bool,
     /// Bytes of one block of the KV cache.
@@ -128,6 +132,7 @@ pub struct Engine {
     thread: Option<JoinHandle<()>>,
     tokenizer: Arc<Tokenizer>,
     fim: Option<FimTemplate>,
+    rewrite: Result<RewriteTemplate, EngineError>,
     info: EngineInfo,
     references: Arc<References>,
     status: Arc<Mutex<EngineStatus>>,
@@ -139,6 +144,7 @@ struct ModelFiles {
     checkpoint: Checkpoint,
     tokenizer: Tokenizer,
     fim: Option<FimTemplate>,
+    rewrite: Result<RewriteTemplate, EngineError>,
     /// Empty if the files do not give it.
     name: String,
     copies: bool,
@@ -154,6 +160,7 @@ impl ModelFiles {
             return Ok(Self {
                 checkpoint: Checkpoint::from_folder(folder)?,
                 fim: FimTemplate::from_vocabulary(&tokenizer),
+                rewrite: RewriteTemplate::new(&tokenizer, ChatTemplate::from_folder(folder)),
                 tokenizer,
                 name: name.to_string_lossy().into_owned(),
                 copies: false,
@@ -165,6 +172,7 @@ impl ModelFiles {
         Ok(Self {
             checkpoint: Checkpoint::from_gguf(&gguf)?,
             fim: FimTemplate::from_gguf(&gguf, &tokenizer),
+            rewrite: RewriteTemplate::new(&tokenizer, ChatTemplate::from_gguf(&gguf)),
             tokenizer,
             name: metadata.get_str("general.name")?.unwrap_or_default().to_owned(),
             copies: metadata.get_bool("surmise.copy")?.unwrap_or(false),
@@ -203,6 +211,8 @@ impl Engine {
         };
         let mut engine = Self::start_with_drafter(Box::new(model), drafter, tokenizer, files.fim, options)?;
         engine.info.copies = files.copies;
+        engine.info.can_rewrite = files.rewrite.is_ok();
+        engine.rewrite = files.rewrite;
         Ok(engine)
     }
 
@@ -259,6 +269,7 @@ impl Engine {
             vocab: config.vocab,
             context_length: config.context_length.min(asked_for).min(n_blocks * BLOCK_LEN),
             can_fim: fim.is_some(),
+            can_rewrite: false,
             copies: false,
             block_bytes,
         };
@@ -287,6 +298,9 @@ impl Engine {
             thread: Some(thread),
             tokenizer,
             fim,
+            rewrite: Err(EngineError::BadRequest(
+                "this model was not loaded from a file".to_owned(),
+            )),
             info,
             references: Arc::default(),
             status,
@@ -324,6 +338,11 @@ impl Engine {
         self.references.remove(name);
     }
 
+    /// The new region in an answer to a [`Prompt::Rewrite`].
+    pub fn rewritten<'a>(&self, answer: &'a str) -> &'a str {
+        self.rewrite.as_ref().map_or(answer, |it| it.region(answer))
+    }
+
     /// Prepares a text that copying may draw from beside the prompt; `None` if this model does not mix copying in. Takes
     /// about a millisecond for each 10 kB, and is worth keeping while the text stays as it is.
     ///
@@ -347,8 +366,8 @@ impl Engine {
     /// Tokens of a prompt, as the model will read them.
     ///
     /// # Errors
-    /// [`EngineError::BadRequest`] for a prompt that is empty, holds a token outside the vocabulary, or is a hole
-    /// to fill although the model knows no FIM; [`EngineError::PromptTooLong`] if no room is left for an answer.
+    /// [`EngineError::BadRequest`] for a prompt that is empty, holds a token outside the vocabulary, or asks for something
+    /// that the model was not made for; [`EngineError::PromptTooLong`] if no room is left for an answer.
     pub fn prompt_tokens<'a>(&self, prompt: &'a Prompt) -> Result<Cow<'a, [u32]>, EngineError> {
         let tokens = match prompt {
             Prompt::Tokens(tokens) => Cow::Borrowed(tokens.as_slice()),
@@ -369,6 +388,10 @@ impl Engine {
                     )));
                 }
             },
+            Prompt::Rewrite(prompt) => {
+                let template = self.rewrite.as_ref().map_err(Clone::clone)?;
+                Cow::Owned(template.layout(&self.tokenizer, prompt)?)
+            }
         };
         if tokens.is_empty() {
             return Err(EngineError::BadRequest("the prompt is empty".into()));
@@ -427,7 +450,7 @@ impl Engine {
             }
         }
         let copies = match request.sampling.copy {
-            CopyMixing::Auto => self.info.copies,
+            CopyMixing::Auto => self.info.copies && !matches!(request.prompt, Prompt::Rewrite(_)),
             CopyMixing::Off => false,
             CopyMixing::On => true,
         };
@@ -435,7 +458,11 @@ impl Engine {
             CopyPredictor::new(Arc::clone(&self.tokenizer), &prompt, self.fim.as_ref())
                 .with_sources(request.copy_sources.clone())
         });
-        let original = request.original.as_deref();
+        let region = match &request.prompt {
+            Prompt::Rewrite(prompt) => Some(&prompt.region),
+            _ => None,
+        };
+        let original = request.original.as_ref().or(region);
         let original = original.map(|text| self.draft_tokens(text)).transpose()?;
         let prompt_len = prompt.len();
         let mut sequence = Sequence::new(

@@ -17,6 +17,7 @@ pub mod logits;
 pub mod model;
 pub mod quant;
 pub mod request;
+pub mod rewrite;
 pub mod sampler;
 pub mod scheduler;
 mod sequence;

@@ -16,7 +16,7 @@ pub struct Request {
     /// How drafts are made.
     pub speculation: Speculation,
     /// Text that the answer mostly repeats, such as the span that an edit rewrites: drafts follow it. The model does not
-    /// read it, so the prompt should hold it too.
+    /// read it, so the prompt should hold it too. For [`Prompt::Rewrite`] it is the region unless said otherwise.
     pub original: Option<String>,
     /// Texts beside the prompt that copying may draw from, the nearest first; made by
     /// [`Engine::copy_source`](crate::Engine::copy_source). They count only where copying is mixed in.
@@ -37,6 +37,8 @@ pub enum Prompt {
     Tokens(Vec<u32>),
     /// A hole to fill, laid out by the model's own FIM template.
     Fim(FimPrompt),
+    /// Lines to rewrite, laid out by the model's own [`RewriteTemplate`](crate::rewrite::RewriteTemplate).
+    Rewrite(RewritePrompt),
 }
 
 impl Default for Prompt {
@@ -58,6 +60,17 @@ pub struct FimPrompt {
     pub repository: Option<String>,
     /// Context: excerpts of other files, the most useful last.
     pub files: Vec<ContextFile>,
+}
+
+/// Lines of code and what is to become of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RewritePrompt {
+    /// What to do, in words.
+    pub instruction: String,
+    /// Whole lines, without the last line break.
+    pub region: String,
+    /// Path of the file as the model should see it, relative to its repository.
+    pub path: Option<String>,
 }
 
 /// An excerpt of a file other than the current one.
@@ -94,7 +107,7 @@ pub struct SamplingParams {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CopyMixing {
     /// The mixture if the model's file asks for it, as that of our small embedded model does: its metadata key
-    /// `surmise.copy` is true.
+    /// `surmise.copy` is true. Never for [`Prompt::Rewrite`], where copying would undo what was asked for.
     #[default]
     Auto,
     /// The network alone.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod complete;
+mod edit;
 mod eval;
 mod render;
 pub(crate) mod style;
@@ -11,7 +12,7 @@ mod trace;
 
 use std::{
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
 };
@@ -22,7 +23,9 @@ use surmise_engine::EngineError;
 
 use crate::{
     config::{self, Config, Layer, Problem},
+    document::Document,
     lsp, model,
+    rewrite::RewriteError,
 };
 
 /// A coding assistant that runs wholly on your own machine.
@@ -57,6 +60,8 @@ enum Command {
     },
     /// Prints the suggestion at a place in a file.
     Complete(CompleteArgs),
+    /// Rewrites lines of a file as an instruction says, and prints the difference.
+    Edit(EditArgs),
     /// Measures how fast models run on this machine.
     Bench(BenchArgs),
     /// Fills holes in the code of a folder and says how good the suggestions are.
@@ -117,6 +122,24 @@ struct CompleteArgs {
 }
 
 #[derive(Debug, Args)]
+struct EditArgs {
+    /// The lines to rewrite, counted from 1; without them the whole file.
+    #[arg(value_name = "FILE[:START-END]")]
+    span: Span,
+    /// What to do, in words.
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    instruction: String,
+    /// Change the file, instead of printing the difference only.
+    #[arg(long)]
+    write: bool,
+    /// Print everything there is to know about it as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
 struct BenchArgs {
     /// The model: `embedded`, or the path of a .gguf file or of a folder with safetensors.
     #[arg(long, value_name = "FILE")]
@@ -165,8 +188,11 @@ struct BenchArgs {
 #[derive(Debug, Args)]
 struct EvalArgs {
     /// A folder of source files, best of a kind that the model was not trained on.
-    #[arg(value_name = "DIR")]
-    folder: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "edits")]
+    folder: Option<PathBuf>,
+    /// Judge rewriting instead, by the cases of this file.
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["folder", "holes", "seed", "calibrate"])]
+    edits: Option<PathBuf>,
     /// Holes to fill, as many for each language; in every other one nothing is missing.
     #[arg(long, value_name = "N", default_value_t = 300)]
     holes: usize,
@@ -225,6 +251,42 @@ impl FromStr for Place {
     }
 }
 
+/// Lines of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Span {
+    file: PathBuf,
+    /// First and last, from 1; `None` for all of them.
+    lines: Option<(usize, usize)>,
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A path may have colons in it, and end with anything but numbers.
+        let is_lines = |it: &str| {
+            it.starts_with(|c: char| c.is_ascii_digit()) && it.chars().all(|c| c.is_ascii_digit() || c == '-')
+        };
+        let Some((file, lines)) = text.rsplit_once(':').filter(|(_, lines)| is_lines(lines)) else {
+            return Ok(Self {
+                file: text.into(),
+                lines: None,
+            });
+        };
+        let (start, end) = lines.split_once('-').unwrap_or((lines, lines));
+        match (start.parse(), end.parse()) {
+            (Ok(0), Ok(_)) => Err("lines count from 1, found 0".to_owned()),
+            (Ok(start), Ok(end)) if start <= end => Ok(Self {
+                file: file.into(),
+                lines: Some((start, end)),
+            }),
+            _ => Err(format!(
+                "expected the first and the last line, such as src/main.rs:12-30, found `{lines}`"
+            )),
+        }
+    }
+}
+
 /// Why a command could not do what it should.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -235,6 +297,16 @@ pub enum CliError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// A file is in some other encoding, or no text at all.
+    #[error(
+        "{path} is not text in UTF-8: byte {at} begins no character; convert it first, for example with iconv"
+    )]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// Offset of the first byte that is wrong.
+        at: usize,
     },
     /// The file has fewer lines.
     #[error("{path} has {n_lines} lines, so there is no line {line}")]
@@ -257,6 +329,22 @@ pub enum CliError {
     /// The model cannot be loaded or run.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A file of cases is not as it should be.
+    #[error("{path}: {reason}")]
+    BadCases {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, and what was found.
+        reason: String,
+    },
+    /// The lines cannot be rewritten.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    /// The new lines are not safe to write.
+    #[error(
+        "{0} is left as it is: the new lines would bring syntax errors into it; without `--write` they are printed"
+    )]
+    BreaksSyntax(PathBuf),
     /// The engine failed while it made the suggestion.
     #[error("{0}")]
     Completion(String),
@@ -283,6 +371,7 @@ impl Cli {
             None => serve(ModelArgs::default()),
             Some(Command::Lsp { model, .. }) => serve(model),
             Some(Command::Complete(args)) => complete::run(&args),
+            Some(Command::Edit(args)) => edit::run(&args),
             Some(Command::Eval(args)) => eval::run(&args),
             Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Config(ConfigCommand::Schema)) => {
@@ -329,6 +418,37 @@ fn settings(layer: Layer) -> Result<Config, CliError> {
     Ok(config)
 }
 
+/// Reads a file that the user named, which is to have this line, from 1.
+fn read_document(file: &Path, line: usize) -> Result<Document, CliError> {
+    let bytes = std::fs::read(file).map_err(|source| CliError::ReadFile {
+        path: file.to_owned(),
+        source,
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| CliError::NotText {
+        path: file.to_owned(),
+        at: error.utf8_error().valid_up_to(),
+    })?;
+    let document = Document::new(Some(file), None, None, &text);
+    let n_lines = document.text.len_lines();
+    if line > n_lines {
+        return Err(CliError::NoSuchLine {
+            path: file.to_owned(),
+            n_lines,
+            line,
+        });
+    }
+    Ok(document)
+}
+
+/// What the prompt shows a path relative to: for a relative path, where it starts.
+fn prompt_root(file: &Path) -> Option<PathBuf> {
+    if file.is_relative() {
+        Some(PathBuf::new())
+    } else {
+        std::env::current_dir().ok()
+    }
+}
+
 fn read_user_file() -> Result<Option<Layer>, Problem> {
     config::user_file()
         .map(|path| config::read_file(&path))
@@ -373,6 +493,28 @@ mod tests {
     fn the_command_line_holds_together() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn spans() {
+        let span = |text: &str| text.parse::<Span>();
+        let of = |file: &str, lines| {
+            Ok(Span {
+                file: file.into(),
+                lines,
+            })
+        };
+        assert_eq!(span("a.rs"), of("a.rs", None));
+        assert_eq!(span("C:/a b.rs"), of("C:/a b.rs", None));
+        assert_eq!(span("a.rs:3"), of("a.rs", Some((3, 3))));
+        assert_eq!(span("C:/a.rs:3-12"), of("C:/a.rs", Some((3, 12))));
+        assert_eq!(span("a.rs:0-2").unwrap_err(), "lines count from 1, found 0");
+        for text in ["a.rs:4-3", "a.rs:4-", "a.rs:1-2-3"] {
+            assert!(
+                span(text).unwrap_err().contains("such as src/main.rs:12-30"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

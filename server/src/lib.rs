@@ -13,4 +13,5 @@ pub mod eval;
 pub mod lsp;
 pub mod model;
 pub mod position;
+pub mod rewrite;
 pub mod transport;

@@ -149,9 +149,10 @@ def main() -> None:
             ours.append(measure_surmise(binary, model, args.threads))
             theirs.append(measure_llama_cpp(python, model, args.threads))
         comparisons.append(compare(model, ours, theirs))
-    text = markdown(comparisons, args.threads, args.rounds)
-    (args.out / "results.md").write_text(text)
-    (args.out / "results.json").write_text(json.dumps(comparisons, indent=1))
+        # After every file: a run takes long, and someone may end it.
+        text = markdown(comparisons, args.threads, args.rounds)
+        (args.out / "results.md").write_text(text)
+        (args.out / "results.json").write_text(json.dumps(comparisons, indent=1))
     print(text)
 
 

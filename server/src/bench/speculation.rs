@@ -1,6 +1,6 @@
 //! `surmise bench --speculation`: plain decoding against speculative decoding, task by task in turns.
 //!
-//! Completions are the model's own. Edits and quotations are dictated: the model at hand may not be able to write them,
+//! Completions and rewritings are the model's own. Other edits and quotations are dictated: the model at hand may not be able to write them,
 //! so its passes are run and their results replaced by a given text. What is measured there is what drafts of such a
 //! text gain with a model of this cost, not whether the model could write it.
 
@@ -17,7 +17,8 @@ use surmise_engine::{
         load_model,
     },
     request::{
-        CopyMixing, DrafterStats, FimPrompt, Prompt, Request, SamplingParams, Speculation, StopCondition,
+        CopyMixing, DrafterStats, FimPrompt, Prompt, Request, RewritePrompt, SamplingParams, Speculation,
+        StopCondition,
     },
     speculative::drafter::DrafterKind,
     tokenizer::Tokenizer,
@@ -213,6 +214,11 @@ pub fn measure(
     let own: Vec<Task> = holes.iter().take(effort.n_tasks).map(completion).collect();
     let spans = spans(&holes, effort.n_tasks);
     let mut workloads = vec![("complete", &engine, own)];
+    if engine.info().can_rewrite {
+        let tasks = spans.iter().enumerate();
+        let tasks = tasks.filter_map(|(turn, span)| rewriting(&engine, span, turn));
+        workloads.push(("rewrite", &engine, tasks.collect()));
+    }
     for (name, edit) in edits::ALL {
         let edits = spans
             .iter()
@@ -297,6 +303,25 @@ fn spans(holes: &[Hole], n_spans: usize) -> Vec<String> {
         (span.len() >= LEAST_SPAN_LINES).then(|| span.join("\n") + "\n")
     });
     spans.take(n_spans).collect()
+}
+
+/// A rewriting that the model does by itself; none for a span too long for it.
+fn rewriting(engine: &Engine, span: &str, turn: usize) -> Option<Task> {
+    let region = span.trim_end_matches('\n');
+    let n_tokens = engine.tokenizer().encode(region, false).ok()?.len();
+    let max_tokens = n_tokens + n_tokens / 2;
+    let fits = 2 * n_tokens + max_tokens < engine.info().context_length;
+    let instruction = edits::instruction(region, turn).filter(|_| fits)?;
+    Some(Task {
+        prompt: Prompt::Rewrite(RewritePrompt {
+            instruction,
+            region: region.to_owned(),
+            path: None,
+        }),
+        original: None,
+        max_tokens,
+        dictated: None,
+    })
 }
 
 fn dictated_task(engine: &Engine, span: &str, answer: &str, is_edit: bool) -> Result<Task, EngineError> {

@@ -2,7 +2,6 @@
 
 use std::{
     io::{IsTerminal, Write},
-    path::Path,
     time::Instant,
 };
 
@@ -10,7 +9,9 @@ use serde_json::json;
 use surmise_engine::request::SamplingParams;
 
 use crate::{
-    cli::{CliError, CompleteArgs, ExtentArg, Place, render, settings, style::Style, trace},
+    cli::{
+        CliError, CompleteArgs, ExtentArg, prompt_root, read_document, render, settings, style::Style, trace,
+    },
     completion::{Completion, Query, complete, report::millis, trigger::Trigger, withheld::Withheld},
     config::{Config, Layer},
     document::Document,
@@ -20,7 +21,7 @@ use crate::{
 
 pub(super) fn run(args: &CompleteArgs) -> Result<i32, CliError> {
     let config = settings(layer(args))?;
-    let document = read(&args.place)?;
+    let document = read_document(&args.place.file, args.place.line)?;
     let query = query(args, &config, document);
     let started = Instant::now();
     let engine = model::load(&config)?;
@@ -73,24 +74,6 @@ fn layer(args: &CompleteArgs) -> Layer {
     layer
 }
 
-fn read(place: &Place) -> Result<Document, CliError> {
-    let Place { file, line, .. } = place;
-    let bytes = std::fs::read(file).map_err(|source| CliError::ReadFile {
-        path: file.clone(),
-        source,
-    })?;
-    let document = Document::new(Some(file), None, None, &String::from_utf8_lossy(&bytes));
-    let n_lines = document.text.len_lines();
-    if *line > n_lines {
-        return Err(CliError::NoSuchLine {
-            path: file.clone(),
-            n_lines,
-            line: *line,
-        });
-    }
-    Ok(document)
-}
-
 fn query(args: &CompleteArgs, config: &Config, document: Document) -> Query {
     let position = Position {
         line: args.place.line - 1,
@@ -100,7 +83,7 @@ fn query(args: &CompleteArgs, config: &Config, document: Document) -> Query {
         at: offset_at(&document.text, position, Encoding::Utf32),
         document,
         trigger: Trigger::Invoked,
-        root: root(&args.place.file),
+        root: prompt_root(&args.place.file),
         config: config.completion.clone(),
         sampling: SamplingParams {
             temperature: args.temperature,
@@ -110,14 +93,5 @@ fn query(args: &CompleteArgs, config: &Config, document: Document) -> Query {
         speculation: config.engine.speculation(),
         neighbours: Vec::new(),
         sources: Default::default(),
-    }
-}
-
-/// What the prompt shows a path relative to: for a relative path, where it starts.
-fn root(file: &Path) -> Option<std::path::PathBuf> {
-    if file.is_relative() {
-        Some(std::path::PathBuf::new())
-    } else {
-        std::env::current_dir().ok()
     }
 }

@@ -1,4 +1,6 @@
-//! `surmise eval DIR`: how good suggestions are on the code of a folder.
+//! `surmise eval`: how good suggestions are on the code of a folder, or rewritings of given lines.
+
+mod edits;
 
 use std::{
     fmt::Write as _,
@@ -22,14 +24,22 @@ use crate::{
 };
 
 pub(super) fn run(args: &EvalArgs) -> Result<i32, CliError> {
+    match (&args.edits, &args.folder) {
+        (Some(cases), _) => edits::run(args, cases),
+        // Without either, clap has said so.
+        (None, folder) => fill_holes(args, folder.as_deref().unwrap_or(Path::new("."))),
+    }
+}
+
+fn fill_holes(args: &EvalArgs, folder: &Path) -> Result<i32, CliError> {
     let config = settings(args.model.layer())?;
     let unreadable = |source| CliError::ReadFile {
-        path: args.folder.clone(),
+        path: folder.to_owned(),
         source,
     };
-    let holes = holes(&args.folder, args.holes, args.seed).map_err(unreadable)?;
+    let holes = holes(folder, args.holes, args.seed).map_err(unreadable)?;
     if holes.is_empty() {
-        return Err(CliError::NoCode(args.folder.clone()));
+        return Err(CliError::NoCode(folder.to_owned()));
     }
     let engine = model::load(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -40,12 +50,12 @@ pub(super) fn run(args: &EvalArgs) -> Result<i32, CliError> {
     let mut answers = Vec::new();
     for (idx, hole) in holes.iter().enumerate() {
         progress(&format!("hole {} of {}", idx + 1, holes.len()));
-        let answer = fill(&engine, &config, &args.folder, hole, &asked);
+        let answer = fill(&engine, &config, folder, hole, &asked);
         answers.push(runtime.block_on(answer));
     }
     progress("");
     let report = Report {
-        folder: &args.folder,
+        folder,
         model: engine.info().model_name.clone(),
         min_confidence: config.completion.min_confidence,
         answers: &answers,

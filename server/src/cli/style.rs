@@ -6,6 +6,8 @@ pub(crate) struct Style {
     pub(crate) ghost: &'static str,
     pub(crate) faint: &'static str,
     pub(crate) strong: &'static str,
+    pub(crate) added: &'static str,
+    pub(crate) removed: &'static str,
     pub(crate) reset: &'static str,
 }
 
@@ -17,6 +19,8 @@ impl Style {
                 ghost: "\x1b[3;36m",
                 faint: "\x1b[2m",
                 strong: "\x1b[1m",
+                added: "\x1b[32m",
+                removed: "\x1b[31m",
                 reset: "\x1b[0m",
             }
         } else {
@@ -24,6 +28,8 @@ impl Style {
                 ghost: "",
                 faint: "",
                 strong: "",
+                added: "",
+                removed: "",
                 reset: "",
             }
         }

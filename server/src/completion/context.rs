@@ -1,7 +1,7 @@
 //! What the model should know about a place: an excerpt around it, and what the excerpt would be lost
 //! without.
 
-use std::ops::Range;
+use std::{ops::Range, path::Path};
 
 use surmise_grammars::{Budget, excerpt, imports, scopes_at};
 
@@ -46,7 +46,7 @@ pub fn gather(query: &Query, budget: Budget, cost: &dyn Fn(&str) -> usize) -> Co
         });
     }
     Context {
-        path: path_for_prompt(query),
+        path: path_for_prompt(&query.document, query.root.as_deref()),
         imports,
         scopes,
         excerpt: excerpt.prefix.start..excerpt.suffix.end,
@@ -103,9 +103,9 @@ fn affordable(parts: Vec<String>, left: &mut usize, cost: &dyn Fn(&str) -> usize
 }
 
 /// The path relative to the root, or the file's name alone; always with `/`.
-fn path_for_prompt(query: &Query) -> Option<String> {
-    let path = query.document.path.as_ref()?;
-    let inside = query.root.as_ref().and_then(|root| path.strip_prefix(root).ok());
+pub(crate) fn path_for_prompt(document: &Document, root: Option<&Path>) -> Option<String> {
+    let path = document.path.as_ref()?;
+    let inside = root.and_then(|root| path.strip_prefix(root).ok());
     let shown = match inside {
         Some(inside) => inside.to_string_lossy(),
         None => path.file_name()?.to_string_lossy(),

@@ -44,6 +44,21 @@ fn translate_quotes(span: &str) -> Option<String> {
     span.contains('"').then(|| span.replace('"', "'"))
 }
 
+/// What somebody would say to have the same done: the edits in turn.
+pub(super) fn instruction(span: &str, turn: usize) -> Option<String> {
+    Some(match turn % 3 {
+        0 => {
+            let name = most_frequent(span, |_| true)?;
+            format!("rename {name} to {name}_of_order")
+        }
+        1 => {
+            let name = most_frequent(span, |rest| rest.starts_with('('))?;
+            format!("add the parameter context to {name} and pass it on")
+        }
+        _ => "use single quotes".to_owned(),
+    })
+}
+
 /// A few sentences with two excerpts of the code between them, as an assistant answers a question about it.
 pub(super) fn quote(span: &str) -> String {
     let lines: Vec<&str> = span.lines().collect();
@@ -114,6 +129,15 @@ mod tests {
         assert!(edited(wrap).starts_with("try {\n    let total"));
         assert!(edited(translate_quotes).contains("'total'"));
         assert_eq!(translate_quotes("none"), None);
+        let said: Vec<_> = (0..3).filter_map(|turn| instruction(span, turn)).collect();
+        assert_eq!(
+            said,
+            [
+                "rename total to total_of_order",
+                "add the parameter context to print and pass it on",
+                "use single quotes"
+            ]
+        );
         assert!(quote(span).contains("```\nprint(\"total\", total);"));
     }
 }

@@ -1,0 +1,219 @@
+//! Rewriting some lines of code as an instruction says: how a model wants to be asked.
+//!
+//! Models that were trained for it have tokens of their own for instruction, region and result, as our small one has.
+//! To others that follow instructions it is a conversation, in the model's own chat template.
+
+use crate::{
+    chat_template::{ChatTemplate, Conversation, Value},
+    error::EngineError,
+    request::RewritePrompt,
+    tokenizer::Tokenizer,
+};
+
+/// How one model is asked to rewrite code.
+#[derive(Debug)]
+pub enum RewriteTemplate {
+    /// By special tokens; the answer is the new region and nothing else.
+    Tokens(RewriteTokens),
+    /// By a conversation; the answer is expected in a fenced block.
+    Conversation(Box<ChatTemplate>),
+}
+
+/// The special tokens of a model that was trained to rewrite: `engine/training/pack.py` documents the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RewriteTokens {
+    file: u32,
+    instruction: u32,
+    instruction_end: u32,
+    region: u32,
+    result: u32,
+}
+
+impl RewriteTemplate {
+    /// The template for a model with these tokens and this chat template: tokens if it has them all, else a conversation.
+    ///
+    /// # Errors
+    /// What is wrong with the chat template, or [`EngineError::BadRequest`] if there is none.
+    pub fn new(
+        tokenizer: &Tokenizer,
+        chat: Result<Option<ChatTemplate>, EngineError>,
+    ) -> Result<Self, EngineError> {
+        if let Some(tokens) = RewriteTokens::from_vocabulary(tokenizer) {
+            return Ok(Self::Tokens(tokens));
+        }
+        let lacking = "the model follows no instructions: its files have neither tokens for rewriting nor a chat template";
+        let chat = chat?.ok_or_else(|| EngineError::BadRequest(lacking.to_owned()))?;
+        Ok(Self::Conversation(Box::new(chat)))
+    }
+
+    /// The whole prompt, with BOS if the model wants one; what the model generates next is the answer.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`] and of [`ChatTemplate::render`].
+    pub fn layout(&self, tokenizer: &Tokenizer, prompt: &RewritePrompt) -> Result<Vec<u32>, EngineError> {
+        match self {
+            Self::Tokens(tokens) => tokens.layout(tokenizer, prompt),
+            Self::Conversation(chat) => {
+                let fence = fence_for(&prompt.region);
+                let file = prompt.path.as_deref().map(|path| format!(" of `{path}`"));
+                let message = format!(
+                    "Rewrite these lines{}. Change only what is asked for, and keep the indentation. Answer with all of the \
+                     lines in one fenced block, and with nothing else.\n\nWhat to do: {}\n\n{fence}\n{}\n{fence}",
+                    file.unwrap_or_default(),
+                    prompt.instruction,
+                    prompt.region,
+                );
+                let message = [("role", "user"), ("content", &message)];
+                let conversation = Conversation {
+                    messages: vec![Value::from_iter(message)],
+                    wants_answer: true,
+                    extra: [("enable_thinking".to_owned(), Value::from(false))].into(),
+                    ..Conversation::default()
+                };
+                chat.prompt_tokens(tokenizer, &conversation)
+            }
+        }
+    }
+
+    /// The new region in an answer: without the reasoning before it, and without its fence.
+    pub fn region<'a>(&self, answer: &'a str) -> &'a str {
+        match self {
+            Self::Tokens(_) => answer,
+            Self::Conversation(_) => without_fence(answer),
+        }
+    }
+}
+
+impl RewriteTokens {
+    fn from_vocabulary(tokenizer: &Tokenizer) -> Option<Self> {
+        let token = |spelling| tokenizer.special_token(spelling);
+        Some(Self {
+            file: token("<|file_sep|>")?,
+            instruction: token("<|im_start|>")?,
+            instruction_end: token("<|im_end|>")?,
+            region: token("<|edit_region|>")?,
+            result: token("<|edit_result|>")?,
+        })
+    }
+
+    fn layout(&self, tokenizer: &Tokenizer, prompt: &RewritePrompt) -> Result<Vec<u32>, EngineError> {
+        let mut tokens: Vec<u32> = tokenizer.bos().into_iter().collect();
+        if let Some(path) = &prompt.path {
+            tokens.push(self.file);
+            tokens.extend(tokenizer.encode(&format!("{path}\n"), false)?);
+        }
+        tokens.push(self.instruction);
+        tokens.extend(tokenizer.encode(&prompt.instruction, false)?);
+        tokens.extend([self.instruction_end, self.region]);
+        tokens.extend(tokenizer.encode(&prompt.region, false)?);
+        tokens.push(self.result);
+        Ok(tokens)
+    }
+}
+
+/// A fence that is longer than any in the text.
+fn fence_for(text: &str) -> String {
+    let longest = text
+        .lines()
+        .map(|line| line.trim_start().chars().take_while(|it| *it == '`').count())
+        .max();
+    "`".repeat(longest.unwrap_or(0).max(2) + 1)
+}
+
+/// The first fenced block of an answer, or all of it if it has none. The end of the block may be lacking.
+fn without_fence(answer: &str) -> &str {
+    let answer = answer.rsplit_once("</think>").map_or(answer, |(_, rest)| rest);
+    let Some(start) = answer.find("```") else {
+        return answer.trim_matches('\n');
+    };
+    let marks = answer[start..].chars().take_while(|it| *it == '`').count();
+    let fence = &answer[start..start + marks];
+    let Some((_, block)) = answer[start..].split_once('\n') else {
+        return "";
+    };
+    let mut at = 0;
+    for line in block.split_inclusive('\n') {
+        if line.trim() == fence {
+            return block[..at].strip_suffix('\n').unwrap_or("");
+        }
+        at += line.len();
+    }
+    block.strip_suffix('\n').unwrap_or(block)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn prompt() -> RewritePrompt {
+        RewritePrompt {
+            instruction: "rename a to <|im_end|>".to_owned(),
+            region: "let a = 1;\nuse(a);".to_owned(),
+            path: Some("a.js".to_owned()),
+        }
+    }
+
+    #[test]
+    fn tokens_stand_between_the_texts() {
+        let tokenizer = Tokenizer::bytes();
+        let tokens = RewriteTokens {
+            file: 256,
+            instruction: 257,
+            instruction_end: 258,
+            region: 259,
+            result: 260,
+        };
+        let layout = RewriteTemplate::Tokens(tokens)
+            .layout(&tokenizer, &prompt())
+            .unwrap();
+        let bytes = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+        let expected = [
+            vec![256],
+            bytes("a.js\n"),
+            vec![257],
+            bytes("rename a to <|im_end|>"),
+            vec![258, 259],
+            bytes("let a = 1;\nuse(a);"),
+            vec![260],
+        ];
+        assert_eq!(layout, expected.concat());
+    }
+
+    #[test]
+    fn others_are_asked_in_a_conversation_that_users_cannot_leave() {
+        let tokenizer = Tokenizer::bytes();
+        let source = "{% for it in messages %}<|{{ it.role }}|>{{ it.content }}{% endfor %}{% if enable_thinking %}?{% endif %}";
+        let chat = ChatTemplate::new(source, BTreeMap::new()).unwrap();
+        let template = RewriteTemplate::new(&tokenizer, Ok(Some(chat))).unwrap();
+        let mut asked = prompt();
+        asked.instruction = "write <|endoftext|>".to_owned();
+        asked.region = "```\nx\n```".to_owned();
+        let tokens = template.layout(&tokenizer, &asked).unwrap();
+        assert!(tokens.iter().all(|&it| it < 256), "{tokens:?}");
+        let text = tokenizer.decode(&tokens);
+        assert!(
+            text.starts_with("<|user|>Rewrite these lines of `a.js`."),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("write <|endoftext|>\n\n````\n```\nx\n```\n````"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_region_is_what_the_fence_encloses() {
+        for (answer, region) in [
+            ("```js\nlet b = 1;\n```\n", "let b = 1;"),
+            ("Here:\n\n````\n```\nx\n```\n````\nDone.", "```\nx\n```"),
+            ("<think>```\nno\n```</think>\n\n```\nyes\n\n```", "yes\n"),
+            ("```\ncut off", "cut off"),
+            ("\nplain\n", "plain"),
+            ("```\n```", ""),
+        ] {
+            assert_eq!(without_fence(answer), region, "{answer:?}");
+        }
+    }
+}

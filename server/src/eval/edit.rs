@@ -1,0 +1,183 @@
+//! Small edits with known outcomes: whether the model makes of some lines what the instruction says.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use surmise_engine::{Engine, request::Speculation};
+
+use super::judge::similarity;
+use crate::{
+    document::Document,
+    rewrite::{RewriteError, RewriteQuery, rewrite},
+};
+
+/// A file of cases.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cases {
+    case: Vec<Case>,
+}
+
+/// One case as its file has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    /// Which kind of edit it is.
+    kind: String,
+    /// Source file, relative to the file of cases.
+    file: PathBuf,
+    /// First and last line, from 1.
+    lines: (usize, usize),
+    /// What is asked for.
+    instruction: String,
+    /// What makes the expected lines of those that are there: pairs of texts, each replaced wherever it occurs, in order.
+    #[serde(default)]
+    replace: Vec<(String, String)>,
+    /// The expected lines, where that is simpler.
+    after: Option<String>,
+}
+
+/// A case with its lines read.
+#[derive(Debug, Clone)]
+pub struct Edit {
+    /// Which kind of edit it is.
+    pub kind: String,
+    /// What is asked for, and where.
+    pub query: RewriteQuery,
+    /// The lines that are expected.
+    pub expected: String,
+}
+
+/// What came of a case.
+#[derive(Debug, Clone, Serialize)]
+pub struct EditOutcome {
+    /// Which kind of edit it was.
+    pub kind: String,
+    /// What was asked for.
+    pub instruction: String,
+    /// Name of the language.
+    pub language: &'static str,
+    /// Lines that may change.
+    pub n_lines: usize,
+    /// Whether the lines are as expected.
+    pub is_exact: bool,
+    /// Edit similarity to what is expected, 0 to 1.
+    pub similarity: f64,
+    /// Whether they are as they were.
+    pub is_unchanged: bool,
+    /// Whether the document would have more syntax errors.
+    pub breaks_syntax: bool,
+    /// What the model made of them; why there is nothing, if there is not.
+    pub after: Result<String, String>,
+    /// What was expected.
+    pub expected: String,
+    /// From the request to the answer, in milliseconds.
+    pub elapsed_ms: f64,
+    /// Forward passes after the first token, and the tokens they gave.
+    pub steps: (usize, usize),
+}
+
+/// Reads a file of cases, and the lines that they are about.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`] for cases that are not as they should be, and what reading files gives.
+pub fn read_edits(path: &Path, speculation: Speculation) -> io::Result<Vec<Edit>> {
+    let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+    let cases: Cases =
+        toml::from_str(&fs::read_to_string(path)?).map_err(|error| invalid(error.to_string()))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut documents: BTreeMap<PathBuf, Document> = BTreeMap::new();
+    let mut edits = Vec::new();
+    for case in cases.case {
+        let path = folder.join(&case.file);
+        if !documents.contains_key(&path) {
+            let text = fs::read_to_string(&path)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+            documents.insert(path.clone(), Document::new(Some(&path), None, None, &text));
+        }
+        let document = documents[&path].clone();
+        let (first, last) = case.lines;
+        let about = || {
+            format!(
+                "case `{}` of {} at {first}",
+                case.instruction,
+                case.file.display()
+            )
+        };
+        if first == 0 || last < first || last > document.text.len_lines() {
+            let n_lines = document.text.len_lines();
+            return Err(invalid(format!(
+                "{}: expected lines from 1 to {n_lines}, found {first} to {last}",
+                about()
+            )));
+        }
+        let range = document.text.line_to_byte(first - 1)..document.text.line_to_byte(last);
+        let mut expected = document.excerpt(range).trim_end_matches('\n').to_owned();
+        for (old, new) in &case.replace {
+            if old.is_empty() || !expected.contains(old.as_str()) {
+                return Err(invalid(format!(
+                    "{}: expected `{old}` in the lines, found none",
+                    about()
+                )));
+            }
+            expected = expected.replace(old, new);
+        }
+        if let Some(after) = case.after {
+            expected = after.trim_end_matches('\n').to_owned();
+        }
+        edits.push(Edit {
+            kind: case.kind,
+            expected,
+            query: RewriteQuery {
+                document,
+                lines: first - 1..last,
+                instruction: case.instruction,
+                root: Some(folder.to_owned()),
+                speculation,
+            },
+        });
+    }
+    Ok(edits)
+}
+
+/// Asks the model for an edit, and judges it.
+pub async fn try_edit(engine: &Engine, edit: &Edit) -> EditOutcome {
+    let started = Instant::now();
+    let rewriting = rewrite(engine, &edit.query).await;
+    judge(edit, rewriting, started.elapsed())
+}
+
+fn judge(
+    edit: &Edit,
+    rewriting: Result<crate::rewrite::Rewriting, RewriteError>,
+    elapsed: Duration,
+) -> EditOutcome {
+    let Edit {
+        kind,
+        query,
+        expected,
+    } = edit;
+    let found = rewriting.as_ref().ok();
+    let after = found.map_or("", |it| it.after.as_str());
+    EditOutcome {
+        kind: kind.clone(),
+        instruction: query.instruction.clone(),
+        language: query.document.language().name(),
+        n_lines: query.lines.len(),
+        is_exact: found.is_some() && after.trim_end() == expected.trim_end(),
+        similarity: similarity(after, expected),
+        is_unchanged: found.is_some_and(|it| it.after == it.before),
+        breaks_syntax: found.is_some_and(|it| it.breaks_syntax),
+        expected: expected.clone(),
+        elapsed_ms: elapsed.as_secs_f64() * 1e3,
+        steps: found.map_or((0, 0), |it| {
+            (it.finish.speculation.steps, it.finish.speculation.emitted)
+        }),
+        after: rewriting.map(|it| it.after).map_err(|error| error.to_string()),
+    }
+}

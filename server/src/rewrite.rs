@@ -1,0 +1,190 @@
+//! Rewriting: some lines of a document and an instruction in, the lines as they should be out.
+
+use std::{ops::Range, path::PathBuf};
+
+use surmise_engine::{
+    Engine, EngineError,
+    request::{
+        Finish, FinishReason, Prompt, Request, RewritePrompt, SamplingParams, Speculation, StopCondition,
+    },
+};
+use surmise_grammars::worsens;
+
+use crate::{completion::context::path_for_prompt, document::Document};
+
+/// Tokens that an answer may have beyond one and a half times those of the lines it rewrites.
+const ADDED_TOKENS: usize = 96;
+
+/// Lines to rewrite, and how.
+#[derive(Debug, Clone)]
+pub struct RewriteQuery {
+    /// The document.
+    pub document: Document,
+    /// Its lines that may change, from 0.
+    pub lines: Range<usize>,
+    /// What to do, in words.
+    pub instruction: String,
+    /// Folder that the prompt shows the path relative to.
+    pub root: Option<PathBuf>,
+    /// How drafts are made.
+    pub speculation: Speculation,
+}
+
+/// The lines as they should be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rewriting {
+    /// Bytes of the document that the lines take, without the last line break.
+    pub range: Range<usize>,
+    /// The lines before, with `\n` between them.
+    pub before: String,
+    /// The lines after, with `\n` between them.
+    pub after: String,
+    /// Whether the document would have more syntax errors than it has.
+    pub breaks_syntax: bool,
+    /// How the generation ended, and what it cost.
+    pub finish: Finish,
+}
+
+/// Why there is no rewriting.
+#[derive(Debug, thiserror::Error)]
+pub enum RewriteError {
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Too much at once.
+    #[error(
+        "these lines have {n_tokens} tokens, and the model's context leaves room for {room} to be read and written again; \
+         give fewer lines"
+    )]
+    TooLong {
+        /// Tokens of the lines.
+        n_tokens: usize,
+        /// Tokens that would do.
+        room: usize,
+    },
+    /// The model did not come to an end.
+    #[error(
+        "the model wrote {n_tokens} tokens and came to no end; give fewer lines or say it in other words"
+    )]
+    NoEnd {
+        /// Tokens that it wrote.
+        n_tokens: usize,
+    },
+}
+
+/// Asks the model. Dropping the future stops the generation.
+///
+/// # Errors
+/// [`RewriteError`]; the document is never changed.
+pub async fn rewrite(engine: &Engine, query: &RewriteQuery) -> Result<Rewriting, RewriteError> {
+    let RewriteQuery { document, lines, .. } = query;
+    let range = byte_range(document, lines.clone());
+    let before = document.excerpt(range.clone());
+    let prompt = Prompt::Rewrite(RewritePrompt {
+        instruction: query.instruction.trim().to_owned(),
+        region: before.clone(),
+        path: path_for_prompt(document, query.root.as_deref()),
+    });
+    let n_prompt = engine.prompt_tokens(&prompt)?.len();
+    let n_region = engine.tokenizer().encode(&before, false)?.len();
+    let context_length = engine.info().context_length;
+    if n_prompt + n_region + ADDED_TOKENS > context_length {
+        let room = context_length.saturating_sub(n_prompt - n_region + ADDED_TOKENS) / 2;
+        return Err(RewriteError::TooLong {
+            n_tokens: n_region,
+            room,
+        });
+    }
+    let request = Request {
+        prompt,
+        sampling: SamplingParams::default(),
+        stop: StopCondition {
+            max_tokens: (n_region + n_region / 2 + ADDED_TOKENS).min(context_length - n_prompt),
+            ..StopCondition::default()
+        },
+        speculation: query.speculation,
+        ..Request::default()
+    };
+    let answer = engine.generate(request).collect().await?;
+    if answer.finish.reason == FinishReason::Length {
+        return Err(RewriteError::NoEnd {
+            n_tokens: answer.finish.usage.generated_tokens,
+        });
+    }
+    let after = engine.rewritten(&answer.text).to_owned();
+    Ok(Rewriting {
+        breaks_syntax: worsens(&document.syntax, &document.text, range.clone(), &after),
+        range,
+        before,
+        after,
+        finish: answer.finish,
+    })
+}
+
+impl Rewriting {
+    /// The whole document with the lines as they should be, and with its own line breaks.
+    pub fn apply(&self, document: &Document) -> String {
+        let mut text = document.text.to_string();
+        let is_crlf =
+            text[self.range.clone()].contains("\r\n") || (self.before.is_empty() && text.contains("\r\n"));
+        let after = if is_crlf {
+            self.after.replace('\n', "\r\n")
+        } else {
+            self.after.clone()
+        };
+        text.replace_range(self.range.clone(), &after);
+        text
+    }
+}
+
+/// Bytes of some lines, without the last line break.
+fn byte_range(document: &Document, lines: Range<usize>) -> Range<usize> {
+    let text = &document.text;
+    let start = text.line_to_byte(lines.start.min(text.len_lines()));
+    let mut end = text.line_to_byte(lines.end.min(text.len_lines()));
+    for line_break in [b'\n', b'\r'] {
+        if end > start && text.byte(end - 1) == line_break {
+            end -= 1;
+        }
+    }
+    start..end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_replaced_with_the_line_breaks_they_had() {
+        let document = Document::new(None, None, None, "a\r\nb\r\nc\r\n");
+        let range = byte_range(&document, 0..2);
+        assert_eq!(range, 0..4);
+        let rewriting = Rewriting {
+            before: document.excerpt(range.clone()),
+            range,
+            after: "x\ny\nz".to_owned(),
+            breaks_syntax: false,
+            finish: finish(),
+        };
+        assert_eq!(rewriting.before, "a\nb");
+        assert_eq!(rewriting.apply(&document), "x\r\ny\r\nz\r\nc\r\n");
+    }
+
+    #[test]
+    fn the_last_line_may_lack_its_break() {
+        let document = Document::new(None, None, None, "a\nb");
+        assert_eq!(byte_range(&document, 1..2), 2..3);
+        assert_eq!(byte_range(&document, 0..9), 0..3);
+        let document = Document::new(None, None, None, "a\n\n\n");
+        assert_eq!(byte_range(&document, 1..2), 2..2);
+    }
+
+    fn finish() -> Finish {
+        Finish {
+            reason: FinishReason::StopToken(0),
+            usage: Default::default(),
+            timings: Default::default(),
+            speculation: Default::default(),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! `surmise edit` and `surmise eval --edits`, with the model that is embedded in the binary.
+
+use std::{fs, path::PathBuf, process::Output};
+
+use serde_json::Value;
+use surmise_tests::{binary, fixtures};
+
+fn run(args: &[&str]) -> Output {
+    let output = binary::command()
+        .args(args)
+        .args(binary::model_arguments())
+        .output();
+    output.expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A file of its own for a test.
+fn file(name: &str, content: &[u8]) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("surmise-edit-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let path = folder.join(name);
+    fs::write(&path, content).expect("a file");
+    path
+}
+
+#[test]
+fn the_difference_is_printed_and_the_file_left_alone() {
+    let before = fixtures::read("python/inventory.py");
+    let path = file("printed.py", before.as_bytes());
+    let output = run(&["edit", &format!("{}:27-30", path.display()), "use single quotes"]);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(
+        stdout.contains(
+            "-            raise KeyError(f\"no item named {name}\")\n+            raise KeyError(f'no item named {name}')\n"
+        ),
+        "{stdout}"
+    );
+    assert!(stdout.starts_with("--- a/"), "{stdout}");
+    assert!(stderr.contains("tokens per step"), "{stderr}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), before);
+}
+
+#[test]
+fn writing_changes_the_lines_and_keeps_line_breaks() {
+    let before = fixtures::read("python/inventory.py").replace('\n', "\r\n");
+    let path = file("written.py", before.as_bytes());
+    let output = run(&[
+        "edit",
+        &format!("{}:27-30", path.display()),
+        "use single quotes",
+        "--write",
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let expected = before
+        .replace("f\"no item named {name}\"", "f'no item named {name}'")
+        .replace(
+            "f\"only {self.items[name].quantity} of {name} left\"",
+            "f'only {self.items[name].quantity} of {name} left'",
+        );
+    assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+}
+
+#[test]
+fn drafts_change_nothing_but_the_time() {
+    let place = format!("{}:46-52", fixtures::relative("java/Scheduler.java"));
+    let edit = |extra: &[&str]| {
+        let output = run(&[
+            &["edit", &place, "wrap the body in error handling", "--json"],
+            extra,
+        ]
+        .concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let (drafted, plain) = (edit(&[]), edit(&["--no-speculation"]));
+    assert_eq!(drafted["after"], plain["after"]);
+    assert_eq!(drafted["diff"], plain["diff"]);
+    assert!(plain["tokens_per_step"].as_f64() <= Some(1.0), "{plain}");
+    assert!(drafted["tokens_per_step"].as_f64() > Some(2.0), "{drafted}");
+}
+
+#[test]
+fn what_cannot_be_rewritten_is_said_in_one_line() {
+    let check = |place: &str, instruction: &str, code: i32, expected: &str| {
+        let output = run(&["edit", place, instruction]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+        assert!(output.stdout.is_empty());
+    };
+    let go = fixtures::relative("go/cache.go");
+    check(
+        &format!("{go}:40-99"),
+        "sort",
+        1,
+        "has 48 lines, so there is no line 99",
+    );
+    check(
+        &format!("{go}:9-2"),
+        "sort",
+        2,
+        "such as src/main.rs:12-30, found `9-2`",
+    );
+    check(&go, "", 2, "a value is required");
+    let latin = file("latin.py", b"name = 'caf\xe9'\n");
+    check(
+        latin.to_str().unwrap(),
+        "sort",
+        1,
+        "is not text in UTF-8: byte 11",
+    );
+    let long = file("long.py", "value = compute(value, 1)\n".repeat(500).as_bytes());
+    check(long.to_str().unwrap(), "sort", 1, "give fewer lines");
+}
+
+/// Half of the small edits come out exactly; a change that costs some should be one that somebody wanted.
+#[test]
+fn small_edits_come_out_as_they_should() {
+    let cases = fixtures::relative("edits/cases.toml");
+    let output = run(&["eval", "--edits", &cases, "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["n_edits"], 50);
+    println!("{} of 50 edits are exact", report["n_exact"]);
+    assert!(report["n_exact"].as_u64() >= Some(20), "{}", report["n_exact"]);
+    let broken = file("broken.toml", b"[[case]]\nkind = 'x'\n");
+    let output = run(&["eval", "--edits", broken.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("missing field `file`"),
+        "{}",
+        text(&output.stderr)
+    );
+}
