@@ -13,6 +13,8 @@ const ANCHOR: u32 = 4;
 const MAX_ORIGINAL: usize = 1 << 13;
 /// Longer replacements, on either side, are not expected to come again.
 const MAX_REPLACEMENT: usize = 8;
+/// Longest texts, from where they parted to where they met again, that are compared token by token.
+const MAX_DIFFERENCE: usize = 128;
 /// Replacements remembered, the latest first.
 const MAX_REPLACEMENTS: usize = 16;
 /// A token for another costs as much as leaving one out and putting one in.
@@ -98,7 +100,10 @@ impl EditDraft {
                     let old = self.original.get(from..at - n_agreed);
                     let new = tokens.get(since..tokens.len() - n_agreed);
                     if let (Some(old), Some(new)) = (old, new) {
-                        note_replacement(&mut self.replacements, old, new);
+                        // What was replaced as a whole comes first, as the latest.
+                        for (old, new) in differences(old, new).into_iter().chain([(old, new)]) {
+                            note_replacement(&mut self.replacements, old, new);
+                        }
                     }
                 }
             }
@@ -140,6 +145,49 @@ impl EditDraft {
         let mut replacements = self.replacements.iter();
         replacements.find(|it| it.n_seen > it.n_missed && rest.starts_with(&it.old))
     }
+}
+
+/// The runs of tokens in which two texts differ, in order, by a longest common subsequence. None in texts longer than
+/// an alignment of a few lines needs.
+fn differences<'a>(old: &'a [u32], new: &'a [u32]) -> Vec<(&'a [u32], &'a [u32])> {
+    if old.len() > MAX_DIFFERENCE || new.len() > MAX_DIFFERENCE {
+        return Vec::new();
+    }
+    // Tokens in common between the rests of both texts.
+    let width = new.len() + 1;
+    let mut common = vec![0u8; (old.len() + 1) * width];
+    for i in (0..old.len()).rev() {
+        for j in (0..new.len()).rev() {
+            common[i * width + j] = if old[i] == new[j] {
+                common[(i + 1) * width + j + 1] + 1
+            } else {
+                common[(i + 1) * width + j].max(common[i * width + j + 1])
+            };
+        }
+    }
+    let (mut i, mut j) = (0, 0);
+    let mut runs = Vec::new();
+    while i < old.len() || j < new.len() {
+        let (from_old, from_new) = (i, j);
+        while i < old.len() || j < new.len() {
+            if i < old.len() && j < new.len() && old[i] == new[j] {
+                break;
+            }
+            let without_old = (i < old.len()).then(|| common[(i + 1) * width + j]);
+            let without_new = (j < new.len()).then(|| common[i * width + j + 1]);
+            if without_old >= without_new {
+                i += 1;
+            } else {
+                j += 1;
+            }
+        }
+        let n_agreed = old[i..].iter().zip(&new[j..]).take_while(|(a, b)| a == b).count();
+        if (from_old, from_new) != (i, j) {
+            runs.push((&old[from_old..i], &new[from_new..j]));
+        }
+        (i, j) = (i + n_agreed, j + n_agreed);
+    }
+    runs
 }
 
 /// Remembers that `old` has become `new`; the latest comes first.
@@ -274,6 +322,33 @@ mod tests {
         // Where the old text stays, the replacement is given up.
         let draft = draft_after(original, "let total = 1; count += 2; p", 100);
         assert_eq!(draft, "rint(count);");
+    }
+
+    #[test]
+    fn several_replacements_before_an_anchor_are_told_apart() {
+        let pairs = |old: &'static str, new: &'static str| {
+            let tokens = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+            let text = |tokens: &[u32]| Tokenizer::bytes().decode(tokens);
+            let (old, new) = (tokens(old), tokens(new));
+            let runs = differences(&old, &new);
+            runs.iter()
+                .map(|(old, new)| (text(old), text(new)))
+                .collect::<Vec<_>>()
+        };
+        let of = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs
+                .iter()
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+                .collect()
+        };
+        assert_eq!(pairs("2}3}", "4}5}"), of(&[("2", "4"), ("3", "5")]));
+        assert_eq!(pairs("ab", "ab"), of(&[]));
+        assert_eq!(pairs("xab", "ab"), of(&[("x", "")]));
+        assert_eq!(pairs("ab", "aby"), of(&[("", "y")]));
+        assert_eq!(pairs("", "y"), of(&[("", "y")]));
+        // Lines moved in by one level, each too short to be an anchor.
+        let draft = draft_after("1a;2b;then1c;2d;1e;2f;", "3a;4b;then3", 11);
+        assert_eq!(draft, "c;4d;3e;4f;");
     }
 
     #[test]
