@@ -174,6 +174,9 @@ struct BenchArgs {
     /// Tasks of each kind.
     #[arg(long, value_name = "N", default_value_t = 12, requires = "speculation")]
     tasks: usize,
+    /// Only tasks of this kind, such as `complete`; may be given several times.
+    #[arg(long, value_name = "KIND", requires = "speculation")]
+    workload: Vec<String>,
     /// A smaller model that drafts, or an EAGLE-3 head.
     #[arg(long, value_name = "FILE", requires = "speculation")]
     draft_model: Option<String>,

@@ -187,8 +187,10 @@ impl Sum {
 }
 
 /// How much to measure.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Effort {
+    /// Names of the workloads to measure; all, if there are none.
+    pub workloads: Vec<String>,
     /// Rounds with all tasks.
     pub n_rounds: usize,
     /// Tasks of each workload.
@@ -232,7 +234,16 @@ pub fn measure(
         .map(|span| dictated_task(&dictated, span, &edits::quote(span), false));
     let quotes = quotes.collect::<Result<_, _>>().map_err(io::Error::other)?;
     workloads.push(("quote", &dictated, quotes));
-    workloads.retain(|(.., tasks): &(_, _, Vec<Task>)| !tasks.is_empty());
+    let names: Vec<&str> = workloads.iter().map(|it| it.0).collect();
+    if let Some(unknown) = effort.workloads.iter().find(|it| !names.contains(&it.as_str())) {
+        return Err(io::Error::other(format!(
+            "expected a workload of {}, found `{unknown}`",
+            names.join(", ")
+        )));
+    }
+    workloads.retain(|(name, _, tasks): &(&str, _, Vec<Task>)| {
+        !tasks.is_empty() && (effort.workloads.is_empty() || effort.workloads.iter().any(|it| it == name))
+    });
     if workloads.is_empty() {
         return Err(io::Error::other(format!(
             "no source files in {}",
@@ -246,7 +257,7 @@ pub fn measure(
     };
     for (name, engine, tasks) in workloads {
         progress(name);
-        let workload = run(engine, &dictation, name, &tasks, effort).map_err(io::Error::other)?;
+        let workload = run(engine, &dictation, name, &tasks, &effort).map_err(io::Error::other)?;
         report.workloads.push(workload);
     }
     Ok(report)
@@ -346,7 +357,7 @@ fn run(
     dictation: &Dictation,
     name: &'static str,
     tasks: &[Task],
-    effort: Effort,
+    effort: &Effort,
 ) -> Result<Workload, EngineError> {
     let fixed_lengths: &[usize] = if effort.with_fixed_lengths {
         &FIXED_LENGTHS

@@ -46,6 +46,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<i32, CliError> {
 
 fn run_speculation(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
     let effort = speculation::Effort {
+        workloads: args.workload.clone(),
         n_rounds: args.rounds.into(),
         n_tasks: args.tasks,
         with_fixed_lengths: args.plot.is_some(),
