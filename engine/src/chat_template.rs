@@ -223,6 +223,13 @@ impl ChatTemplate {
     }
 }
 
+/// A fence for blocks of code, longer than any that begins a line of the texts.
+pub(crate) fn fence_for<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
+    let lines = texts.into_iter().flat_map(|text| text.lines());
+    let longest = lines.map(|line| line.trim_start().chars().take_while(|it| *it == '`').count());
+    "`".repeat(longest.max().unwrap_or(0).max(2) + 1)
+}
+
 impl Date {
     /// Today in UTC, by the system's clock.
     pub fn today() -> Self {

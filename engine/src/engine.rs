@@ -18,7 +18,7 @@ use crate::{
     copy::{CopyPredictor, CopySource},
     engine_loop::{Command, EngineLoop},
     error::EngineError,
-    fim::FimTemplate,
+    fim::{FimConversation, FimTemplate},
     healing::Healing,
     kv_cache::{BLOCK_LEN, CacheType, KvCache},
     model::{Checkpoint, Model, load_model},
@@ -99,14 +99,25 @@ pub struct EngineInfo {
     /// Most positions of one sequence, prompt and answer together: what the model was trained for, what the options
     /// allow or what the KV cache holds, whichever is least.
     pub context_length: usize,
-    /// Whether [`Prompt::Fim`] works.
-    pub can_fim: bool,
+    /// How [`Prompt::Fim`] works.
+    pub fim: FimSupport,
     /// Whether [`Prompt::Rewrite`] works.
     pub can_rewrite: bool,
     /// Whether [`CopyMixing::Auto`] mixes copying in.
     pub copies: bool,
     /// Bytes of one block of the KV cache.
     pub block_bytes: usize,
+}
+
+/// How a model fills in the middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FimSupport {
+    /// By the tokens that it was trained with.
+    Trained,
+    /// As an answer to a request in words: slower, and worse than a model that was trained for it.
+    Conversation,
+    /// Not at all.
+    None,
 }
 
 /// What the engine is doing, as of its last step.
@@ -132,6 +143,8 @@ pub struct Engine {
     thread: Option<JoinHandle<()>>,
     tokenizer: Arc<Tokenizer>,
     fim: Option<FimTemplate>,
+    /// Where there is no such template.
+    fim_conversation: Option<FimConversation>,
     rewrite: Result<RewriteTemplate, EngineError>,
     info: EngineInfo,
     references: Arc<References>,
@@ -144,7 +157,7 @@ struct ModelFiles {
     checkpoint: Checkpoint,
     tokenizer: Tokenizer,
     fim: Option<FimTemplate>,
-    rewrite: Result<RewriteTemplate, EngineError>,
+    chat: Result<Option<Arc<ChatTemplate>>, EngineError>,
     /// Empty if the files do not give it.
     name: String,
     copies: bool,
@@ -160,7 +173,7 @@ impl ModelFiles {
             return Ok(Self {
                 checkpoint: Checkpoint::from_folder(folder)?,
                 fim: FimTemplate::from_vocabulary(&tokenizer),
-                rewrite: RewriteTemplate::new(&tokenizer, ChatTemplate::from_folder(folder)),
+                chat: ChatTemplate::from_folder(folder).map(|it| it.map(Arc::new)),
                 tokenizer,
                 name: name.to_string_lossy().into_owned(),
                 copies: false,
@@ -172,7 +185,7 @@ impl ModelFiles {
         Ok(Self {
             checkpoint: Checkpoint::from_gguf(&gguf)?,
             fim: FimTemplate::from_gguf(&gguf, &tokenizer),
-            rewrite: RewriteTemplate::new(&tokenizer, ChatTemplate::from_gguf(&gguf)),
+            chat: ChatTemplate::from_gguf(&gguf).map(|it| it.map(Arc::new)),
             tokenizer,
             name: metadata.get_str("general.name")?.unwrap_or_default().to_owned(),
             copies: metadata.get_bool("surmise.copy")?.unwrap_or(false),
@@ -211,8 +224,12 @@ impl Engine {
         };
         let mut engine = Self::start_with_drafter(Box::new(model), drafter, tokenizer, files.fim, options)?;
         engine.info.copies = files.copies;
-        engine.info.can_rewrite = files.rewrite.is_ok();
-        engine.rewrite = files.rewrite;
+        if let (None, Ok(Some(chat))) = (&engine.fim, &files.chat) {
+            engine.fim_conversation = Some(FimConversation::new(Arc::clone(chat)));
+            engine.info.fim = FimSupport::Conversation;
+        }
+        engine.rewrite = RewriteTemplate::new(&engine.tokenizer, files.chat);
+        engine.info.can_rewrite = engine.rewrite.is_ok();
         Ok(engine)
     }
 
@@ -268,7 +285,11 @@ impl Engine {
             architecture: config.architecture.clone(),
             vocab: config.vocab,
             context_length: config.context_length.min(asked_for).min(n_blocks * BLOCK_LEN),
-            can_fim: fim.is_some(),
+            fim: if fim.is_some() {
+                FimSupport::Trained
+            } else {
+                FimSupport::None
+            },
             can_rewrite: false,
             copies: false,
             block_bytes,
@@ -298,6 +319,7 @@ impl Engine {
             thread: Some(thread),
             tokenizer,
             fim,
+            fim_conversation: None,
             rewrite: Err(EngineError::BadRequest(
                 "this model was not loaded from a file".to_owned(),
             )),
@@ -379,11 +401,12 @@ impl Engine {
                 }
                 Cow::Owned(tokens)
             }
-            Prompt::Fim(hole) => match &self.fim {
-                Some(template) => Cow::Owned(template.layout(&self.tokenizer, hole)?),
-                None => {
+            Prompt::Fim(hole) => match (&self.fim, &self.fim_conversation) {
+                (Some(template), _) => Cow::Owned(template.layout(&self.tokenizer, hole)?),
+                (None, Some(conversation)) => Cow::Owned(conversation.layout(&self.tokenizer, hole)?),
+                (None, None) => {
                     return Err(EngineError::BadRequest(format!(
-                        "`{}` has no tokens for filling in the middle; choose a code model",
+                        "`{}` has neither tokens for filling in the middle nor a chat template; choose a code model",
                         self.info.model_name
                     )));
                 }
@@ -438,7 +461,7 @@ impl Engine {
     fn lay_out(&self, request: &Request, output: Output) -> Result<Sequence, EngineError> {
         let mut prompt = self.prompt_tokens(&request.prompt)?.into_owned();
         let heals =
-            matches!(request.prompt, Prompt::Fim(_)) && self.fim.as_ref().is_some_and(FimTemplate::heals);
+            matches!(request.prompt, Prompt::Fim(_)) && self.fim.as_ref().is_none_or(FimTemplate::heals);
         let healing = heals
             .then(|| Healing::take(&self.tokenizer, &mut prompt))
             .flatten();
@@ -448,6 +471,10 @@ impl Engine {
             if let (Prompt::Fim(_), Some(template)) = (&request.prompt, &self.fim) {
                 stop_tokens.extend(template.stop_tokens());
             }
+        }
+        let mut stop_strings = request.stop.strings.clone();
+        if let (Prompt::Fim(hole), None) = (&request.prompt, &self.fim) {
+            stop_strings.push(FimConversation::end(hole));
         }
         let copies = match request.sampling.copy {
             CopyMixing::Auto => self.info.copies && !matches!(request.prompt, Prompt::Rewrite(_)),
@@ -469,6 +496,7 @@ impl Engine {
             request,
             prompt,
             stop_tokens,
+            &stop_strings,
             self.info.context_length,
             Arc::clone(&self.tokenizer),
             output,

@@ -3,12 +3,16 @@
 //! A template is chosen by what the model file itself says, its metadata and its vocabulary, never by its name.
 //! Each piece of text is tokenised on its own, so no spelling in a user's code becomes a special token.
 
+mod conversation;
+
 use crate::{
     error::EngineError,
     request::FimPrompt,
     tokenizer::{TextStart, Tokenizer},
     weights::Gguf,
 };
+
+pub use conversation::FimConversation;
 
 /// Which of prefix and suffix comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,6 +29,6 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use embedded::embedded_model;
-pub use engine::{Answer, Engine, EngineInfo, EngineOptions, EngineStatus, Generation};
+pub use engine::{Answer, Engine, EngineInfo, EngineOptions, EngineStatus, FimSupport, Generation};
 pub use error::EngineError;
 pub use weights::WeightSource;

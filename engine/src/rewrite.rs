@@ -3,8 +3,10 @@
 //! Models that were trained for it have tokens of their own for instruction, region and result, as our small one has.
 //! To others that follow instructions it is a conversation, in the model's own chat template.
 
+use std::sync::Arc;
+
 use crate::{
-    chat_template::{ChatTemplate, Conversation, Value},
+    chat_template::{ChatTemplate, Conversation, Value, fence_for},
     error::EngineError,
     request::RewritePrompt,
     tokenizer::Tokenizer,
@@ -16,7 +18,7 @@ pub enum RewriteTemplate {
     /// By special tokens; the answer is the new region and nothing else.
     Tokens(RewriteTokens),
     /// By a conversation; the answer is expected in a fenced block.
-    Conversation(Box<ChatTemplate>),
+    Conversation(Arc<ChatTemplate>),
 }
 
 /// The special tokens of a model that was trained to rewrite: `engine/training/pack.py` documents the format.
@@ -36,14 +38,14 @@ impl RewriteTemplate {
     /// What is wrong with the chat template, or [`EngineError::BadRequest`] if there is none.
     pub fn new(
         tokenizer: &Tokenizer,
-        chat: Result<Option<ChatTemplate>, EngineError>,
+        chat: Result<Option<Arc<ChatTemplate>>, EngineError>,
     ) -> Result<Self, EngineError> {
         if let Some(tokens) = RewriteTokens::from_vocabulary(tokenizer) {
             return Ok(Self::Tokens(tokens));
         }
         let lacking = "the model follows no instructions: its files have neither tokens for rewriting nor a chat template";
         let chat = chat?.ok_or_else(|| EngineError::BadRequest(lacking.to_owned()))?;
-        Ok(Self::Conversation(Box::new(chat)))
+        Ok(Self::Conversation(chat))
     }
 
     /// The whole prompt, with BOS if the model wants one; what the model generates next is the answer.
@@ -54,7 +56,7 @@ impl RewriteTemplate {
         match self {
             Self::Tokens(tokens) => tokens.layout(tokenizer, prompt),
             Self::Conversation(chat) => {
-                let fence = fence_for(&prompt.region);
+                let fence = fence_for([&prompt.region]);
                 let file = prompt.path.as_deref().map(|path| format!(" of `{path}`"));
                 let message = format!(
                     "Rewrite these lines{}. Change only what is asked for, and keep the indentation. Answer with all of the \
@@ -109,15 +111,6 @@ impl RewriteTokens {
         tokens.push(self.result);
         Ok(tokens)
     }
-}
-
-/// A fence that is longer than any in the text.
-fn fence_for(text: &str) -> String {
-    let longest = text
-        .lines()
-        .map(|line| line.trim_start().chars().take_while(|it| *it == '`').count())
-        .max();
-    "`".repeat(longest.unwrap_or(0).max(2) + 1)
 }
 
 /// The first fenced block of an answer, or all of it if it has none. The end of the block may be lacking.
@@ -186,7 +179,7 @@ mod tests {
         let tokenizer = Tokenizer::bytes();
         let source = "{% for it in messages %}<|{{ it.role }}|>{{ it.content }}{% endfor %}{% if enable_thinking %}?{% endif %}";
         let chat = ChatTemplate::new(source, BTreeMap::new()).unwrap();
-        let template = RewriteTemplate::new(&tokenizer, Ok(Some(chat))).unwrap();
+        let template = RewriteTemplate::new(&tokenizer, Ok(Some(chat.into()))).unwrap();
         let mut asked = prompt();
         asked.instruction = "write <|endoftext|>".to_owned();
         asked.region = "```\nx\n```".to_owned();

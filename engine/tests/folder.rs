@@ -8,9 +8,9 @@ use std::{
 use safetensors::{SafeTensors, serialize_to_file, tensor::TensorView};
 use serde_json::json;
 use surmise_engine::{
-    Engine, EngineOptions, WeightSource,
+    Engine, EngineOptions, FimSupport, WeightSource,
     model::Checkpoint,
-    request::{Prompt, Request, StopCondition},
+    request::{FimPrompt, Prompt, Request, RewritePrompt, StopCondition},
 };
 
 fn fixture(model: &str) -> PathBuf {
@@ -116,6 +116,80 @@ fn a_folder_runs_like_its_gguf_file() {
     assert_eq!(found, answer(fixture("qwen3").join("bf16.gguf")));
     assert_eq!(found.1, "qwen3");
     assert!(!found.0.is_empty());
+}
+
+/// Without tokens for holes a chat template does, for rewriting too; a template that cannot be read leaves the rest usable.
+#[test]
+fn a_model_that_can_only_talk_is_asked_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards("qwen3", folder.path());
+    write_tokenizer(folder.path());
+    // Its rotary embeddings have no end, and a conversation in bytes is long.
+    let config = folder.path().join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let mut settings: serde_json::Value = serde_json::from_str(&text).unwrap();
+    settings["max_position_embeddings"] = json!(1024);
+    fs::write(&config, settings.to_string()).unwrap();
+    let load = || Engine::load(WeightSource::File(folder.path().into()), EngineOptions::default()).unwrap();
+    let hole = || {
+        Prompt::Fim(FimPrompt {
+            prefix: "fn main() {\n    retu".into(),
+            suffix: "\n}\n".into(),
+            ..FimPrompt::default()
+        })
+    };
+    let rewriting = || {
+        Prompt::Rewrite(RewritePrompt {
+            instruction: "rename a to b".into(),
+            region: "let a = 1;".into(),
+            path: None,
+        })
+    };
+    let engine = load();
+    assert_eq!(
+        (engine.info().fim, engine.info().can_rewrite),
+        (FimSupport::None, false)
+    );
+    for prompt in [hole(), rewriting()] {
+        let error = engine.prompt_tokens(&prompt).unwrap_err().to_string();
+        assert!(error.contains("chat template"), "{error}");
+    }
+
+    let template = folder.path().join("chat_template.jinja");
+    fs::write(
+        &template,
+        "{% for it in messages %}[{{ it.content }}]{% endfor %}",
+    )
+    .unwrap();
+    let engine = load();
+    assert_eq!(
+        (engine.info().fim, engine.info().can_rewrite),
+        (FimSupport::Conversation, true)
+    );
+    let tokens = engine.prompt_tokens(&hole()).unwrap().into_owned();
+    let text = engine.tokenizer().decode(&tokens);
+    assert!(text.ends_with("]```\nfn main() {\n    retu"), "{text}");
+    let request = |prompt| Request {
+        prompt,
+        stop: StopCondition {
+            max_tokens: 12,
+            ..StopCondition::default()
+        },
+        ..Request::default()
+    };
+    for prompt in [hole(), rewriting()] {
+        let answer = engine.generate(request(prompt)).blocking_collect().unwrap();
+        assert!(answer.finish.usage.generated_tokens > 0);
+    }
+
+    fs::write(&template, "{% for").unwrap();
+    let engine = load();
+    assert_eq!(
+        (engine.info().fim, engine.info().can_rewrite),
+        (FimSupport::None, false)
+    );
+    let error = engine.prompt_tokens(&rewriting()).unwrap_err().to_string();
+    assert!(error.contains("template"), "{error}");
 }
 
 #[test]

@@ -2,13 +2,25 @@
 
 use std::path::PathBuf;
 
-use surmise_engine::{Engine, EngineError, EngineOptions, WeightSource, kv_cache::CacheType};
+use surmise_engine::{Engine, EngineError, EngineOptions, FimSupport, WeightSource, kv_cache::CacheType};
 
 use crate::config::{Config, EngineConfig, KvCacheType};
 
 /// Loads the model that `config` names. Blocks until it can be used.
 pub fn load(config: &Config) -> Result<Engine, EngineError> {
-    Engine::load(source(config)?, options(&config.engine))
+    let engine = Engine::load(source(config)?, options(&config.engine))?;
+    let name = &engine.info().model_name;
+    match engine.info().fim {
+        FimSupport::Trained => {}
+        FimSupport::Conversation => tracing::warn!(
+            "`{name}` was not trained to fill in the middle: it is asked for suggestions in words; a code model is better \
+             and faster at them"
+        ),
+        FimSupport::None => tracing::warn!(
+            "`{name}` gives no suggestions: it has neither tokens for filling in the middle nor a chat template; choose a code model"
+        ),
+    }
+    Ok(engine)
 }
 
 /// The model that `config` names.

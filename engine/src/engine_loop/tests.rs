@@ -78,7 +78,7 @@ fn sequence_of(request: &Request, prompt_len: usize, seed: u64, max_tokens: usiz
         is_cancelled: Arc::clone(&is_cancelled),
     };
     let tokenizer = Arc::new(Tokenizer::bytes());
-    let sequence = Sequence::new(&request, prompt, Vec::new(), 1 << 16, tokenizer, output).unwrap();
+    let sequence = Sequence::new(&request, prompt, Vec::new(), &[], 1 << 16, tokenizer, output).unwrap();
     (sequence, Reader { events, is_cancelled })
 }
 
