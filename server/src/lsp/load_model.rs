@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use surmise_engine::Engine;
+use surmise_engine::{Engine, FimSupport};
 use tower_lsp_server::gen_lsp_types::{MessageType, ProgressToken};
 
 use crate::lsp::{ModelState, Server, status};
@@ -39,7 +39,14 @@ pub(super) fn start(server: &Server) {
             .await
             .unwrap_or_else(|_| Err("the loader panicked; this is a bug".to_owned()));
         let message = match &loaded {
-            Ok(engine) => format!("ready: {}", engine.info().model_name),
+            Ok(engine) => {
+                let note = match engine.info().fim {
+                    FimSupport::Trained => "",
+                    FimSupport::Conversation => ", a chat model that is asked in words; a code model suggests better",
+                    FimSupport::None => ", which gives no suggestions; choose a code model",
+                };
+                format!("ready: {}{note}", engine.info().model_name)
+            }
             Err(reason) => format!("cannot load the model: {reason}"),
         };
         if let Some(progress) = progress {
