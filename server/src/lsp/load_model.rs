@@ -42,7 +42,9 @@ pub(super) fn start(server: &Server) {
             Ok(engine) => {
                 let note = match engine.info().fim {
                     FimSupport::Trained => "",
-                    FimSupport::Conversation => ", a chat model that is asked in words; a code model suggests better",
+                    FimSupport::Conversation => {
+                        ", a chat model that is asked in words; a code model suggests better"
+                    }
                     FimSupport::None => ", which gives no suggestions; choose a code model",
                 };
                 format!("ready: {}{note}", engine.info().model_name)
