@@ -8,19 +8,16 @@ use crate::config::{Config, EngineConfig, KvCacheType};
 
 /// Loads the model that `config` names. Blocks until it can be used.
 pub fn load(config: &Config) -> Result<Engine, EngineError> {
-    let engine = Engine::load(source(config)?, options(&config.engine))?;
-    let name = &engine.info().model_name;
+    Engine::load(source(config)?, options(&config.engine))
+}
+
+/// What there is to say about a model that was not trained to fill in the middle.
+pub fn fim_note(engine: &Engine) -> Option<&'static str> {
     match engine.info().fim {
-        FimSupport::Trained => {}
-        FimSupport::Conversation => tracing::warn!(
-            "`{name}` was not trained to fill in the middle: it is asked for suggestions in words; a code model is better \
-             and faster at them"
-        ),
-        FimSupport::None => tracing::warn!(
-            "`{name}` gives no suggestions: it has neither tokens for filling in the middle nor a chat template; choose a code model"
-        ),
+        FimSupport::Trained => None,
+        FimSupport::Conversation => Some("a chat model that is asked in words; a code model suggests better"),
+        FimSupport::None => Some("which gives no suggestions; choose a code model"),
     }
-    Ok(engine)
 }
 
 /// The model that `config` names.

@@ -138,7 +138,7 @@ impl Rewriting {
 }
 
 /// Bytes of some lines, without the last line break.
-fn byte_range(document: &Document, lines: Range<usize>) -> Range<usize> {
+pub(crate) fn byte_range(document: &Document, lines: Range<usize>) -> Range<usize> {
     let text = &document.text;
     let start = text.line_to_byte(lines.start.min(text.len_lines()));
     let mut end = text.line_to_byte(lines.end.min(text.len_lines()));

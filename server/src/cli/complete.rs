@@ -26,6 +26,9 @@ pub(super) fn run(args: &CompleteArgs) -> Result<i32, CliError> {
     let started = Instant::now();
     let engine = model::load(&config)?;
     let load_time = started.elapsed();
+    if let Some(note) = model::fim_note(&engine) {
+        tracing::warn!("{}: {note}", engine.info().model_name);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

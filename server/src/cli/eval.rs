@@ -42,6 +42,9 @@ fn fill_holes(args: &EvalArgs, folder: &Path) -> Result<i32, CliError> {
         return Err(CliError::NoCode(folder.to_owned()));
     }
     let engine = model::load(&config)?;
+    if let Some(note) = model::fim_note(&engine) {
+        tracing::warn!("{}: {note}", engine.info().model_name);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

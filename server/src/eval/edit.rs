@@ -13,7 +13,7 @@ use surmise_engine::{Engine, request::Speculation};
 use super::judge::similarity;
 use crate::{
     document::Document,
-    rewrite::{RewriteError, RewriteQuery, rewrite},
+    rewrite::{RewriteError, RewriteQuery, Rewriting, byte_range, rewrite},
 };
 
 /// A file of cases.
@@ -116,8 +116,7 @@ pub fn read_edits(path: &Path, speculation: Speculation) -> io::Result<Vec<Edit>
                 about()
             )));
         }
-        let range = document.text.line_to_byte(first - 1)..document.text.line_to_byte(last);
-        let mut expected = document.excerpt(range).trim_end_matches('\n').to_owned();
+        let mut expected = document.excerpt(byte_range(&document, first - 1..last));
         for (old, new) in &case.replace {
             if old.is_empty() || !expected.contains(old.as_str()) {
                 return Err(invalid(format!(
@@ -152,11 +151,7 @@ pub async fn try_edit(engine: &Engine, edit: &Edit) -> EditOutcome {
     judge(edit, rewriting, started.elapsed())
 }
 
-fn judge(
-    edit: &Edit,
-    rewriting: Result<crate::rewrite::Rewriting, RewriteError>,
-    elapsed: Duration,
-) -> EditOutcome {
+fn judge(edit: &Edit, rewriting: Result<Rewriting, RewriteError>, elapsed: Duration) -> EditOutcome {
     let Edit {
         kind,
         query,

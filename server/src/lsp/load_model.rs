@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use surmise_engine::{Engine, FimSupport};
+use surmise_engine::Engine;
 use tower_lsp_server::gen_lsp_types::{MessageType, ProgressToken};
 
-use crate::lsp::{ModelState, Server, status};
+use crate::{
+    lsp::{ModelState, Server, status},
+    model::fim_note,
+};
 
 /// Starts loading the model that the settings name; the one loaded so far, if any, is let go. Does not wait,
 /// and does nothing once the editor has shut us down.
@@ -40,13 +43,7 @@ pub(super) fn start(server: &Server) {
             .unwrap_or_else(|_| Err("the loader panicked; this is a bug".to_owned()));
         let message = match &loaded {
             Ok(engine) => {
-                let note = match engine.info().fim {
-                    FimSupport::Trained => "",
-                    FimSupport::Conversation => {
-                        ", a chat model that is asked in words; a code model suggests better"
-                    }
-                    FimSupport::None => ", which gives no suggestions; choose a code model",
-                };
+                let note = fim_note(engine).map_or_else(String::new, |note| format!(", {note}"));
                 format!("ready: {}{note}", engine.info().model_name)
             }
             Err(reason) => format!("cannot load the model: {reason}"),
