@@ -42,9 +42,11 @@ pub(crate) enum Kind {
     /// AVX2, FMA and F16C, and what multiplies integers: made only where they were detected.
     #[cfg(target_arch = "x86_64")]
     Avx2(Integers),
-    /// NEON with dot products of bytes: made only where they were detected.
+    /// NEON with dot products of bytes, perhaps with products of matrices: made only where they were detected.
     #[cfg(target_arch = "aarch64")]
-    Neon,
+    Neon {
+        i8mm: bool,
+    },
     Portable,
 }
 
@@ -73,7 +75,9 @@ impl Isa {
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("dotprod") {
-            return Self(Kind::Neon);
+            return Self(Kind::Neon {
+                i8mm: std::arch::is_aarch64_feature_detected!("i8mm"),
+            });
         }
         Self::PORTABLE
     }
@@ -86,7 +90,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => Some(8),
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => Some(4),
+            Kind::Neon { .. } => Some(4),
             Kind::Portable => None,
         }
     }
@@ -108,6 +112,10 @@ impl Isa {
         if matches!(Self::detect().0, Kind::Avx2(_)) {
             all.extend(integers().into_iter().skip(1).map(|it| Self(Kind::Avx2(it))));
         }
+        #[cfg(target_arch = "aarch64")]
+        if Self::detect().0 == (Kind::Neon { i8mm: true }) {
+            all.push(Self(Kind::Neon { i8mm: false }));
+        }
         all.push(Self::PORTABLE);
         all.dedup();
         all
@@ -123,7 +131,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(Integers::Avx512Vnni) => "AVX-512 VNNI",
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => "NEON dotprod",
+            Kind::Neon { i8mm: true } => "NEON i8mm",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon { i8mm: false } => "NEON dotprod",
             Kind::Portable => "portable",
         }
     }

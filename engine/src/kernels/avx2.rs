@@ -7,7 +7,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     formats::{Format, with_format},
-    lanes::{Lanes, Slot, unrolled},
+    lanes::{Lanes, Run, unrolled},
     panel::{self, Task},
     quantized_rows::ActivationRun,
     vnni::{self, Vnni},
@@ -93,7 +93,7 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     const N: usize = 8;
     type Int = __m256i;
     type Float = __m256;
-    type Weights = [__m256i; 16];
+    type Weights = [__m256i; 2];
 
     #[inline(always)]
     unsafe fn splat(word: u32) -> __m256i {
@@ -218,14 +218,9 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn put<F: Format>(slot: &mut Slot<Self>, j: usize, bytes: __m256i, half_scale: __m256i) {
-        if VNNI {
-            vnni::put::<Self, F>(slot, j, bytes, half_scale);
-            return;
-        }
-        if const { steps_in_16_bits::<F>() > 0 } {
-            slot.weights[j] = bytes;
-            return;
+    unsafe fn ready<F: Format>(bytes: __m256i, half_scale: __m256i) -> [__m256i; 2] {
+        if VNNI || const { steps_in_16_bits::<F>() > 0 } {
+            return [bytes; 2];
         }
         unsafe {
             let signed = _mm256_sub_epi8(bytes, _mm256_set1_epi8(F::OFFSET as i8));
@@ -238,47 +233,59 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
                 even = _mm256_mullo_epi16(even, twice);
                 odd = _mm256_mullo_epi16(odd, twice);
             }
-            slot.weights[2 * j] = even;
-            slot.weights[2 * j + 1] = odd;
+            [even, odd]
         }
     }
 
     #[inline(always)]
-    unsafe fn dot<F: Format, const T: usize>(slot: &Slot<Self>, runs: &[ActivationRun; T]) -> [__m256i; T] {
+    unsafe fn dot<F: Format, const T: usize>(
+        run: &impl Run<Self>,
+        half_scales: [__m256i; 2],
+        activations: &[ActivationRun; T],
+    ) -> [__m256; T] {
         if VNNI {
-            return unsafe { vnni::dot::<Self, F, T>(slot, runs) };
+            return unsafe { vnni::dot::<Self, F, T>(run, half_scales, activations) };
         }
         unsafe {
             let steps = const { steps_in_16_bits::<F>() };
             let mut sums = [_mm256_setzero_si256(); T];
             if steps == 0 {
-                unrolled!(J in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 => {
+                unrolled!(J in 0 1 2 3 4 5 6 7 => {
+                    let weights = run.weights(J);
                     for row in 0..T {
-                        let pair = runs[row].pairs.as_ptr().cast::<i32>().add(J);
-                        let products = _mm256_madd_epi16(slot.weights[J], _mm256_set1_epi32(*pair));
-                        sums[row] = _mm256_add_epi32(sums[row], products);
+                        for (half, weights) in weights.into_iter().enumerate() {
+                            let pair = activations[row].pairs.as_ptr().cast::<i32>().add(2 * J + half);
+                            let products = _mm256_madd_epi16(weights, _mm256_set1_epi32(*pair));
+                            sums[row] = _mm256_add_epi32(sums[row], products);
+                        }
                     }
                 });
-                return sums;
-            }
-            for (sum, run) in sums.iter_mut().zip(runs) {
-                let [first, second] = run.half_sums;
-                *sum = _mm256_set1_epi32(-i32::from(F::OFFSET) * (first + second));
-            }
-            for first in (0..RUN_LEN / 4).step_by(steps) {
-                let mut pairs = [_mm256_setzero_si256(); T];
-                for j in first..first + steps {
-                    for (pairs, run) in pairs.iter_mut().zip(runs) {
-                        let four = run.values.as_ptr().cast::<i32>().add(j);
-                        let products = _mm256_maddubs_epi16(slot.weights[j], _mm256_set1_epi32(*four));
-                        *pairs = _mm256_add_epi16(*pairs, products);
+            } else {
+                for row in 0..T {
+                    let [first, second] = activations[row].half_sums.map(i32::from);
+                    sums[row] = _mm256_set1_epi32(-i32::from(F::OFFSET) * (first + second));
+                }
+                for first in (0..RUN_LEN / 4).step_by(steps) {
+                    let mut pairs = [_mm256_setzero_si256(); T];
+                    for j in first..first + steps {
+                        let [weights, _] = run.weights(j);
+                        for row in 0..T {
+                            let four = activations[row].values.as_ptr().cast::<i32>().add(j);
+                            let products = _mm256_maddubs_epi16(weights, _mm256_set1_epi32(*four));
+                            pairs[row] = _mm256_add_epi16(pairs[row], products);
+                        }
+                    }
+                    for row in 0..T {
+                        let products = _mm256_madd_epi16(pairs[row], _mm256_set1_epi16(1));
+                        sums[row] = _mm256_add_epi32(sums[row], products);
                     }
                 }
-                for (sum, pairs) in sums.iter_mut().zip(pairs) {
-                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-                }
             }
-            sums
+            let mut dots = [_mm256_setzero_ps(); T];
+            for row in 0..T {
+                dots[row] = _mm256_cvtepi32_ps(sums[row]);
+            }
+            dots
         }
     }
 }
@@ -294,7 +301,12 @@ impl<const VNNI: bool> Vnni for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn mul_words(a: __m256i, b: __m256i) -> __m256i {
-        unsafe { _mm256_mullo_epi32(a, b) }
+    unsafe fn add_pair_products(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_dpwssd_avx_epi32(sums, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes_of(weights: [__m256i; 2]) -> __m256i {
+        weights[0]
     }
 }

@@ -4,7 +4,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     formats::{Format, with_format},
-    lanes::{Lanes, Slot},
+    lanes::{Lanes, Run},
     panel::{self, Task},
     quantized_rows::ActivationRun,
     vnni::{self, Vnni},
@@ -55,7 +55,7 @@ impl Lanes for Avx512 {
     const N: usize = 16;
     type Int = __m512i;
     type Float = __m512;
-    type Weights = [__m512i; 8];
+    type Weights = __m512i;
 
     #[inline(always)]
     unsafe fn splat(word: u32) -> __m512i {
@@ -176,13 +176,17 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn put<F: Format>(slot: &mut Slot<Self>, j: usize, bytes: __m512i, half_scale: __m512i) {
-        vnni::put::<Self, F>(slot, j, bytes, half_scale);
+    unsafe fn ready<F: Format>(bytes: __m512i, _: __m512i) -> __m512i {
+        bytes
     }
 
     #[inline(always)]
-    unsafe fn dot<F: Format, const T: usize>(slot: &Slot<Self>, runs: &[ActivationRun; T]) -> [__m512i; T] {
-        unsafe { vnni::dot::<Self, F, T>(slot, runs) }
+    unsafe fn dot<F: Format, const T: usize>(
+        run: &impl Run<Self>,
+        half_scales: [__m512i; 2],
+        activations: &[ActivationRun; T],
+    ) -> [__m512; T] {
+        unsafe { vnni::dot::<Self, F, T>(run, half_scales, activations) }
     }
 }
 
@@ -194,7 +198,12 @@ impl Vnni for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn mul_words(a: __m512i, b: __m512i) -> __m512i {
-        unsafe { _mm512_mullo_epi32(a, b) }
+    unsafe fn add_pair_products(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_dpwssd_epi32(sums, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes_of(weights: __m512i) -> __m512i {
+        weights
     }
 }

@@ -1,9 +1,9 @@
 //! How each block type is taken apart, for any width of register. The slow reference is [`crate::quant`].
 //!
-//! A format turns a block of each of `N` weight rows into [`Slot`]s: for every run of 32 weights unsigned bytes, an
-//! offset that is the same for all, and scales. [`quant`](crate::quant) describes the bytes.
+//! A format makes of each run of 32 weights in a block of each of `N` weight rows unsigned bytes, with an offset that is the
+//! same for all, and [`Scales`]. [`quant`](crate::quant) describes the bytes.
 
-use super::lanes::{Blocks, Lanes, Quads, Slot};
+use super::lanes::{Blocks, Lanes, Scales};
 use crate::quant::{IQ4_VALUES, MXFP4_VALUES};
 
 /// A block type.
@@ -28,11 +28,18 @@ pub(super) trait Format {
     /// Minimums of a run: 0, 1, or 2, one for each half.
     const N_MINS: usize = 0;
 
-    /// Fills `N_RUNS` slots from a block of each row.
+    /// Scales of run `run`. Where this is inlined, `run` is a constant, so that what runs share is computed once, and
+    /// shifts are by constants.
     ///
     /// # Safety
-    /// As [`Lanes`]; there are as many slots.
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]);
+    /// As [`Lanes`].
+    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L>;
+
+    /// Weights `4j..4j + 4` of run `run` as unsigned bytes, before the offset is taken away. Both are constants, as there.
+    ///
+    /// # Safety
+    /// As [`Lanes`].
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, run: usize, j: usize) -> L::Int;
 }
 
 const LOW_NIBBLES: u32 = 0x0f0f_0f0f;
@@ -51,25 +58,21 @@ unsafe fn high<L: Lanes>(bytes: L::Int) -> L::Int {
     unsafe { low::<L>(L::shift_right(bytes, 4)) }
 }
 
-/// Keeps weights of a format without half scales.
+/// The four bits of weights `4j..4j + 4` of a run, whose low halves of the 16 bytes from word `first` on come first.
 #[inline(always)]
-unsafe fn put<L: Lanes, F: Format>(slot: &mut Slot<L>, j: usize, bytes: L::Int) {
+unsafe fn nibbles<L: Lanes>(blocks: Blocks, first: usize, j: usize) -> L::Int {
     // SAFETY: as the caller.
-    unsafe { L::put::<F>(slot, j, bytes, L::splat(1)) };
+    unsafe { half_byte::<L>(word::<L>(blocks, first + j % 4), j / 4) }
 }
 
-/// Keeps 32 weights of four bits, low halves of 16 bytes first, after `map` (of bytes and vector index) made them whole.
+/// Low four bits of every byte, or the high ones.
 #[inline(always)]
-unsafe fn put_nibbles<L: Lanes, F: Format>(
-    slot: &mut Slot<L>,
-    packed: Quads<L>,
-    map: impl Fn(L::Int, usize) -> L::Int,
-) {
-    for (j, packed) in packed.into_iter().enumerate() {
-        // SAFETY: as the caller.
-        unsafe {
-            put::<L, F>(slot, j, map(low::<L>(packed), j));
-            put::<L, F>(slot, j + 4, map(high::<L>(packed), j + 4));
+unsafe fn half_byte<L: Lanes>(bytes: L::Int, half: usize) -> L::Int {
+    // SAFETY: as the caller.
+    unsafe {
+        match half {
+            0 => low::<L>(bytes),
+            _ => high::<L>(bytes),
         }
     }
 }
@@ -93,29 +96,30 @@ unsafe fn word<L: Lanes>(blocks: Blocks, idx: usize) -> L::Int {
     unsafe { L::word(blocks.words.add(4 * L::N * idx)) }
 }
 
-/// Words `idx..idx + 4` of the blocks.
+/// The scale of a run that has nothing else.
 #[inline(always)]
-unsafe fn quads<L: Lanes>(blocks: Blocks, idx: usize) -> Quads<L> {
+unsafe fn only_scale<L: Lanes>(scale: L::Float) -> Scales<L> {
     // SAFETY: as the caller.
     unsafe {
-        [
-            word::<L>(blocks, idx),
-            word::<L>(blocks, idx + 1),
-            word::<L>(blocks, idx + 2),
-            word::<L>(blocks, idx + 3),
-        ]
+        Scales {
+            scale,
+            halves: [L::splat(1); 2],
+            mins: [L::splat_float(0.0); 2],
+        }
     }
 }
 
 /// Scale and negated minimum in the first word of a block, both in half precision.
 #[inline(always)]
-unsafe fn set_scale_and_added_min<L: Lanes>(slot: &mut Slot<L>, blocks: Blocks) {
+unsafe fn scale_and_added_min<L: Lanes>(blocks: Blocks) -> Scales<L> {
     // SAFETY: as the caller.
     unsafe {
         let words = word::<L>(blocks, 0);
-        slot.scale = L::low_halves(words);
         let negated = L::xor(L::shift_right(words, 16), L::splat(0x8000));
-        slot.mins[0] = L::low_halves(negated);
+        Scales {
+            mins: [L::low_halves(negated); 2],
+            ..only_scale(L::low_halves(words))
+        }
     }
 }
 
@@ -143,17 +147,15 @@ impl Format for Q8_0 {
     const MAX: u8 = 255;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
         // SAFETY: the block has 2 + 32 bytes.
-        unsafe {
-            slots[0].scale = L::halves(blocks.heads);
-            for part in 0..2 {
-                for (j, bytes) in quads::<L>(blocks, 4 * part).into_iter().enumerate() {
-                    let unsigned = L::xor(bytes, L::splat(0x8080_8080));
-                    put::<L, Self>(&mut slots[0], 4 * part + j, unsigned);
-                }
-            }
-        }
+        unsafe { only_scale(L::halves(blocks.heads)) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, _: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
+        unsafe { L::xor(word::<L>(blocks, j), L::splat(0x8080_8080)) }
     }
 }
 
@@ -167,12 +169,15 @@ impl Format for Q4_0 {
     const MAX: u8 = 15;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
         // SAFETY: the block has 2 + 16 bytes.
-        unsafe {
-            slots[0].scale = L::halves(blocks.heads);
-            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 0), |bytes, _| bytes);
-        }
+        unsafe { only_scale(L::halves(blocks.heads)) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, _: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
+        unsafe { nibbles::<L>(blocks, 0, j) }
     }
 }
 
@@ -186,12 +191,15 @@ impl Format for Q4_1 {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
         // SAFETY: the block has 4 + 16 bytes.
-        unsafe {
-            set_scale_and_added_min(&mut slots[0], blocks);
-            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 1), |bytes, _| bytes);
-        }
+        unsafe { scale_and_added_min(blocks) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, _: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
+        unsafe { nibbles::<L>(blocks, 1, j) }
     }
 }
 
@@ -205,14 +213,19 @@ impl Format for Q5_0 {
     const MAX: u8 = 31;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
         // SAFETY: the block has 2 + 4 + 16 bytes.
+        unsafe { only_scale(L::halves(blocks.heads)) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, _: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
         unsafe {
-            slots[0].scale = L::halves(blocks.heads);
-            let fifth = word::<L>(blocks, 0);
-            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 1), |bytes, j| {
-                L::or(bytes, fifth_bits::<L>(fifth, j))
-            });
+            L::or(
+                nibbles::<L>(blocks, 1, j),
+                fifth_bits::<L>(word::<L>(blocks, 0), j),
+            )
         }
     }
 }
@@ -227,14 +240,19 @@ impl Format for Q5_1 {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
         // SAFETY: the block has 4 + 4 + 16 bytes.
+        unsafe { scale_and_added_min(blocks) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, _: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
         unsafe {
-            set_scale_and_added_min(&mut slots[0], blocks);
-            let fifth = word::<L>(blocks, 1);
-            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 2), |bytes, j| {
-                L::or(bytes, fifth_bits::<L>(fifth, j))
-            });
+            L::or(
+                nibbles::<L>(blocks, 2, j),
+                fifth_bits::<L>(word::<L>(blocks, 1), j),
+            )
         }
     }
 }
@@ -260,13 +278,19 @@ impl Format for IQ4NL {
     const MAX: u8 = 255;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
         // SAFETY: the block has 2 + 16 bytes.
+        unsafe { only_scale(L::halves(blocks.heads)) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, _: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
         unsafe {
-            slots[0].scale = L::halves(blocks.heads);
-            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 0), |bytes, _| {
-                L::lookup(&const { with_offset(IQ4_VALUES, Self::OFFSET) }, bytes)
-            });
+            L::lookup(
+                &const { with_offset(IQ4_VALUES, Self::OFFSET) },
+                nibbles::<L>(blocks, 0, j),
+            )
         }
     }
 }
@@ -281,7 +305,7 @@ impl Format for MXFP4 {
     const MAX: u8 = 24;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
         // SAFETY: the block has 1 + 16 bytes.
         unsafe {
             // 2^(e - 128), taken as 2^(e / 2 - 64) * 2^(e - e / 2 - 64): neither is subnormal, nor is the product
@@ -290,10 +314,18 @@ impl Format for MXFP4 {
             let first = L::shift_right(exponent, 1);
             let second = L::sub(exponent, first);
             let power = |x| L::from_bits(L::shift_left(L::add(x, L::splat(127 - 64)), 23));
-            slots[0].scale = L::mul(power(first), power(second));
-            put_nibbles::<L, Self>(&mut slots[0], quads::<L>(blocks, 0), |bytes, _| {
-                L::lookup(&const { with_offset(MXFP4_VALUES, Self::OFFSET) }, bytes)
-            });
+            only_scale(L::mul(power(first), power(second)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, _: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
+        unsafe {
+            L::lookup(
+                &const { with_offset(MXFP4_VALUES, Self::OFFSET) },
+                nibbles::<L>(blocks, 0, j),
+            )
         }
     }
 }
@@ -307,41 +339,57 @@ impl Format for IQ4XS {
     const MAX: u8 = 255;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
         // SAFETY: the block has 2 + 2 + 4 + 128 bytes.
         unsafe {
-            let first = word::<L>(blocks, 0);
-            let (scale, high) = (L::low_halves(first), L::shift_right(first, 16));
-            let low = word::<L>(blocks, 1);
-            for (run, slot) in slots[..8].iter_mut().enumerate() {
-                let low = L::and(L::shift_right(low, 4 * run as u32), L::splat(15));
-                let high = L::and(L::shift_right(high, 2 * run as u32), L::splat(3));
-                let run_scale = L::sub(L::or(low, L::shift_left(high, 4)), L::splat(32));
-                slot.scale = L::mul(scale, L::to_float(run_scale));
-                put_nibbles::<L, Self>(slot, quads::<L>(blocks, 2 + 4 * run), |bytes, _| {
-                    L::lookup(&const { with_offset(IQ4_VALUES, Self::OFFSET) }, bytes)
-                });
-            }
+            let (first, low_bits) = (word::<L>(blocks, 0), word::<L>(blocks, 1));
+            let high_bits = L::shift_right(first, 16);
+            let low_bits = L::and(L::shift_right(low_bits, 4 * run as u32), L::splat(15));
+            let high_bits = L::and(L::shift_right(high_bits, 2 * run as u32), L::splat(3));
+            let run_scale = L::sub(L::or(low_bits, L::shift_left(high_bits, 4)), L::splat(32));
+            only_scale(L::mul(L::low_halves(first), L::to_float(run_scale)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, run: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
+        unsafe {
+            L::lookup(
+                &const { with_offset(IQ4_VALUES, Self::OFFSET) },
+                nibbles::<L>(blocks, 2 + 4 * run, j),
+            )
         }
     }
 }
 
-/// Scales and minimums of the eight runs of a Q4_K or Q5_K block, from its first 16 bytes.
+/// Scale and minimum of a run of a Q4_K or Q5_K block, from the block's first 16 bytes.
 #[inline(always)]
-unsafe fn set_k_scales<L: Lanes>(slots: &mut [Slot<L>], blocks: Blocks) {
+unsafe fn k_scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
     // SAFETY: as the caller.
     unsafe {
-        let [halves, a, b, c] = quads::<L>(blocks, 0);
-        let (scale, min_scale) = (L::low_halves(halves), L::low_halves(L::shift_right(halves, 16)));
+        let (halves, a, b, c) = (
+            word::<L>(blocks, 0),
+            word::<L>(blocks, 1),
+            word::<L>(blocks, 2),
+            word::<L>(blocks, 3),
+        );
         let six_bits = |x| L::and(x, L::splat(0x3f3f_3f3f));
         // The two high bits of the second four stand above the first four.
         let high_bits = |x| L::and(L::shift_right(x, 2), L::splat(0x3030_3030));
-        let scales = [six_bits(a), L::or(low::<L>(c), high_bits(a))];
-        let mins = [six_bits(b), L::or(high::<L>(c), high_bits(b))];
-        for (run, slot) in slots[..8].iter_mut().enumerate() {
-            let number = |four: [L::Int; 2]| L::to_float(byte::<L>(four[run / 4], run % 4));
-            slot.scale = L::mul(scale, number(scales));
-            slot.mins[0] = L::mul(min_scale, number(mins));
+        let (scales, mins) = if run < 4 {
+            (six_bits(a), six_bits(b))
+        } else {
+            (
+                L::or(low::<L>(c), high_bits(a)),
+                L::or(high::<L>(c), high_bits(b)),
+            )
+        };
+        let number = |four| L::to_float(byte::<L>(four, run % 4));
+        let min = L::mul(L::low_halves(L::shift_right(halves, 16)), number(mins));
+        Scales {
+            mins: [min; 2],
+            ..only_scale(L::mul(L::low_halves(halves), number(scales)))
         }
     }
 }
@@ -356,18 +404,17 @@ impl Format for Q4K {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
         // SAFETY: the block has 16 + 128 bytes.
+        unsafe { k_scales(blocks, run) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, run: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
         unsafe {
-            set_k_scales(slots, blocks);
-            // Two runs share 32 bytes: sixteen of them are four vectors of each.
-            for part in 0..8 {
-                for (j, packed) in quads::<L>(blocks, 4 + 4 * part).into_iter().enumerate() {
-                    let (run, j) = (part / 2 * 2, part % 2 * 4 + j);
-                    put::<L, Self>(&mut slots[run], j, low::<L>(packed));
-                    put::<L, Self>(&mut slots[run + 1], j, high::<L>(packed));
-                }
-            }
+            // Two runs share 32 bytes.
+            half_byte::<L>(word::<L>(blocks, 4 + 8 * (run / 2) + j), run % 2)
         }
     }
 }
@@ -382,27 +429,22 @@ impl Format for Q5K {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
         // SAFETY: the block has 16 + 32 + 128 bytes.
+        unsafe { k_scales(blocks, run) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, run: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
         unsafe {
-            set_k_scales(slots, blocks);
-            for half in 0..2 {
-                // Bit `run` of these bytes is the fifth bit of a weight of that run.
-                let fifth = quads::<L>(blocks, 4 + 4 * half);
-                for pair in 0..4 {
-                    let packed = quads::<L>(blocks, 12 + 8 * pair + 4 * half);
-                    for j in 0..4 {
-                        let run = 2 * pair;
-                        let bit = |run: usize| {
-                            let bits = L::and(L::shift_right(fifth[j], run as u32), L::splat(0x0101_0101));
-                            L::shift_left(bits, 4)
-                        };
-                        let (first, second) = (low::<L>(packed[j]), high::<L>(packed[j]));
-                        put::<L, Self>(&mut slots[run], 4 * half + j, L::or(first, bit(run)));
-                        put::<L, Self>(&mut slots[run + 1], 4 * half + j, L::or(second, bit(run + 1)));
-                    }
-                }
-            }
+            // Bit `run` of these bytes is the fifth bit of a weight of that run.
+            let fifth = L::shift_right(word::<L>(blocks, 4 + j), run as u32);
+            let fifth = L::shift_left(L::and(fifth, L::splat(0x0101_0101)), 4);
+            L::or(
+                half_byte::<L>(word::<L>(blocks, 12 + 8 * (run / 2) + j), run % 2),
+                fifth,
+            )
         }
     }
 }
@@ -433,32 +475,32 @@ impl Format for Q6K {
     const HALF_SCALES: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
         // SAFETY: the block has 128 + 64 + 16 + 2 bytes.
         unsafe {
-            let scales = quads::<L>(blocks, 48);
-            let scale = L::halves(blocks.heads);
-            slots[..8].iter_mut().for_each(|slot| slot.scale = scale);
-            // Four runs share 64 bytes of low bits and 32 bytes of high bits.
-            for (four, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                let at = 16 * four + 4 * half;
-                let (first, second) = (quads::<L>(blocks, at), quads::<L>(blocks, at + 8));
-                let top = quads::<L>(blocks, 32 + 8 * four + 4 * half);
-                for quarter in 0..4 {
-                    let run = 4 * four + quarter;
-                    let half_scale = signed_byte::<L>(scales[run / 2], run % 2 * 2 + half);
-                    for j in 0..4 {
-                        let bottom = match quarter {
-                            0 => low::<L>(first[j]),
-                            1 => low::<L>(second[j]),
-                            2 => high::<L>(first[j]),
-                            _ => high::<L>(second[j]),
-                        };
-                        let bytes = L::or(bottom, two_bits::<L>(top[j], quarter, 4));
-                        L::put::<Self>(&mut slots[run], 4 * half + j, bytes, half_scale);
-                    }
-                }
+            let (scales, place) = (word::<L>(blocks, 48 + run / 2), run % 2 * 2);
+            Scales {
+                halves: [
+                    signed_byte::<L>(scales, place),
+                    signed_byte::<L>(scales, place + 1),
+                ],
+                ..only_scale(L::halves(blocks.heads))
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, run: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
+        unsafe {
+            // Four runs share 64 bytes of low bits and 32 bytes of high bits.
+            let (four, quarter) = (run / 4, run % 4);
+            let bottom = word::<L>(blocks, 16 * four + 8 * (quarter % 2) + j);
+            let top = word::<L>(blocks, 32 + 8 * four + j);
+            L::or(
+                half_byte::<L>(bottom, quarter / 2),
+                two_bits::<L>(top, quarter, 4),
+            )
         }
     }
 }
@@ -475,33 +517,32 @@ impl Format for Q3K {
     const HALF_SCALES: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
         // SAFETY: the block has 32 + 64 + 12 + 2 bytes.
         unsafe {
-            let scale = L::halves(blocks.heads);
-            slots[..8].iter_mut().for_each(|slot| slot.scale = scale);
-            let (a, b, c) = (
-                word::<L>(blocks, 24),
-                word::<L>(blocks, 25),
-                word::<L>(blocks, 26),
-            );
-            // Low four bits of scales 0 to 3, 4 to 7, 8 to 11, 12 to 15, and above them two bits of `c`.
-            let low_bits = [low::<L>(a), low::<L>(b), high::<L>(a), high::<L>(b)];
-            for (four, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                let top = quads::<L>(blocks, 4 * half);
-                let bottom = quads::<L>(blocks, 8 + 8 * four + 4 * half);
-                for quarter in 0..4 {
-                    let run = 4 * four + quarter;
-                    let group = run / 2;
-                    let six_bits = L::or(low_bits[group], two_bits::<L>(c, group, 4));
-                    let half_scale = L::sub(byte::<L>(six_bits, run % 2 * 2 + half), L::splat(32));
-                    for j in 0..4 {
-                        let bit = L::and(L::shift_right(top[j], run as u32), L::splat(0x0101_0101));
-                        let bytes = L::or(two_bits::<L>(bottom[j], quarter, 0), L::shift_left(bit, 2));
-                        L::put::<Self>(&mut slots[run], 4 * half + j, bytes, half_scale);
-                    }
-                }
+            // Low four bits of scales 0 to 3, 4 to 7, 8 to 11, 12 to 15, and above them two bits of the third word.
+            let group = run / 2;
+            let bottom = half_byte::<L>(word::<L>(blocks, 24 + group % 2), group / 2);
+            let six_bits = L::or(bottom, two_bits::<L>(word::<L>(blocks, 26), group, 4));
+            let scales = [
+                byte::<L>(six_bits, run % 2 * 2),
+                byte::<L>(six_bits, run % 2 * 2 + 1),
+            ];
+            Scales {
+                halves: [L::sub(scales[0], L::splat(32)), L::sub(scales[1], L::splat(32))],
+                ..only_scale(L::halves(blocks.heads))
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, run: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
+        unsafe {
+            let bottom = word::<L>(blocks, 8 + 8 * (run / 4) + j);
+            let top = L::shift_right(word::<L>(blocks, j), run as u32);
+            let top = L::shift_left(L::and(top, L::splat(0x0101_0101)), 2);
+            L::or(two_bits::<L>(bottom, run % 4, 0), top)
         }
     }
 }
@@ -517,28 +558,28 @@ impl Format for Q2K {
     const N_MINS: usize = 2;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(blocks: Blocks, slots: &mut [Slot<L>]) {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
         // SAFETY: the block has 16 + 64 + 2 + 2 bytes.
         unsafe {
-            let packed = quads::<L>(blocks, 0);
-            let halves = word::<L>(blocks, 20);
-            let (scale, min_scale) = (L::low_halves(halves), L::low_halves(L::shift_right(halves, 16)));
-            for (four, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                let bytes = quads::<L>(blocks, 4 + 8 * four + 4 * half);
-                for quarter in 0..4 {
-                    let run = 4 * four + quarter;
-                    let (group, idx) = (run / 2, run % 2 * 2 + half);
-                    let half_scale = byte::<L>(low::<L>(packed[group]), idx);
-                    let min = L::to_float(byte::<L>(high::<L>(packed[group]), idx));
-                    slots[run].scale = scale;
-                    slots[run].mins[half] = L::mul(min_scale, min);
-                    for j in 0..4 {
-                        let bytes = two_bits::<L>(bytes[j], quarter, 0);
-                        L::put::<Self>(&mut slots[run], 4 * half + j, bytes, half_scale);
-                    }
-                }
+            let (packed, halves) = (word::<L>(blocks, run / 2), word::<L>(blocks, 20));
+            let min_scale = L::low_halves(L::shift_right(halves, 16));
+            let (scales, mins, place) = (low::<L>(packed), high::<L>(packed), run % 2 * 2);
+            let min_scales = [byte::<L>(mins, place), byte::<L>(mins, place + 1)];
+            Scales {
+                scale: L::low_halves(halves),
+                halves: [byte::<L>(scales, place), byte::<L>(scales, place + 1)],
+                mins: [
+                    L::mul(min_scale, L::to_float(min_scales[0])),
+                    L::mul(min_scale, L::to_float(min_scales[1])),
+                ],
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes<L: Lanes>(blocks: Blocks, run: usize, j: usize) -> L::Int {
+        // SAFETY: as above.
+        unsafe { two_bits::<L>(word::<L>(blocks, 4 + 8 * (run / 4) + j), run % 4, 0) }
     }
 }
 

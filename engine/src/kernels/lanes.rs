@@ -5,9 +5,6 @@
 
 use super::{formats::Format, quantized_rows::ActivationRun};
 
-/// Four words of each row that follow one another.
-pub(super) type Quads<L> = [<L as Lanes>::Int; 4];
-
 /// A block of each of [`Lanes::N`] weight rows.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
@@ -17,16 +14,23 @@ pub(super) struct Blocks {
     pub(super) words: *const u8,
 }
 
-/// Thirty-two weights of each row, ready to be multiplied by many rows of activations.
+/// What the weights of a run are multiplied with, in each row.
 #[derive(Clone, Copy)]
-pub(super) struct Slot<L: Lanes> {
-    /// What [`Lanes::put`] makes and [`Lanes::dot`] reads.
-    pub(super) weights: L::Weights,
-    /// Integer scales of the halves, where the format has them and `weights` does not hold them.
-    pub(super) half_scales: [L::Int; 2],
+pub(super) struct Scales<L: Lanes> {
     pub(super) scale: L::Float,
+    /// Integer scales of the halves, signed words; 1 if the format has none.
+    pub(super) halves: [L::Int; 2],
     /// As many as the format has.
     pub(super) mins: [L::Float; 2],
+}
+
+/// Thirty-two weights of each row, wherever they come from.
+pub(super) trait Run<L: Lanes> {
+    /// Weights `4j..4j + 4`, ready to be multiplied.
+    ///
+    /// # Safety
+    /// As [`Lanes`].
+    unsafe fn weights(&self, j: usize) -> L::Weights;
 }
 
 /// The operations that unpacking and multiplying are made of.
@@ -41,7 +45,7 @@ pub(super) trait Lanes: Copy {
     type Int: Copy;
     /// `N` single-precision numbers.
     type Float: Copy;
-    /// Thirty-two weights of each row: eight vectors of bytes, or sixteen of 16-bit pairs.
+    /// Four weights of each row, ready to be multiplied: a vector of bytes, or two of 16-bit pairs.
     type Weights: Copy;
 
     unsafe fn splat(word: u32) -> Self::Int;
@@ -82,12 +86,18 @@ pub(super) trait Lanes: Copy {
     /// Asks for a cache line that will be read soon.
     unsafe fn prefetch(at: *const u8);
 
-    /// Keeps weights `4j..4j + 4` of a run, given as unsigned bytes before the format's offset is taken away.
-    /// `half_scale` is the integer scale of their half, as a signed word, and unused if the format has none.
-    unsafe fn put<F: Format>(slot: &mut Slot<Self>, j: usize, bytes: Self::Int, half_scale: Self::Int);
+    /// Makes four weights ready to be multiplied, given as unsigned bytes before the format's offset is taken away, and the
+    /// integer scale of their half.
+    unsafe fn ready<F: Format>(bytes: Self::Int, half_scale: Self::Int) -> Self::Weights;
 
-    /// Sums of products of the slot's weights with a run of each of `T` rows of activations, exactly.
-    unsafe fn dot<F: Format, const T: usize>(slot: &Slot<Self>, runs: &[ActivationRun; T]) -> [Self::Int; T];
+    /// Sums of products of a run's weights, times the scales of their halves, with a run of each of `T` rows of activations.
+    /// They are exact: integers of less than 2^24, since 32 products of a weight, a scale and an activation are at most
+    /// 32 * 128 * 127 each.
+    unsafe fn dot<F: Format, const T: usize>(
+        run: &impl Run<Self>,
+        half_scales: [Self::Int; 2],
+        activations: &[ActivationRun; T],
+    ) -> [Self::Float; T];
 }
 
 /// Repeats a block for some constants: the compiler gives up on loops this long, and then computes addresses anew.

@@ -169,7 +169,9 @@ impl Matrix {
                     #[cfg(target_arch = "x86_64")]
                     Kind::Avx2(Integers::Avx2) => avx2::multiply::<false>(self.dtype, task, outputs, groups),
                     #[cfg(target_arch = "aarch64")]
-                    Kind::Neon => neon::multiply(self.dtype, task, outputs, groups),
+                    Kind::Neon { i8mm: true } => neon::multiply::<true>(self.dtype, task, outputs, groups),
+                    #[cfg(target_arch = "aarch64")]
+                    Kind::Neon { i8mm: false } => neon::multiply::<false>(self.dtype, task, outputs, groups),
                     Kind::Portable => unreachable!("no tiles are made for portable kernels"),
                 }
             }

@@ -1,8 +1,8 @@
 //! The one quantised product: blocks of a panel of weight rows are unpacked once, then multiplied by all rows of activations.
 //!
-//! Of a panel of `N` rows (see [`super::tiles`]), a few runs of 32 weights at a time are unpacked into slots, where each meets
-//! a group of rows in registers. If there is one group only, one block after the other is unpacked and forgotten; otherwise
-//! 256 weights stay in the first-level cache while the groups pass.
+//! Of a panel of `N` rows (see [`super::tiles`]) runs of 32 weights meet a group of rows in registers. If there is one group
+//! only, one run after the other is unpacked into registers and forgotten; otherwise 256 weights at a time are unpacked into
+//! slots, which stay in the first-level cache while the groups pass.
 //!
 //! What is computed for each (row, output), run after run of 32 weights, in this order:
 //!
@@ -14,16 +14,16 @@
 //! Integers are exact, so every width of register and every number of rows gives the same bits as the slow
 //! version, [`super::scalar`].
 
-use std::{mem::MaybeUninit, ops::Range};
+use std::{hint::black_box, marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 use super::{
     SharedOut,
     formats::Format,
-    lanes::{Blocks, Lanes, Slot},
+    lanes::{Blocks, Lanes, Run, Scales, unrolled},
     quantized_rows::{ActivationRun, QuantizedRows, RowGroup},
     tiles::{Panel, Tiles},
 };
-use crate::quant::MAX_RUNS;
+use crate::quant::{MAX_RUNS, RUN_LEN};
 
 /// Most outputs of a panel, on any machine.
 pub(super) const MAX_LANES: usize = 16;
@@ -59,10 +59,6 @@ pub(super) unsafe fn multiply_group<L: Lanes, F: Format, const T: usize>(
     assert!(group.width == T && F::N_RUNS <= MAX_RUNS);
     check::<L, F>(task, &outputs);
     let runs = task.input.runs_of(group).as_chunks::<T>().0;
-    let mut slots = [const { MaybeUninit::<Slot<L>>::uninit() }; MAX_RUNS];
-    // SAFETY: a slot is plain registers of which any bits are valid, and each field is written before it is read.
-    let slots = unsafe { &mut *(&raw mut slots).cast::<[Slot<L>; MAX_RUNS]>() };
-    let slots = &mut slots[..F::N_RUNS];
     let mut sums = [[0.0f32; MAX_LANES]; T];
     for start in outputs.clone().step_by(L::N) {
         let panel = task.weights.panel(start / L::N);
@@ -70,10 +66,13 @@ pub(super) unsafe fn multiply_group<L: Lanes, F: Format, const T: usize>(
         unsafe {
             let mut totals = [L::splat_float(0.0); T];
             for (block, runs) in runs.chunks_exact(F::N_RUNS).enumerate() {
-                unpack_block::<L, F>(panel, block, slots);
-                for (slot, runs) in slots.iter().zip(runs) {
-                    add_run::<L, F, T>(slot, runs, &mut totals);
-                }
+                let blocks = blocks_of::<L, F>(panel, block);
+                unrolled!(RUN in 0 1 2 3 4 5 6 7 => {
+                    if RUN < F::N_RUNS {
+                        let run = PackedRun::<L, F>::new(blocks, RUN);
+                        add_run::<L, F, T>(&run, &run.scales, &runs[RUN], &mut totals);
+                    }
+                });
             }
             for row in 0..T {
                 L::store(sums[row].as_mut_ptr(), totals[row]);
@@ -113,7 +112,14 @@ pub(super) unsafe fn multiply_groups<L: Lanes, F: Format, const WIDE: usize, con
             let slots = &mut slots[..MAX_RUNS.min(n_runs - first_run)];
             for (idx, slots) in slots.chunks_exact_mut(F::N_RUNS).enumerate() {
                 // SAFETY: the caller's promises.
-                unsafe { unpack_block::<L, F>(panel, first_run / F::N_RUNS + idx, slots) };
+                unsafe {
+                    let blocks = blocks_of::<L, F>(panel, first_run / F::N_RUNS + idx);
+                    unrolled!(RUN in 0 1 2 3 4 5 6 7 => {
+                        if RUN < F::N_RUNS {
+                            PackedRun::<L, F>::new(blocks, RUN).unpack(&mut slots[RUN]);
+                        }
+                    });
+                }
             }
             for (group, sums) in groups.iter().zip(&mut sums) {
                 let runs = &input.runs_of(*group)[first_run * group.width..];
@@ -187,7 +193,7 @@ unsafe fn add_products<L: Lanes, F: Format, const T: usize>(
             }
         }
         for (slot, runs) in slots.iter().zip(runs) {
-            add_run::<L, F, T>(slot, runs, &mut totals);
+            add_run::<L, F, T>(slot, &slot.scales, runs, &mut totals);
         }
         for (sums, total) in sums.chunks_exact_mut(L::N).zip(totals) {
             L::store(sums.as_mut_ptr(), total);
@@ -195,41 +201,110 @@ unsafe fn add_products<L: Lanes, F: Format, const T: usize>(
     }
 }
 
-/// Fills `slots` from block `block` of each row.
+/// Block `block` of each row of a panel.
+///
+/// # Safety
+/// The panel has the block, of format `F`, for `L::N` rows.
 #[inline(always)]
-unsafe fn unpack_block<L: Lanes, F: Format>(panel: Panel, block: usize, slots: &mut [Slot<L>]) {
-    let (head_bytes, word_bytes) = (L::N * F::HEAD_BYTES, L::N * (F::BYTES - F::HEAD_BYTES));
-    // SAFETY: the caller's promise; a prefetch may ask for anything.
+unsafe fn blocks_of<L: Lanes, F: Format>(panel: Panel, block: usize) -> Blocks {
+    // SAFETY: the caller's promise.
     unsafe {
-        let words = panel.words.add(block * word_bytes);
-        for line in 0..word_bytes.div_ceil(64) {
-            L::prefetch(words.wrapping_add(PREFETCH_BYTES + 64 * line));
+        Blocks {
+            heads: panel.heads.add(block * L::N * F::HEAD_BYTES),
+            words: panel.words.add(block * L::N * (F::BYTES - F::HEAD_BYTES)),
         }
-        let heads = panel.heads.add(block * head_bytes);
-        F::unpack(Blocks { heads, words }, slots);
+    }
+}
+
+/// A run of 32 weights of each row, taken apart when they are asked for.
+struct PackedRun<L: Lanes, F> {
+    blocks: Blocks,
+    run: usize,
+    scales: Scales<L>,
+    format: PhantomData<F>,
+}
+
+/// The same, taken apart already.
+struct Slot<L: Lanes> {
+    weights: [L::Weights; RUN_LEN / 4],
+    scales: Scales<L>,
+}
+
+impl<L: Lanes, F: Format> PackedRun<L, F> {
+    /// Run `run` of these blocks. Asks for the same run some blocks further on.
+    ///
+    /// The compiler is kept from seeing that other runs read the same words: it would hold on to them until registers run out.
+    ///
+    /// # Safety
+    /// As [`blocks_of`].
+    #[inline(always)]
+    unsafe fn new(blocks: Blocks, run: usize) -> Self {
+        let n_lines = (L::N * (F::BYTES - F::HEAD_BYTES)).div_ceil(64);
+        let blocks = black_box(blocks);
+        // SAFETY: the caller's promise; a prefetch may ask for anything.
+        unsafe {
+            for line in n_lines * run / F::N_RUNS..n_lines * (run + 1) / F::N_RUNS {
+                L::prefetch(blocks.words.wrapping_add(PREFETCH_BYTES + 64 * line));
+            }
+            Self {
+                blocks,
+                run,
+                scales: F::scales(blocks, run),
+                format: PhantomData,
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack(&self, slot: &mut Slot<L>) {
+        slot.scales = self.scales;
+        unrolled!(J in 0 1 2 3 4 5 6 7 => {
+            // SAFETY: the promise of `new`.
+            slot.weights[J] = unsafe { self.weights(J) };
+        });
+    }
+}
+
+impl<L: Lanes, F: Format> Run<L> for PackedRun<L, F> {
+    #[inline(always)]
+    unsafe fn weights(&self, j: usize) -> L::Weights {
+        // SAFETY: the promise of `new`.
+        unsafe {
+            let bytes = F::bytes::<L>(self.blocks, self.run, j);
+            L::ready::<F>(bytes, self.scales.halves[j / 4])
+        }
+    }
+}
+
+impl<L: Lanes> Run<L> for Slot<L> {
+    #[inline(always)]
+    unsafe fn weights(&self, j: usize) -> L::Weights {
+        self.weights[j]
     }
 }
 
 /// Adds the products of one run with `T` rows to their sums.
 #[inline(always)]
 unsafe fn add_run<L: Lanes, F: Format, const T: usize>(
-    slot: &Slot<L>,
-    runs: &[ActivationRun; T],
+    run: &impl Run<L>,
+    scales: &Scales<L>,
+    activations: &[ActivationRun; T],
     totals: &mut [L::Float; T],
 ) {
     // SAFETY: the caller's promises.
     unsafe {
-        let dots = L::dot::<F, T>(slot, runs);
+        let dots = L::dot::<F, T>(run, scales.halves, activations);
         for row in 0..T {
-            let (run, total) = (&runs[row], &mut totals[row]);
-            let scale = L::mul(slot.scale, L::splat_float(run.scale));
-            *total = L::mul_add(scale, L::to_float(dots[row]), *total);
+            let (activation, total) = (&activations[row], &mut totals[row]);
+            let scale = L::mul(scales.scale, L::splat_float(activation.scale));
+            *total = L::mul_add(scale, dots[row], *total);
             if F::N_MINS == 1 {
-                *total = L::mul_sub(slot.mins[0], L::splat_float(run.scaled_sum), *total);
+                *total = L::mul_sub(scales.mins[0], L::splat_float(activation.scaled_sum), *total);
             }
             if F::N_MINS == 2 {
-                *total = L::mul_sub(slot.mins[0], L::splat_float(run.scaled_half_sums[0]), *total);
-                *total = L::mul_sub(slot.mins[1], L::splat_float(run.scaled_half_sums[1]), *total);
+                let [first, second] = activation.scaled_half_sums;
+                *total = L::mul_sub(scales.mins[0], L::splat_float(first), *total);
+                *total = L::mul_sub(scales.mins[1], L::splat_float(second), *total);
             }
         }
     }

@@ -40,7 +40,7 @@ pub(super) struct ActivationRun {
     pub(super) scale: f32,
     /// Sum of the values of each half.
     #[allow(dead_code, reason = "for unsigned weights, which some machines do not have")]
-    pub(super) half_sums: [i32; 2],
+    pub(super) half_sums: [i16; 2],
     /// Scale times the sum of all values, and of each half's, for weights with minimums.
     pub(super) scaled_sum: f32,
     pub(super) scaled_half_sums: [f32; 2],
@@ -64,7 +64,7 @@ impl ActivationRun {
     #[inline(always)]
     fn set_sums(&mut self, scale: f32, half_sums: [i32; 2]) {
         self.scale = scale;
-        self.half_sums = half_sums;
+        self.half_sums = half_sums.map(|sum| sum as i16);
         self.scaled_half_sums = half_sums.map(|sum| scale * sum as f32);
         self.scaled_sum = scale * (half_sums[0] + half_sums[1]) as f32;
     }
