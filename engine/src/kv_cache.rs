@@ -13,7 +13,10 @@ use self::{
     prefix_tree::{NodeId, PrefixTree},
     storage::{Orientation, RUN_LEN, Storage},
 };
-use crate::{error::EngineError, model::ModelConfig};
+use crate::{
+    error::EngineError,
+    model::{CacheShape, ModelConfig},
+};
 
 /// Positions in a block: the unit of allocation and of sharing.
 pub const BLOCK_LEN: usize = 32;
@@ -32,7 +35,7 @@ pub enum CacheType {
 
 impl CacheType {
     /// Bytes that the key, or the value, of one head and position takes.
-    pub fn head_bytes(self, head_dim: usize) -> usize {
+    fn head_bytes(self, head_dim: usize) -> usize {
         match self {
             Self::F16 => 2 * head_dim,
             Self::F32 => 4 * head_dim,
@@ -44,15 +47,19 @@ impl CacheType {
 /// Keys and values of all sequences of one model.
 #[derive(Debug)]
 pub struct KvCache {
-    /// Head blocks in order of layer, block and head.
-    keys: Storage,
-    values: Storage,
+    layers: Vec<Layer>,
     n_blocks: usize,
-    n_layers: usize,
-    n_kv_heads: usize,
-    head_dim: usize,
     pool: BlockPool,
     tree: PrefixTree,
+}
+
+/// Head blocks of one layer, in order of block and head.
+#[derive(Debug)]
+struct Layer {
+    shape: CacheShape,
+    keys: Storage,
+    /// Absent where values are the beginnings of keys.
+    values: Option<Storage>,
 }
 
 /// Blocks and committed tokens of one sequence. Give it back with [`KvCache::close`].
@@ -94,15 +101,18 @@ impl KvCache {
 
     /// Makes an empty cache of `n_blocks` blocks. Memory is taken from the system as blocks are first used.
     pub fn with_type(config: &ModelConfig, n_blocks: usize, cache_type: CacheType) -> Self {
-        let n_head_blocks = config.n_layers * n_blocks * config.n_kv_heads;
-        let storage = |orientation| Storage::new(cache_type, orientation, config.head_dim, n_head_blocks);
+        let layer = |&shape: &CacheShape| {
+            let n_head_blocks = n_blocks * shape.n_heads;
+            let storage = |orientation, width| Storage::new(cache_type, orientation, width, n_head_blocks);
+            Layer {
+                shape,
+                keys: storage(Orientation::SlotsInside, shape.key_dim),
+                values: (!shape.values_are_keys).then(|| storage(Orientation::SlotsOutside, shape.value_dim)),
+            }
+        };
         Self {
-            keys: storage(Orientation::SlotsInside),
-            values: storage(Orientation::SlotsOutside),
+            layers: config.caches.iter().map(layer).collect(),
             n_blocks,
-            n_layers: config.n_layers,
-            n_kv_heads: config.n_kv_heads,
-            head_dim: config.head_dim,
             pool: BlockPool::new(n_blocks),
             tree: PrefixTree::default(),
         }
@@ -110,7 +120,15 @@ impl KvCache {
 
     /// Bytes that one block takes in all layers.
     pub fn block_bytes(config: &ModelConfig, cache_type: CacheType) -> usize {
-        2 * config.n_layers * config.n_kv_heads * BLOCK_LEN * cache_type.head_bytes(config.head_dim)
+        let head_bytes = |shape: &CacheShape| {
+            let values = if shape.values_are_keys {
+                0
+            } else {
+                cache_type.head_bytes(shape.value_dim)
+            };
+            shape.n_heads * (cache_type.head_bytes(shape.key_dim) + values)
+        };
+        BLOCK_LEN * config.caches.iter().map(head_bytes).sum::<usize>()
     }
 
     /// Blocks of the cache, used or not.
@@ -257,34 +275,40 @@ impl KvCache {
         }
     }
 
-    /// Writes the key and the value of one slot of a block, each `(n_kv_heads, head_dim)`.
+    /// Writes the key and the value of one slot of a block, `(n_heads, key_dim)` and `(n_heads, value_dim)`; `value` is
+    /// not read where values are the beginnings of keys.
     pub fn write(&mut self, layer: usize, block: u32, slot: usize, key: &[f32], value: &[f32]) {
-        let heads = key
-            .chunks_exact(self.head_dim)
-            .zip(value.chunks_exact(self.head_dim));
-        for (head, (key, value)) in heads.enumerate() {
-            let head_block = self.head_block(layer, block, head);
-            self.keys.write(head_block, slot, key);
-            self.values.write(head_block, slot, value);
+        let layer = &mut self.layers[layer];
+        let first_head = block as usize * layer.shape.n_heads;
+        for (head, key) in key.chunks_exact(layer.shape.key_dim).enumerate() {
+            layer.keys.write(first_head + head, slot, key);
+        }
+        if let Some(values) = &mut layer.values {
+            for (head, value) in value.chunks_exact(layer.shape.value_dim).enumerate() {
+                values.write(first_head + head, slot, value);
+            }
         }
     }
 
-    /// Keys of one block and head as `(head_dim, BLOCK_LEN)`.
+    /// Keys of one block and head as `(key_dim, BLOCK_LEN)`.
     #[inline(always)]
     pub fn load_keys(&self, layer: usize, block: u32, head: usize, out: &mut [f32]) {
-        self.keys
-            .load(self.head_block(layer, block, head), BLOCK_LEN, out);
+        let layer = &self.layers[layer];
+        layer.keys.load(layer.head_block(block, head), BLOCK_LEN, out);
     }
 
-    /// The first `n_slots` values of one block and head as `(n_slots, head_dim)`.
+    /// The first `n_slots` values of one block and head as `(n_slots, value_dim)`. Leaves `out` as it is where values are
+    /// the beginnings of keys.
     #[inline(always)]
     pub fn load_values(&self, layer: usize, block: u32, head: usize, n_slots: usize, out: &mut [f32]) {
-        self.values
-            .load(self.head_block(layer, block, head), n_slots, out);
+        let layer = &self.layers[layer];
+        if let Some(values) = &layer.values {
+            values.load(layer.head_block(block, head), n_slots, out);
+        }
     }
 
-    /// Key and value of one slot of a block and head, to slot `to` of `keys`, `(head_dim, BLOCK_LEN)`, and of
-    /// `values`, `(BLOCK_LEN, head_dim)`.
+    /// Key and value of one slot of a block and head, to slot `to` of `keys`, `(key_dim, BLOCK_LEN)`, and of
+    /// `values`, `(BLOCK_LEN, value_dim)`; leaves `values` as [`load_values`](Self::load_values) does.
     #[inline(always)]
     pub fn load_slot(
         &self,
@@ -295,9 +319,12 @@ impl KvCache {
         keys: &mut [f32],
         values: &mut [f32],
     ) {
-        let head_block = self.head_block(layer, block, head);
-        self.keys.load_slot(head_block, slot, keys, to);
-        self.values.load_slot(head_block, slot, values, to);
+        let layer = &self.layers[layer];
+        let head_block = layer.head_block(block, head);
+        layer.keys.load_slot(head_block, slot, keys, to);
+        if let Some(cached) = &layer.values {
+            cached.load_slot(head_block, slot, values, to);
+        }
     }
 
     /// Moves the rows of a path through a tree of drafts together: of the nodes whose slots follow position
@@ -309,37 +336,40 @@ impl KvCache {
         let place = |slot: usize| (sequence.blocks[slot / BLOCK_LEN], slot % BLOCK_LEN);
         for (to, &node) in path.iter().enumerate().filter(|(to, node)| to != *node) {
             let (from, to) = (place(context_len + node), place(context_len + to));
-            for layer in 0..self.n_layers {
-                for head in 0..self.n_kv_heads {
-                    let from = (self.head_block(layer, from.0, head), from.1);
-                    let to = (self.head_block(layer, to.0, head), to.1);
-                    self.keys.copy_slot(from, to);
-                    self.values.copy_slot(from, to);
+            for layer in &mut self.layers {
+                for head in 0..layer.shape.n_heads {
+                    let from = (layer.head_block(from.0, head), from.1);
+                    let to = (layer.head_block(to.0, head), to.1);
+                    layer.storages().for_each(|storage| storage.copy_slot(from, to));
                 }
             }
         }
     }
 
-    fn head_block(&self, layer: usize, block: u32, head: usize) -> usize {
-        (layer * self.n_blocks + block as usize) * self.n_kv_heads + head
-    }
-
     fn copy_rows(&mut self, from: u32, to: u32, n_rows: usize) {
-        for layer in 0..self.n_layers {
-            for head in 0..self.n_kv_heads {
+        for layer in &mut self.layers {
+            for head in 0..layer.shape.n_heads {
                 // Keys that stand after the last row are overwritten before they are read.
-                let (from, to) = (
-                    self.head_block(layer, from, head),
-                    self.head_block(layer, to, head),
-                );
-                self.keys.copy_slots(from, to, n_rows);
-                self.values.copy_slots(from, to, n_rows);
+                let (from, to) = (layer.head_block(from, head), layer.head_block(to, head));
+                layer
+                    .storages()
+                    .for_each(|storage| storage.copy_slots(from, to, n_rows));
             }
         }
     }
 
     fn take_block(&mut self) -> Option<u32> {
         self.pool.take().or_else(|| self.tree.evict_least_recent())
+    }
+}
+
+impl Layer {
+    fn head_block(&self, block: u32, head: usize) -> usize {
+        block as usize * self.shape.n_heads + head
+    }
+
+    fn storages(&mut self) -> impl Iterator<Item = &mut Storage> {
+        std::iter::once(&mut self.keys).chain(&mut self.values)
     }
 }
 

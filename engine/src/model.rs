@@ -4,6 +4,7 @@ mod checkpoint;
 mod config;
 pub mod dictated;
 mod family;
+mod latent;
 mod mxfp4;
 mod names;
 pub mod reference;
@@ -40,11 +41,9 @@ pub struct ModelConfig {
     pub n_layers: usize,
     /// Query heads.
     pub n_heads: usize,
-    /// Key and value heads; divides `n_heads`.
-    pub n_kv_heads: usize,
-    /// Width of one head.
-    pub head_dim: usize,
-    /// Width of the feed-forward layer, or of one expert.
+    /// How queries, keys and values are made where they come from a narrower row.
+    pub latent: Option<LatentAttention>,
+    /// Width of the feed-forward layer where a layer has no experts.
     pub feed_forward: usize,
     /// Positions the model was trained for.
     pub context_length: usize,
@@ -64,11 +63,18 @@ pub struct ModelConfig {
     pub logit_scale: f32,
     /// Rotary embeddings that layers choose from.
     pub ropes: Vec<Rope>,
+    /// What is kept of every position, for each layer of the cache.
+    pub caches: Vec<CacheShape>,
     /// What differs from layer to layer, `n_layers` of them.
     pub layers: Vec<LayerConfig>,
 }
 
 impl ModelConfig {
+    /// What the cache keeps for layer `layer_idx`.
+    pub(crate) fn cache_of(&self, layer_idx: usize) -> CacheShape {
+        self.caches[self.layers[layer_idx].cache_idx]
+    }
+
     /// A configuration without weights to go with it: the shape of a cache, and one query head for each key head.
     pub(crate) fn bare(architecture: &str, n_layers: usize, n_heads: usize, head_dim: usize) -> Self {
         Self {
@@ -77,8 +83,7 @@ impl ModelConfig {
             hidden: n_heads * head_dim,
             n_layers,
             n_heads,
-            n_kv_heads: n_heads,
-            head_dim,
+            latent: None,
             feed_forward: n_heads * head_dim,
             context_length: 4096,
             norm: Norm {
@@ -93,6 +98,7 @@ impl ModelConfig {
             residual_scale: 1.0,
             logit_scale: 1.0,
             ropes: Vec::new(),
+            caches: vec![CacheShape::heads(n_heads, head_dim); n_layers],
             layers: Vec::new(),
         }
     }
@@ -125,14 +131,86 @@ pub enum Activation {
     },
 }
 
-/// How many feed-forward layers there are, and how many of them a row runs. Their results are mixed by the softmax of
-/// the chosen ones' scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which feed-forward layers of many a row runs, and how their results are mixed.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExpertChoice {
     /// Experts of a layer.
     pub n_experts: usize,
     /// Experts that one row runs, those with the highest scores.
     pub n_chosen: usize,
+    /// Width of one of them.
+    pub width: usize,
+    /// Width of the one that all rows run besides, if there is one.
+    pub shared_width: Option<usize>,
+    /// What makes shares of the scores.
+    pub gate: Gate,
+    /// Whether the shares of the chosen are divided by their sum.
+    pub is_normalized: bool,
+    /// Multiplies the shares.
+    pub scale: f32,
+    /// Where only some groups of experts are open to a row.
+    pub groups: Option<ExpertGroups>,
+}
+
+/// What makes the shares of experts of their scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// The softmax over all experts.
+    Softmax,
+    /// The sigmoid of each score. The choice goes by the shares and a bias of each expert, which the shares go without
+    /// (DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", section 2.1.2).
+    Sigmoid,
+}
+
+/// Experts in groups of equal size, one after the other. A group counts by its highest share, with [`Gate::Sigmoid`] by
+/// the sum of the two highest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertGroups {
+    /// Groups of a layer; divides its experts.
+    pub n_groups: usize,
+    /// Groups that a row can choose experts from.
+    pub n_chosen: usize,
+}
+
+/// Multi-head latent attention: the keys and values of all heads are made of one narrow row for each position, and that
+/// row is what the cache keeps (DeepSeek-AI 2024, "DeepSeek-V2", section 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatentAttention {
+    /// Width of the row that keys and values are made of.
+    pub rank: usize,
+    /// Width of the row that queries are made of, where that takes two steps.
+    pub query_rank: Option<usize>,
+    /// Width of the first part of a key or query, which knows no positions.
+    pub plain_dim: usize,
+    /// Width of the second part, which is rotated; in keys the same for all heads.
+    pub rotated_dim: usize,
+    /// Width of a value.
+    pub value_dim: usize,
+}
+
+/// What one layer of the cache keeps of every position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Key and value heads; divides the query heads.
+    pub n_heads: usize,
+    /// Width of a key.
+    pub key_dim: usize,
+    /// Width of a value.
+    pub value_dim: usize,
+    /// Whether a value is the beginning of its key, and so not kept on its own.
+    pub values_are_keys: bool,
+}
+
+impl CacheShape {
+    /// Keys and values of `n_heads` heads, each `head_dim` wide.
+    pub fn heads(n_heads: usize, head_dim: usize) -> Self {
+        Self {
+            n_heads,
+            key_dim: head_dim,
+            value_dim: head_dim,
+            values_are_keys: false,
+        }
+    }
 }
 
 /// What differs from layer to layer.
@@ -142,6 +220,10 @@ pub struct LayerConfig {
     pub window: Option<usize>,
     /// Which of [`ModelConfig::ropes`] turns its heads.
     pub rope_idx: usize,
+    /// Which of [`ModelConfig::caches`] holds its keys and values.
+    pub cache_idx: usize,
+    /// Whether it has experts, in a model that has any.
+    pub has_experts: bool,
 }
 
 /// One token to run: a row of the forward pass.

@@ -48,6 +48,7 @@ fn a_step_after_the_first_ones_allocates_nothing() {
         "qwen2-k/q4_k_m.gguf",
         "qwen3/bf16.gguf",
         "gemma3/bf16.gguf",
+        "deepseek-v2-k/joined-q4_k_m.gguf",
     ] {
         let gguf = Gguf::open(WeightSource::File(fixtures.join(file))).unwrap();
         let checkpoint = Checkpoint::from_gguf(&gguf).unwrap();
@@ -59,7 +60,7 @@ fn a_step_after_the_first_ones_allocates_nothing() {
         let mut logits = Vec::new();
         // As many rows as a verified draft has, and one.
         for n_rows in [1, 5] {
-            for step in 0..12 {
+            for step in 0..30 {
                 cache.reserve(&mut sequence, n_rows).unwrap();
                 let start = sequence.len();
                 let tokens: Vec<u32> = (0..n_rows as u32)
@@ -78,8 +79,9 @@ fn a_step_after_the_first_ones_allocates_nothing() {
                 let before = N_ALLOCATIONS.load(Ordering::Relaxed);
                 model.forward(batch, &mut cache, &mut logits).unwrap();
                 let n_allocations = N_ALLOCATIONS.load(Ordering::Relaxed) - before;
+                // Some experts have to wait for the step in which they are chosen by all rows.
                 assert!(
-                    step < 4 || n_allocations == 0,
+                    step < 20 || n_allocations == 0,
                     "{file}, {n_rows} rows, step {step}: {n_allocations} allocations"
                 );
                 cache.commit(&mut sequence, &tokens);

@@ -199,15 +199,15 @@ fn an_unknown_architecture_is_refused_by_name() {
     let error = Checkpoint::from_folder(folder.path()).err().unwrap().to_string();
     assert_eq!(
         error,
-        "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, gemma3_text, gemma3, \
-         gpt_oss, granite, phi3, starcoder2"
+        "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, deepseek_v2, \
+         deepseek_v3, gemma3_text, gemma3, gpt_oss, granite, phi3, starcoder2"
     );
 }
 
 #[test]
 fn both_spellings_of_a_configuration_are_one() {
     let folder = tempfile::tempdir().unwrap();
-    for model in ["llama3", "gemma3", "gpt-oss", "phi3-long"] {
+    for model in ["llama3", "gemma3", "gpt-oss", "phi3-long", "deepseek-v2-lite"] {
         let source = fixture(model);
         fs::copy(
             source.join("model.safetensors"),

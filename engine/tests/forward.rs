@@ -140,6 +140,9 @@ fn every_family_gives_the_logits_of_transformers_from_gguf() {
         "phi3-long",
         "gemma3",
         "starcoder2-nowindow",
+        "deepseek-v2-lite",
+        "deepseek-v2",
+        "deepseek-v3",
     ] {
         let checkpoint = open(fixture(model).join("bf16.gguf"));
         check_logits(&format!("{model}, GGUF"), &checkpoint, model);
@@ -159,6 +162,9 @@ fn every_family_gives_the_logits_of_transformers_from_safetensors() {
         "phi3-long",
         "gemma3",
         "starcoder2",
+        "deepseek-v2-lite",
+        "deepseek-v2",
+        "deepseek-v3",
     ] {
         let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
         check_logits(&format!("{model}, safetensors"), &checkpoint, model);
@@ -231,6 +237,7 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
         ("llama3-k", &["q8_0", "q4_0"][..]),
         ("qwen2-k", &["q4_k_m", "q5_k_m"]),
         ("qwen3-moe-k", &["q4_k_m"]),
+        ("deepseek-v2-k", &["q4_k_m", "joined-q4_k_m"]),
     ] {
         for dtype in dtypes {
             let (tokens, witness) = expected(model, &format!("llama_cpp.{dtype}"));
@@ -255,12 +262,14 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
 }
 
 /// One model for each way in which rows could disturb each other: quantised rows, windows with two rotary embeddings,
-/// experts that share rows, sinks.
-const BIT_MODELS: [(&str, &str); 4] = [
+/// experts that share rows, sinks, keys that no head has of its own.
+const BIT_MODELS: [(&str, &str); 6] = [
     ("qwen2-k", "q4_k_m.gguf"),
     ("gemma3", "bf16.gguf"),
     ("qwen3-moe-k", "q4_k_m.gguf"),
     ("gpt-oss", "bf16.gguf"),
+    ("deepseek-v2-k", "q4_k_m.gguf"),
+    ("deepseek-v3", "bf16.gguf"),
 ];
 
 #[test]

@@ -57,6 +57,18 @@ PHI = SMALL | {
     "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "hidden_act": "silu",
     "original_max_position_embeddings": 32, "pad_token_id": 0, "sliding_window": None, "rope_scaling": None,
 }  # fmt: skip
+# Values are narrower than keys, and the part of a key without positions is as wide as neither.
+DEEPSEEK = SMALL | {
+    "num_key_value_heads": 4, "rope_theta": 10000.0, "tie_word_embeddings": False, "attention_bias": False,
+    "hidden_act": "silu", "q_lora_rank": None, "kv_lora_rank": 48, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16,
+    "v_head_dim": 24, "first_k_dense_replace": 1, "moe_layer_freq": 1, "n_routed_experts": 8, "n_shared_experts": 2,
+    "num_experts_per_tok": 3, "moe_intermediate_size": 32, "norm_topk_prob": False, "routed_scaling_factor": 1.0,
+    "scoring_func": "softmax", "topk_method": "greedy", "n_group": 1, "topk_group": 1,
+    "rope_scaling": {
+        "type": "yarn", "factor": 4.0, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
+        "original_max_position_embeddings": 32,
+    },
+}  # fmt: skip
 # Rows of 256, as K-quants need them.
 WIDE = {
     "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -103,12 +115,26 @@ MODELS = {
     }),
     "starcoder2": ("starcoder2", STARCODER | {"sliding_window": 16}),
     "starcoder2-nowindow": ("starcoder2", STARCODER | {"sliding_window": None}),
+    "deepseek-v2-lite": ("deepseek_v2", DEEPSEEK),
+    "deepseek-v2": ("deepseek_v2", DEEPSEEK | {
+        "q_lora_rank": 40, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
+        "routed_scaling_factor": 3.0, "num_hidden_layers": 2,
+    }),
+    "deepseek-v3": ("deepseek_v3", DEEPSEEK | {
+        "q_lora_rank": 40, "topk_method": "noaux_tc", "scoring_func": "sigmoid", "n_group": 4, "topk_group": 2,
+        "routed_scaling_factor": 2.5, "norm_topk_prob": True, "num_hidden_layers": 2, "num_nextn_predict_layers": 1,
+    }),
     "llama3-k": ("llama", LLAMA | {"rope_scaling": LLAMA_3_ROPE} | WIDE),
     "qwen2-k": ("qwen2", QWEN | {"rope_theta": 1000000.0, "tie_word_embeddings": True, "sliding_window": 128} | {
         key: value for key, value in WIDE.items() if key != "head_dim"
     }),
     "qwen3-moe-k": ("qwen3_moe", QWEN_3 | MOE | WIDE | {
         "num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
+    }),
+    "deepseek-v2-k": ("deepseek_v2", DEEPSEEK | {
+        "hidden_size": 256, "first_k_dense_replace": 0, "num_hidden_layers": 1, "q_lora_rank": 256, "kv_lora_rank": 256,
+        "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64, "n_routed_experts": 4, "n_shared_experts": 1,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 256,
     }),
 }  # fmt: skip
 
@@ -128,6 +154,10 @@ def initialise(model, is_gemma: bool, generator) -> None:
             n_inputs = parameter.shape[1] if parameter.ndim == 3 else parameter.shape[-1]
             x = 1.5 * x / math.sqrt(n_inputs)
         parameter.copy_(x.to(torch.bfloat16).float())
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            x = 0.1 * torch.randn(buffer.shape, generator=generator)
+            buffer.copy_(x.to(torch.bfloat16).float())
 
 
 def mxfp4_experts(model, generator) -> dict:
@@ -152,7 +182,7 @@ def mxfp4_experts(model, generator) -> dict:
 
 
 def split_experts(tensors: dict, width: int) -> dict:
-    """Transformers 5 fuses the experts in memory; released Qwen3-MoE checkpoints hold each matrix on its own."""
+    """Transformers 5 fuses the experts in memory; released Qwen3-MoE and DeepSeek checkpoints hold each matrix on its own."""
     result = {}
     for name, tensor in tensors.items():
         prefix, part = name.rsplit(".", 1)
@@ -185,8 +215,13 @@ def make(out: Path, name: str) -> None:
         tensors.pop("lm_head.weight", None)
     for key in packed:
         tensors.pop(key.removesuffix("_blocks").removesuffix("_scales"), None)
-    if model_type == "qwen3_moe":
+    if model_type == "qwen3_moe" or model_type.startswith("deepseek"):
         tensors = split_experts(tensors, keys["moe_intermediate_size"])
+    if keys.get("num_nextn_predict_layers"):
+        # Further layers that predict more tokens, which transformers leaves out.
+        further = f"model.layers.{keys['num_hidden_layers']}"
+        tensors[f"{further}.eh_proj.weight"] = torch.zeros(HIDDEN, 2 * HIDDEN, dtype=torch.bfloat16)
+        tensors[f"{further}.input_layernorm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
     config = {"architectures": [type(model).__name__], "model_type": model_type, "torch_dtype": "bfloat16"} | keys
     if packed:
         config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.embed_tokens"]}

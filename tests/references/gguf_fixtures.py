@@ -11,7 +11,7 @@ Needs torch, safetensors, gguf, and llama.cpp as vendored by the source distribu
 LLAMA_CPP (the folder of convert_hf_to_gguf.py), LLAMA_CPP_LIB_PATH (the built libraries), and the package's
 Python half on PYTHONPATH.
 
-usage: gguf_fixtures.py SOURCE OUT
+usage: gguf_fixtures.py SOURCE OUT [MODEL ...]
 """
 
 import ctypes
@@ -35,12 +35,18 @@ from safetensors.numpy import load_file, save_file
 
 UNQUANTISED = [
     "llama3", "qwen2", "r1-distill-qwen", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma3",
-    "gpt-oss", "starcoder2-nowindow",
+    "gpt-oss", "starcoder2-nowindow", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3",
 ]  # fmt: skip
 CHECKPOINTS = [
     "llama3", "mistral", "qwen2", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma3", "gpt-oss", "starcoder2",
+    "deepseek-v2-lite", "deepseek-v2", "deepseek-v3",
 ]  # fmt: skip
-QUANTISED = {"llama3-k": ["q8_0", "q4_0"], "qwen2-k": ["q4_k_m", "q5_k_m"], "qwen3-moe-k": ["q4_k_m"]}
+QUANTISED = {
+    "llama3-k": ["q8_0", "q4_0"], "qwen2-k": ["q4_k_m", "q5_k_m"], "qwen3-moe-k": ["q4_k_m"],
+    "deepseek-v2-k": ["q4_k_m", "joined-q4_k_m"],
+}  # fmt: skip
+# As converters wrote DeepSeek before 2025: one matrix makes keys and values of what the cache holds.
+JOINED = "joined-"
 WITH_RESIDUALS = "qwen3"
 FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17}
 
@@ -59,10 +65,35 @@ def byte_vocabulary(model) -> None:
     model.gguf_writer.add_token_merges(["a b"])
 
 
-def convert(source: Path, target: Path, file_type: gguf.LlamaFileType) -> None:
+def join_latents(model_class):
+    """The class without its step that splits the matrix of keys and values."""
+
+    class Joined(model_class):
+        model_arch = model_class.model_arch
+
+        def set_gguf_parameters(self):
+            super().set_gguf_parameters()
+            keys = self.gguf_writer.kv_data[0]
+            for part in ("key_length", "value_length"):
+                split = keys.pop(f"deepseek2.attention.{part}_mla")
+                keys[f"deepseek2.attention.{part}"].value = split.value
+            keys["deepseek2.attention.head_count_kv"].value = self.hparams["num_attention_heads"]
+
+        def modify_tensors(self, data_torch, name, bid):
+            if name.endswith("kv_b_proj.weight"):
+                yield self.map_tensor_name(name), data_torch
+            else:
+                yield from super().modify_tensors(data_torch, name, bid)
+
+    return Joined
+
+
+def convert(source: Path, target: Path, file_type: gguf.LlamaFileType, is_joined: bool = False) -> None:
     hparams = ModelBase.load_hparams(source, False)
     model_class = get_model_class(hparams["architectures"][0])
     model_class.set_vocab = byte_vocabulary
+    if is_joined:
+        model_class = join_latents(model_class)
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / source.name
         folder.mkdir()
@@ -135,7 +166,7 @@ def main() -> None:
     torch.cuda.is_current_stream_capturing = lambda: False
     llama_cpp.llama_backend_init()
     save_file(blocks(), out / "blocks.safetensors")
-    for name in dict.fromkeys([*CHECKPOINTS, *UNQUANTISED, *QUANTISED]):
+    for name in sys.argv[3:] or dict.fromkeys([*CHECKPOINTS, *UNQUANTISED, *QUANTISED]):
         (out / name).mkdir(parents=True, exist_ok=True)
         known = load_file(source / name / "expected.safetensors")
         expected = {"input_ids": known["input_ids"].astype(np.uint32), "logits": known["logits"].astype(np.float32)}
@@ -148,11 +179,10 @@ def main() -> None:
             convert(source / name, out / name / "bf16.gguf", gguf.LlamaFileType.MOSTLY_BF16)
         if name in QUANTISED:
             with tempfile.TemporaryDirectory() as folder:
-                whole = Path(folder) / "f32.gguf"
-                convert(source / name, whole, gguf.LlamaFileType.ALL_F32)
                 for kind in QUANTISED[name]:
-                    target = out / name / f"{kind}.gguf"
-                    quantise(whole, target, FILE_TYPES[kind])
+                    whole, target = Path(folder) / f"{kind}.gguf", out / name / f"{kind}.gguf"
+                    convert(source / name, whole, gguf.LlamaFileType.ALL_F32, kind.startswith(JOINED))
+                    quantise(whole, target, FILE_TYPES[kind.removeprefix(JOINED)])
                     expected[f"llama_cpp.{kind}"] = llama_cpp_logits(target, expected["input_ids"].ravel())
         save_file(expected, out / name / "expected.safetensors")
         print(name, *(f"{path.name} {path.stat().st_size // 1024} KiB" for path in sorted((out / name).iterdir())))

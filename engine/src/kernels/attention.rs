@@ -18,19 +18,21 @@ use super::{
 };
 use crate::{
     kv_cache::{BLOCK_LEN, KvCache},
-    model::{Batch, Row},
+    model::{Batch, CacheShape, Row},
 };
 
 /// Rows of one sequence that share each key and value read from the cache.
 const TILE_ROWS: usize = 16;
 
+/// Most query heads that share them. Where more have one key, the others read it again, on another thread.
+const TILE_HEADS: usize = 8;
+
 /// The shape of one attention layer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionShape<'a> {
     pub(crate) n_heads: usize,
-    pub(crate) n_kv_heads: usize,
-    pub(crate) head_dim: usize,
-    /// Multiplies every score; 1 / sqrt(head_dim) in most families.
+    pub(crate) cached: CacheShape,
+    /// Multiplies every score; 1 / sqrt(key_dim) in most families.
     pub(crate) scale: f32,
     /// A row sees only so many of the last slots that it would see, its own included.
     pub(crate) window: Option<usize>,
@@ -58,13 +60,13 @@ struct Tile {
 /// What a thread needs for a tile, kept between calls.
 #[derive(Default)]
 struct Scratch {
-    /// Keys of one block, `(head_dim, BLOCK_LEN)`.
+    /// Keys of one block, `(key_dim, BLOCK_LEN)`.
     keys: Vec<f32>,
-    /// Values of one block, `(BLOCK_LEN, head_dim)`.
+    /// Values of one block, `(BLOCK_LEN, value_dim)`.
     values: Vec<f32>,
-    /// For each (row, head of the group): weighted sum of values, `head_dim`.
+    /// For each (row, head of the task): weighted sum of values, `value_dim`.
     sums: Vec<f32>,
-    /// For each (row, head of the group): largest score so far, sum of exponentials.
+    /// For each (row, head of the task): largest score so far, sum of exponentials.
     softmax: Vec<(f32, f32)>,
 }
 
@@ -76,7 +78,8 @@ thread_local! {
 
 /// Attends every row of `batch` to the slots of its sequence that it sees.
 ///
-/// `queries` and `out` are `(rows, n_heads, head_dim)`, f32; keys and values of the rows are in `cache` already.
+/// `queries` is `(rows, n_heads, key_dim)`, `out` `(rows, n_heads, value_dim)`, f32; keys and values of the rows are in
+/// `cache` already.
 pub(crate) fn attend(
     isa: Isa,
     pool: &mut ThreadPool,
@@ -90,10 +93,15 @@ pub(crate) fn attend(
     tiles.clear();
     tiles.extend(tiles_of(batch));
     let out = SharedOut::new(out);
-    pool.run(tiles.len() * shape.n_kv_heads, &|task_idx| {
+    let group = shape.n_heads / shape.cached.n_heads;
+    let n_parts = group.div_ceil(TILE_HEADS);
+    let n_tasks = shape.cached.n_heads * n_parts;
+    pool.run(tiles.len() * n_tasks, &|task_idx| {
         // The last tiles of a prompt see the most positions: first come the expensive ones.
-        let tile = tiles[tiles.len() - 1 - task_idx / shape.n_kv_heads];
-        let kv_head = task_idx % shape.n_kv_heads;
+        let tile = tiles[tiles.len() - 1 - task_idx / n_tasks];
+        let (kv_head, part) = (task_idx % n_tasks / n_parts, task_idx % n_parts);
+        let first_head = kv_head * group;
+        let heads = first_head + group * part / n_parts..first_head + group * (part + 1) / n_parts;
         let blocks = batch.blocks[tile.sequence_idx];
         let rows = &batch.rows[tile.first_row..][..tile.n_rows];
         SCRATCH.with_borrow_mut(|scratch| {
@@ -102,6 +110,7 @@ pub(crate) fn attend(
                 tile,
                 rows,
                 kv_head,
+                heads,
                 blocks,
                 cache,
                 layer,
@@ -144,13 +153,14 @@ fn tiles_of(batch: Batch<'_>) -> impl Iterator<Item = Tile> {
 }
 
 /// What one task of [`attend`] works on.
-#[derive(Clone, Copy)]
 struct Task<'a> {
     shape: AttentionShape<'a>,
     tile: Tile,
     /// The tile's.
     rows: &'a [Row],
     kv_head: usize,
+    /// Query heads that go with it, or some of them.
+    heads: Range<usize>,
     /// The sequence's.
     blocks: &'a [u32],
     cache: &'a KvCache,
@@ -171,7 +181,7 @@ fn attend_tile_avx2(task: Task<'_>, scratch: &mut Scratch) {
     attend_tile::<true, 2>(task, scratch);
 }
 
-/// `N` heads of a group are worked on together, as far as it has so many.
+/// `N` heads are worked on together, as far as the task has so many.
 #[inline(always)]
 fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Scratch) {
     let Task {
@@ -179,36 +189,34 @@ fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Sc
         tile,
         rows,
         kv_head,
+        heads,
         blocks,
         cache,
         layer,
         queries,
         out,
     } = task;
-    let AttentionShape {
-        n_heads,
-        n_kv_heads,
-        head_dim,
-        ..
-    } = shape;
-    let group = n_heads / n_kv_heads;
-    let n_streams = tile.n_rows * group;
-    scratch.keys.resize(BLOCK_LEN * head_dim, 0.0);
-    scratch.values.resize(BLOCK_LEN * head_dim, 0.0);
+    let AttentionShape { n_heads, cached, .. } = shape;
+    let CacheShape {
+        key_dim, value_dim, ..
+    } = cached;
+    let n_streams = tile.n_rows * heads.len();
+    scratch.keys.resize(BLOCK_LEN * key_dim, 0.0);
+    scratch.values.resize(BLOCK_LEN * value_dim, 0.0);
     scratch.sums.clear();
-    scratch.sums.resize(n_streams * head_dim, 0.0);
+    scratch.sums.resize(n_streams * value_dim, 0.0);
     scratch.softmax.clear();
     match shape.sinks {
         None => scratch.softmax.resize(n_streams, (f32::NEG_INFINITY, 0.0)),
         Some(sinks) => {
-            let sinks = sinks[kv_head * group..][..group].iter();
+            let sinks = sinks[heads.clone()].iter();
             let sinks = sinks.map(|sink| (*sink, 1.0)).cycle();
             scratch.softmax.extend(sinks.take(n_streams));
         }
     }
     let queries = |row: usize| {
-        let start = ((tile.first_row + row) * n_heads + kv_head * group) * head_dim;
-        &queries[start..start + group * head_dim]
+        let first_head = (tile.first_row + row) * n_heads + heads.start;
+        &queries[first_head * key_dim..][..heads.len() * key_dim]
     };
 
     // Rows of a tree share only the whole blocks of their context.
@@ -224,13 +232,17 @@ fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Sc
         let n_slots = (n_shared - first_slot).min(BLOCK_LEN);
         cache.load_keys(layer, block, kv_head, &mut scratch.keys);
         cache.load_values(layer, block, kv_head, n_slots, &mut scratch.values);
+        if cached.values_are_keys {
+            scratch.take_values_from_keys();
+        }
         for (row_idx, row) in rows.iter().enumerate() {
             let n_visible = (row.context_len as usize)
                 .saturating_sub(first_slot)
                 .min(BLOCK_LEN);
             let n_hidden = shape.n_hidden(row).saturating_sub(first_slot);
             if n_visible > n_hidden {
-                scratch.attend_block::<FMA, N>(shape, queries(row_idx), row_idx * group, n_hidden..n_visible);
+                let first_stream = row_idx * heads.len();
+                scratch.attend_block::<FMA, N>(shape, queries(row_idx), first_stream, n_hidden..n_visible);
             }
         }
     }
@@ -245,22 +257,26 @@ fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Sc
                 cache.load_slot(layer, place, kv_head, n_visible, keys, values);
                 n_visible += 1;
             }
+            if cached.values_are_keys {
+                scratch.take_values_from_keys();
+            }
             let n_hidden = shape.n_hidden(row).saturating_sub(first_seen);
             if n_visible > n_hidden {
-                scratch.attend_block::<FMA, N>(shape, queries(row_idx), row_idx * group, n_hidden..n_visible);
+                let first_stream = row_idx * heads.len();
+                scratch.attend_block::<FMA, N>(shape, queries(row_idx), first_stream, n_hidden..n_visible);
             }
             first_seen += n_visible;
         }
     }
 
     for row in 0..tile.n_rows {
-        let start = ((tile.first_row + row) * n_heads + kv_head * group) * head_dim;
-        // SAFETY: the tiles and key heads of the tasks cover disjoint parts of `out`.
-        let out = unsafe { out.slice(start..start + group * head_dim) };
-        for (head_in_group, out) in out.chunks_exact_mut(head_dim).enumerate() {
-            let stream = row * group + head_in_group;
+        let start = ((tile.first_row + row) * n_heads + heads.start) * value_dim;
+        // SAFETY: the tiles and heads of the tasks cover disjoint parts of `out`.
+        let out = unsafe { out.slice(start..start + heads.len() * value_dim) };
+        for (head_idx, out) in out.chunks_exact_mut(value_dim).enumerate() {
+            let stream = row * heads.len() + head_idx;
             let inverse = 1.0 / scratch.softmax[stream].1;
-            for (out, sum) in out.iter_mut().zip(&scratch.sums[stream * head_dim..]) {
+            for (out, sum) in out.iter_mut().zip(&scratch.sums[stream * value_dim..]) {
                 *out = sum * inverse;
             }
         }
@@ -268,7 +284,29 @@ fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Sc
 }
 
 impl Scratch {
-    /// Takes in the slots `visible` of the block at hand for one row: its `queries`, `(group, head_dim)`, and the streams
+    /// Fills `values` with the beginnings of the keys at hand.
+    #[inline(always)]
+    fn take_values_from_keys(&mut self) {
+        /// Numbers of keys, and keys, that change places together, in registers.
+        const SIDE: usize = 8;
+        let value_dim = self.values.len() / BLOCK_LEN;
+        for first_slot in (0..BLOCK_LEN).step_by(SIDE) {
+            for first in (0..value_dim).step_by(SIDE) {
+                let n_columns = SIDE.min(value_dim - first);
+                let mut square = [[0.0; SIDE]; SIDE];
+                for (column, numbers) in square.iter_mut().enumerate().take(n_columns) {
+                    numbers.copy_from_slice(&self.keys[(first + column) * BLOCK_LEN + first_slot..][..SIDE]);
+                }
+                let slots = self.values.chunks_exact_mut(value_dim).enumerate();
+                for (slot, value) in slots.skip(first_slot).take(SIDE) {
+                    let turned: [f32; SIDE] = std::array::from_fn(|column| square[column][slot - first_slot]);
+                    value[first..first + n_columns].copy_from_slice(&turned[..n_columns]);
+                }
+            }
+        }
+    }
+
+    /// Takes in the slots `visible` of the block at hand for one row: its `queries`, `(heads, key_dim)`, and the streams
     /// from `first_stream` on.
     #[inline(always)]
     fn attend_block<const FMA: bool, const N: usize>(
@@ -278,9 +316,9 @@ impl Scratch {
         first_stream: usize,
         visible: Range<usize>,
     ) {
-        let head_dim = shape.head_dim;
-        let together = queries.chunks_exact(N * head_dim);
-        let alone = together.remainder().chunks_exact(head_dim);
+        let key_dim = shape.cached.key_dim;
+        let together = queries.chunks_exact(N * key_dim);
+        let alone = together.remainder().chunks_exact(key_dim);
         let n_together = together.len() * N;
         for (idx, queries) in together.enumerate() {
             self.attend_streams::<FMA, N>(shape, queries, first_stream + idx * N, visible.clone());
@@ -299,7 +337,7 @@ impl Scratch {
         first_stream: usize,
         visible: Range<usize>,
     ) {
-        let head_dim = shape.head_dim;
+        let value_dim = shape.cached.value_dim;
         let mut weights = [[0.0; BLOCK_LEN]; N];
         scores::<FMA, N>(queries, &self.keys, &mut weights);
         let streams = &mut self.softmax[first_stream..][..N];
@@ -327,7 +365,7 @@ impl Scratch {
         for stream in 0..N {
             streams[stream].1 = streams[stream].1 * rescale[stream] + totals[stream];
         }
-        let sums = &mut self.sums[first_stream * head_dim..][..N * head_dim];
+        let sums = &mut self.sums[first_stream * value_dim..][..N * value_dim];
         add_values::<FMA, N>(sums, &rescale, &weights, &self.values, visible);
     }
 }
@@ -353,23 +391,23 @@ macro_rules! for_streams {
     };
 }
 
-/// Scores of `N` queries, `(N, head_dim)`, with all keys of a block, `(head_dim, BLOCK_LEN)`.
+/// Scores of `N` queries, `(N, key_dim)`, with all keys of a block, `(key_dim, BLOCK_LEN)`.
 #[inline(always)]
 fn scores<const FMA: bool, const N: usize>(
     queries: &[f32],
     keys: &[f32],
     scores: &mut [[f32; BLOCK_LEN]; N],
 ) {
-    let head_dim = queries.len() / N;
+    let key_dim = queries.len() / N;
     let (mut a, mut b, mut c, mut d) = (
         [0.0; BLOCK_LEN],
         [0.0; BLOCK_LEN],
         [0.0; BLOCK_LEN],
         [0.0; BLOCK_LEN],
     );
-    for (column, keys) in keys.as_chunks::<BLOCK_LEN>().0.iter().take(head_dim).enumerate() {
+    for (column, keys) in keys.as_chunks::<BLOCK_LEN>().0.iter().take(key_dim).enumerate() {
         for_streams!(N, |stream, sums| {
-            let query = queries[stream * head_dim + column];
+            let query = queries[stream * key_dim + column];
             for slot in 0..BLOCK_LEN {
                 sums[slot] = mul_add::<FMA>(query, keys[slot], sums[slot]);
             }
@@ -378,8 +416,8 @@ fn scores<const FMA: bool, const N: usize>(
     for_streams!(N, |stream, sums| { scores[stream] = *sums; }; a b c d);
 }
 
-/// `sums = rescale * sums + weights * values` for the visible slots of `N` streams: sums `(N, head_dim)`, values
-/// `(slots, head_dim)`.
+/// `sums = rescale * sums + weights * values` for the visible slots of `N` streams: sums `(N, value_dim)`, values
+/// `(slots, value_dim)`.
 #[inline(always)]
 fn add_values<const FMA: bool, const N: usize>(
     sums: &mut [f32],
@@ -390,18 +428,18 @@ fn add_values<const FMA: bool, const N: usize>(
 ) {
     /// Columns that stay in registers while the slots pass by.
     const COLUMNS: usize = 32;
-    let head_dim = sums.len() / N;
-    let n_whole = head_dim / COLUMNS * COLUMNS;
+    let value_dim = sums.len() / N;
+    let n_whole = value_dim / COLUMNS * COLUMNS;
     for first in (0..n_whole).step_by(COLUMNS) {
         let (mut a, mut b, mut c, mut d) = ([0.0; COLUMNS], [0.0; COLUMNS], [0.0; COLUMNS], [0.0; COLUMNS]);
         for_streams!(N, |stream, columns| {
-            let sums = &sums[stream * head_dim + first..][..COLUMNS];
+            let sums = &sums[stream * value_dim + first..][..COLUMNS];
             for column in 0..COLUMNS {
                 columns[column] = sums[column] * rescale[stream];
             }
         }; a b c d);
         for slot in visible.clone() {
-            let values = &values[slot * head_dim + first..][..COLUMNS];
+            let values = &values[slot * value_dim + first..][..COLUMNS];
             for_streams!(N, |stream, columns| {
                 let weight = weights[stream][slot];
                 for column in 0..COLUMNS {
@@ -410,16 +448,16 @@ fn add_values<const FMA: bool, const N: usize>(
             }; a b c d);
         }
         for_streams!(N, |stream, columns| {
-            sums[stream * head_dim + first..][..COLUMNS].copy_from_slice(columns);
+            sums[stream * value_dim + first..][..COLUMNS].copy_from_slice(columns);
         }; a b c d);
     }
     for stream in 0..N {
-        for column in n_whole..head_dim {
-            let mut sum = sums[stream * head_dim + column] * rescale[stream];
+        for column in n_whole..value_dim {
+            let mut sum = sums[stream * value_dim + column] * rescale[stream];
             for slot in visible.clone() {
-                sum = mul_add::<FMA>(weights[stream][slot], values[slot * head_dim + column], sum);
+                sum = mul_add::<FMA>(weights[stream][slot], values[slot * value_dim + column], sum);
             }
-            sums[stream * head_dim + column] = sum;
+            sums[stream * value_dim + column] = sum;
         }
     }
 }

@@ -224,5 +224,26 @@ pub(crate) fn multiply<const N: usize>(
     });
 }
 
+/// Multiplies rows of its own by each of some matrices of one shape, on all threads: `inputs` gives `n_rows` for each, `out` is
+/// `(matrices, n_rows, n_outputs)`.
+pub(crate) fn multiply_each<'a>(
+    isa: Isa,
+    pool: &mut ThreadPool,
+    matrices: &[Matrix],
+    inputs: &(dyn Fn(usize) -> Input<'a> + Sync),
+    n_rows: usize,
+    out: &mut [f32],
+) {
+    let out = SharedOut::new(out);
+    pool.run(matrices.len(), &|idx| {
+        let matrix = &matrices[idx];
+        let len = n_rows * matrix.n_outputs;
+        // SAFETY: every matrix has a part of its own.
+        let out = SharedOut::new(unsafe { out.slice(idx * len..(idx + 1) * len) });
+        // SAFETY: as above.
+        unsafe { matrix.multiply_rows(isa, 0..matrix.n_outputs, inputs(idx), n_rows, out) };
+    });
+}
+
 #[cfg(test)]
 mod tests;

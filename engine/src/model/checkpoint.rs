@@ -8,8 +8,9 @@ use super::{
     ModelConfig,
     config::Stated,
     family::Family,
+    latent::split_joined,
     mxfp4::unpack_experts,
-    names::{canonical_gguf_name, canonical_hugging_face_name},
+    names::{canonical_gguf_name, canonical_hugging_face_name, split_layer},
 };
 use crate::{
     error::EngineError,
@@ -31,6 +32,7 @@ impl Checkpoint {
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, EngineError> {
         let family = Family::of_gguf(gguf.metadata().require_str("general.architecture")?)?;
         let stated = Stated::from_gguf(gguf, family.gguf)?;
+        let n_prediction_layers = stated.n_prediction_layers;
         let config = stated
             .into_config(family)
             .map_err(|fault| fault.of(gguf.path()))?;
@@ -43,7 +45,9 @@ impl Checkpoint {
         ] {
             weights.take(name);
         }
+        drop_layers(&mut weights, "blk.", (config.n_layers, n_prediction_layers))?;
         weights.rename(|name| Some(canonical_gguf_name(family, name)))?;
+        split_joined(&mut weights, &config)?;
         Ok(Self { config, weights })
     }
 
@@ -71,10 +75,17 @@ impl Checkpoint {
         };
         let family = Family::of_hugging_face(model_type)?;
         let stated = Stated::from_hugging_face(text_config).map_err(|fault| fault.of(&path))?;
+        let n_prediction_layers = stated.n_prediction_layers;
         let config = stated.into_config(family).map_err(|fault| fault.of(&path))?;
         let mut weights = safetensors::open_folder(folder)?;
+        drop_layers(
+            &mut weights,
+            "model.layers.",
+            (config.n_layers, n_prediction_layers),
+        )?;
         weights.rename(|name| canonical_hugging_face_name(family, name))?;
         unpack_experts(&mut weights, config.n_layers)?;
+        split_joined(&mut weights, &config)?;
         Ok(Self { config, weights })
     }
 
@@ -87,4 +98,20 @@ impl Checkpoint {
     pub fn weights(&self) -> &Weights {
         &self.weights
     }
+}
+
+/// Drops the tensors of `n_layers` layers from `first` on, whose names start with `prefix` and the layer.
+fn drop_layers(
+    weights: &mut Weights,
+    prefix: &str,
+    (first, n_layers): (usize, usize),
+) -> Result<(), EngineError> {
+    if n_layers == 0 {
+        return Ok(());
+    }
+    let is_dropped = |name: &str| {
+        let layer_idx = split_layer(name, prefix).and_then(|(layer, _)| layer.parse().ok());
+        layer_idx.is_some_and(|it: usize| it >= first && it - first < n_layers)
+    };
+    weights.rename(|name| (!is_dropped(name)).then(|| name.into()))
 }

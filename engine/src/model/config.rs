@@ -4,9 +4,10 @@ mod gguf;
 mod hugging_face;
 
 use super::{
-    Activation, ExpertChoice, LayerConfig, ModelConfig, Norm,
+    Activation, CacheShape, ExpertChoice, ExpertGroups, Gate, LatentAttention, LayerConfig, ModelConfig,
+    Norm,
     family::{Family, Source},
-    rope::{Rope, RopePairing, RopeScaling},
+    rope::{Rope, RopeScaling},
 };
 use crate::error::EngineError;
 
@@ -33,6 +34,8 @@ pub(super) struct Stated {
     pub(super) norm_epsilon: f32,
     pub(super) rope_theta: Option<f32>,
     pub(super) rope_scaling: RopeScaling,
+    /// What DeepSeek multiplies the logarithm of YaRN's factor by, to scale its scores.
+    pub(super) yarn_score_scale: Option<f32>,
     /// The base of layers with a window, if they have their own.
     pub(super) window_rope_theta: Option<f32>,
     pub(super) window: Option<usize>,
@@ -46,6 +49,18 @@ pub(super) struct Stated {
     pub(super) n_experts: Option<usize>,
     pub(super) n_chosen_experts: Option<usize>,
     pub(super) expert_feed_forward: Option<usize>,
+    /// Experts that all rows run, as one of so many times the width.
+    pub(super) n_shared_experts: Option<usize>,
+    /// First layers without experts.
+    pub(super) n_dense_layers: Option<usize>,
+    pub(super) expert_gate: Option<Gate>,
+    pub(super) experts_are_normalized: Option<bool>,
+    pub(super) expert_scale: Option<f32>,
+    /// Groups of experts, and how many of them a row can choose from.
+    pub(super) expert_groups: Option<(usize, usize)>,
+    pub(super) latent: Option<LatentAttention>,
+    /// Layers after the others that predict further tokens, which nothing here runs.
+    pub(super) n_prediction_layers: usize,
     /// Largest magnitude inside a clamped SwiGLU.
     pub(super) swiglu_limit: Option<f32>,
 }
@@ -67,16 +82,7 @@ impl Stated {
         }
         check_size("context length", self.context_length, u32::MAX as usize)?;
         check_size("layers", self.n_layers, MAX_LAYERS)?;
-        let n_kv_heads = self.n_kv_heads.unwrap_or(self.n_heads);
-        if n_kv_heads == 0 || !self.n_heads.is_multiple_of(n_kv_heads) {
-            let heads = self.n_heads;
-            return Err(Fault::new(
-                "key and value heads",
-                format!("{n_kv_heads} found, a divisor of the {heads} query heads expected"),
-            ));
-        }
-        let head_dim = self.head_dim.unwrap_or(self.hidden / self.n_heads);
-        check_size("width of a head", head_dim, MAX_WIDTH)?;
+        let (head_dim, cached) = self.heads()?;
         let rope_dims = self.rope_dims.unwrap_or(head_dim);
         if rope_dims == 0 || !rope_dims.is_multiple_of(2) || rope_dims > head_dim {
             return Err(Fault::new(
@@ -93,27 +99,14 @@ impl Stated {
             ("residual scale", self.residual_scale),
             ("logit divisor", self.logit_divisor),
             ("SwiGLU limit", self.swiglu_limit),
+            ("scale of experts", self.expert_scale),
         ] {
             if let Some(number) = number.filter(|it| !(it.is_finite() && *it > 0.0)) {
                 let reason = format!("{number} found, a finite number above 0 expected");
                 return Err(Fault::new(name, reason));
             }
         }
-        let experts = match (self.n_experts.unwrap_or(0), self.n_chosen_experts) {
-            (0, _) => None,
-            (n_experts, Some(n_chosen)) if (1..=n_experts).contains(&n_chosen) && n_experts <= MAX_WIDTH => {
-                Some(ExpertChoice { n_experts, n_chosen })
-            }
-            (n_experts, n_chosen) => {
-                let reason = format!("{n_chosen:?} chosen of {n_experts} found");
-                return Err(Fault::new("experts", reason));
-            }
-        };
-        let feed_forward = match experts {
-            Some(_) => self.expert_feed_forward.unwrap_or(self.feed_forward),
-            None => self.feed_forward,
-        };
-        check_size("width of an expert", feed_forward, MAX_WIDTH)?;
+        let experts = self.experts()?;
         let (ropes, layers) = self.layers(family, rope_dims)?;
         Ok(ModelConfig {
             architecture: family.gguf.into(),
@@ -121,9 +114,8 @@ impl Stated {
             hidden: self.hidden,
             n_layers: self.n_layers,
             n_heads: self.n_heads,
-            n_kv_heads,
-            head_dim,
-            feed_forward,
+            latent: self.latent,
+            feed_forward: self.feed_forward,
             context_length: self.context_length,
             norm: Norm {
                 subtracts_mean: family.norm_subtracts_mean,
@@ -145,14 +137,105 @@ impl Stated {
             residual_scale: self.residual_scale.unwrap_or(1.0),
             logit_scale: 1.0 / self.logit_divisor.unwrap_or(1.0),
             ropes,
+            caches: vec![cached; self.n_layers],
             layers,
         })
+    }
+
+    /// Width of a query head, and what the cache keeps of a position.
+    fn heads(&self) -> Result<(usize, CacheShape), Fault> {
+        if let Some(latent) = self.latent {
+            let LatentAttention {
+                rank,
+                query_rank,
+                plain_dim,
+                rotated_dim,
+                value_dim,
+            } = latent;
+            for (name, value) in [
+                ("rank of keys and values", rank),
+                ("rank of queries", query_rank.unwrap_or(1)),
+                ("part of a head without positions", plain_dim),
+                ("rotated part of a head", rotated_dim),
+                ("width of a value", value_dim),
+            ] {
+                check_size(name, value, MAX_WIDTH)?;
+            }
+            let cached = CacheShape {
+                n_heads: 1,
+                key_dim: rank + rotated_dim,
+                value_dim: rank,
+                values_are_keys: true,
+            };
+            return Ok((plain_dim + rotated_dim, cached));
+        }
+        let n_kv_heads = self.n_kv_heads.unwrap_or(self.n_heads);
+        if n_kv_heads == 0 || !self.n_heads.is_multiple_of(n_kv_heads) {
+            let heads = self.n_heads;
+            return Err(Fault::new(
+                "key and value heads",
+                format!("{n_kv_heads} found, a divisor of the {heads} query heads expected"),
+            ));
+        }
+        let head_dim = self.head_dim.unwrap_or(self.hidden / self.n_heads);
+        check_size("width of a head", head_dim, MAX_WIDTH)?;
+        Ok((head_dim, CacheShape::heads(n_kv_heads, head_dim)))
+    }
+
+    fn experts(&self) -> Result<Option<ExpertChoice>, Fault> {
+        let (n_experts, n_chosen) = match (self.n_experts.unwrap_or(0), self.n_chosen_experts) {
+            (0, _) => return Ok(None),
+            (n_experts, Some(n_chosen)) if (1..=n_experts).contains(&n_chosen) && n_experts <= MAX_WIDTH => {
+                (n_experts, n_chosen)
+            }
+            (n_experts, n_chosen) => {
+                let reason = format!("{n_chosen:?} chosen of {n_experts} found");
+                return Err(Fault::new("experts", reason));
+            }
+        };
+        let width = self.expert_feed_forward.unwrap_or(self.feed_forward);
+        check_size("width of an expert", width, MAX_WIDTH)?;
+        let shared_width = match self.n_shared_experts.unwrap_or(0) {
+            0 => None,
+            n_shared => Some(width.saturating_mul(n_shared)),
+        };
+        check_size("width of shared experts", shared_width.unwrap_or(1), MAX_WIDTH)?;
+        let groups = match self.expert_groups {
+            None | Some((0 | 1, _)) => None,
+            Some((n_groups, n_chosen_groups)) => {
+                let is_usable = n_experts.is_multiple_of(n_groups)
+                    && (1..=n_groups).contains(&n_chosen_groups)
+                    && n_chosen <= n_experts / n_groups * n_chosen_groups;
+                if !is_usable {
+                    return Err(Fault::new(
+                        "groups of experts",
+                        format!(
+                            "{n_chosen} experts of {n_chosen_groups} groups of {n_groups} found, with {n_experts} experts"
+                        ),
+                    ));
+                }
+                Some(ExpertGroups {
+                    n_groups,
+                    n_chosen: n_chosen_groups,
+                })
+            }
+        };
+        Ok(Some(ExpertChoice {
+            n_experts,
+            n_chosen,
+            width,
+            shared_width,
+            gate: self.expert_gate.unwrap_or(Gate::Softmax),
+            is_normalized: self.experts_are_normalized.unwrap_or(true),
+            scale: self.expert_scale.unwrap_or(1.0),
+            groups,
+        }))
     }
 
     fn layers(&self, family: &Family, rope_dims: usize) -> Result<(Vec<Rope>, Vec<LayerConfig>), Fault> {
         let pairing = match self.source {
             Source::Gguf => family.gguf_pairing,
-            Source::HuggingFace => RopePairing::Halves,
+            Source::HuggingFace => family.hugging_face_pairing,
         };
         let rope = |theta: f32, scaling: &RopeScaling| {
             Rope::new(pairing, theta, rope_dims, scaling, self.context_length)
@@ -178,7 +261,12 @@ impl Stated {
             };
             let window = self.window.filter(|_| has_window);
             let rope_idx = if window.is_some() { ropes.len() - 1 } else { 0 };
-            LayerConfig { window, rope_idx }
+            LayerConfig {
+                window,
+                rope_idx,
+                cache_idx: layer_idx,
+                has_experts: layer_idx >= self.n_dense_layers.unwrap_or(0),
+            }
         });
         let layers = layers.collect();
         Ok((ropes, layers))

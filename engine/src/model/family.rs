@@ -1,5 +1,6 @@
 //! The families that the shared forward pass runs: each file says how one of them differs from Llama.
 
+mod deepseek;
 mod gemma3;
 mod gpt_oss;
 mod granite;
@@ -13,12 +14,14 @@ use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 10] = [
+const ARCHITECTURES: [&Family; 12] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &deepseek::V2,
+    &deepseek::V3,
     &gemma3::FAMILY,
     &gpt_oss::FAMILY,
     &granite::FAMILY,
@@ -39,8 +42,10 @@ pub(super) struct Family {
     pub(super) gguf: &'static str,
     /// `model_type` of a `config.json`.
     pub(super) hugging_face: &'static [&'static str],
-    /// Pairs of the rotary embedding in GGUF files; elsewhere it is always halves.
+    /// Pairs of the rotary embedding in GGUF files.
     pub(super) gguf_pairing: RopePairing,
+    /// Pairs of the rotary embedding in safetensors files.
+    pub(super) hugging_face_pairing: RopePairing,
     /// Parts of tensor names in GGUF files that mean something else in other families: (found, meant).
     pub(super) gguf_names: &'static [(&'static str, &'static str)],
     /// Parts of tensor names in safetensors files, where they are not Llama's: (found, meant).
@@ -60,6 +65,7 @@ impl Family {
         gguf: "llama",
         hugging_face: &["llama"],
         gguf_pairing: RopePairing::Adjacent,
+        hugging_face_pairing: RopePairing::Halves,
         gguf_names: &[],
         hugging_face_names: &[],
         norm_subtracts_mean: false,

@@ -79,7 +79,7 @@ pub(super) fn canonical_hugging_face_name(family: &Family, name: &str) -> Option
 }
 
 /// `blk.7.attn_q.weight` as `7` and `attn_q.weight`.
-fn split_layer<'a>(name: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
+pub(super) fn split_layer<'a>(name: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
     name.strip_prefix(prefix)?.split_once('.')
 }
 
@@ -161,6 +161,16 @@ mod tests {
                 "gpt_oss",
                 "model.layers.0.self_attn.sinks",
                 "blk.0.attn_sinks.weight",
+            ),
+            (
+                "deepseek_v2",
+                "model.layers.1.mlp.shared_experts.up_proj.weight",
+                "blk.1.ffn_up_shexp.weight",
+            ),
+            (
+                "deepseek_v3",
+                "model.layers.1.mlp.gate.e_score_correction_bias",
+                "blk.1.exp_probs_b.bias",
             ),
             ("starcoder2", "model.layers.0.mlp.c_fc.bias", "blk.0.ffn_up.bias"),
             (

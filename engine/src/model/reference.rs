@@ -5,7 +5,8 @@
 use candle_core::{D, DType, Device, Tensor};
 
 use super::{
-    Activation, Checkpoint, ExpertChoice, LayerConfig, ModelConfig, RopePairing, transformer::dequantize,
+    Activation, CacheShape, Checkpoint, ExpertChoice, Gate, LatentAttention, LayerConfig, ModelConfig,
+    RopePairing, transformer::dequantize,
 };
 use crate::error::EngineError;
 
@@ -93,12 +94,15 @@ impl Reference<'_> {
 
     /// `x`: (tokens, hidden) -> (tokens, hidden).
     fn attention(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
-        let ModelConfig {
-            n_heads,
-            n_kv_heads,
-            head_dim,
+        if let Some(shape) = self.config.latent {
+            return self.latent_attention(x, layer, shape);
+        }
+        let n_heads = self.config.n_heads;
+        let CacheShape {
+            n_heads: n_kv_heads,
+            key_dim: head_dim,
             ..
-        } = *self.config;
+        } = self.config.cache_of(layer);
         let name = |part: &str| format!("blk.{layer}.{part}");
         let fused = self.optional(&name("attn_qkv.weight"))?;
         let fused = fused.map(|weight| x.matmul(&weight.t()?)).transpose()?;
@@ -126,8 +130,49 @@ impl Reference<'_> {
         self.linear(&attended, &name("attn_output"))
     }
 
-    /// `q`: (tokens, n_heads, head_dim), `k`, `v`: (tokens, n_kv_heads, head_dim), `sinks`: (n_heads)
-    /// -> (tokens, n_heads * head_dim).
+    /// `x`: (tokens, hidden) -> (tokens, hidden). Makes the keys and values of all heads.
+    fn latent_attention(&self, x: &Tensor, layer: usize, shape: LatentAttention) -> Result<Tensor> {
+        let LatentAttention {
+            rank,
+            plain_dim,
+            rotated_dim,
+            ..
+        } = shape;
+        let (n_tokens, n_heads) = (x.dim(0)?, self.config.n_heads);
+        let LayerConfig { rope_idx, .. } = self.config.layers[layer];
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let normed = |x: &Tensor, part: &str| -> Result<Tensor> {
+            let weight = self.tensor(&name(&format!("{part}.weight")))?;
+            Ok(self.rms_norm(x)?.broadcast_mul(&weight)?)
+        };
+        let q = if shape.query_rank.is_some() {
+            let compressed = self.linear(x, &name("attn_q_a"))?;
+            self.linear(&normed(&compressed, "attn_q_a_norm")?, &name("attn_q_b"))?
+        } else {
+            self.linear(x, &name("attn_q"))?
+        };
+        let q = q.reshape((n_tokens, n_heads, plain_dim + rotated_dim))?;
+        let turned = self.rotate(&q.narrow(2, plain_dim, rotated_dim)?.contiguous()?, rope_idx)?;
+        let q = Tensor::cat(&[q.narrow(2, 0, plain_dim)?.contiguous()?, turned], 2)?;
+
+        let kept = self.linear(x, &name("attn_kv_a_mqa"))?;
+        let latent = normed(&kept.narrow(1, 0, rank)?.contiguous()?, "attn_kv_a_norm")?;
+        let turned = kept.narrow(1, rank, rotated_dim)?.contiguous()?.unsqueeze(1)?;
+        let turned = self.rotate(&turned, rope_idx)?;
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for head in 0..n_heads {
+            let plain = latent.matmul(&self.slice(&name("attn_k_b"), head)?)?;
+            keys.push(Tensor::cat(&[plain.unsqueeze(1)?, turned.clone()], 2)?);
+            let value = latent.matmul(&self.slice(&name("attn_v_b"), head)?.t()?)?;
+            values.push(value.unsqueeze(1)?);
+        }
+        let (k, v) = (Tensor::cat(&keys, 1)?, Tensor::cat(&values, 1)?);
+        let attended = self.attend(&q, &k, &v, self.config.layers[layer], None)?;
+        self.linear(&attended, &name("attn_output"))
+    }
+
+    /// `q`: (tokens, n_heads, key_dim), `k`: (tokens, n_kv_heads, key_dim), `v`: (tokens, n_kv_heads, value_dim),
+    /// `sinks`: (n_heads) -> (tokens, n_heads * value_dim).
     fn attend(
         &self,
         q: &Tensor,
@@ -136,15 +181,10 @@ impl Reference<'_> {
         LayerConfig { window, .. }: LayerConfig,
         sinks: Option<Tensor>,
     ) -> Result<Tensor> {
-        let ModelConfig {
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            ..
-        } = *self.config;
-        let n_tokens = q.dim(0)?;
-        let group = n_heads / n_kv_heads;
+        let (n_tokens, n_heads, _) = q.dims3()?;
         let repeat = |x: &Tensor| -> Result<Tensor> {
+            let (_, n_kv_heads, head_dim) = x.dims3()?;
+            let group = n_heads / n_kv_heads;
             let x = x
                 .unsqueeze(2)?
                 .broadcast_as((n_tokens, n_kv_heads, group, head_dim))?;
@@ -174,49 +214,55 @@ impl Reference<'_> {
         let all = Tensor::cat(&[&scores, &sinks.contiguous()?], 2)?;
         let weights = softmax(&all)?.narrow(2, 0, n_tokens)?.contiguous()?;
         let attended = weights.matmul(&v)?.transpose(0, 1)?;
-        Ok(attended.reshape((n_tokens, n_heads * head_dim))?)
+        Ok(attended.reshape((n_tokens, ()))?)
     }
 
     /// `x`: (tokens, hidden) -> (tokens, hidden).
     fn feed_forward(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
         let name = |part: &str| format!("blk.{layer}.{part}");
-        let Some(ExpertChoice { n_experts, n_chosen }) = self.config.experts else {
-            let up = self.linear(x, &name("ffn_up"))?;
-            let hidden = if self.optional(&name("ffn_gate.weight"))?.is_some() {
-                self.activate(&self.linear(x, &name("ffn_gate"))?, &up)?
-            } else if self.config.activation == Activation::Gelu {
-                up.gelu()?
-            } else {
-                let halves = up.chunk(2, 1)?;
-                self.activate(&halves[0], &halves[1])?
-            };
-            return self.linear(&hidden, &name("ffn_down"));
+        let has_experts = self.config.layers[layer].has_experts;
+        let Some(choice) = self.config.experts.filter(|_| has_experts) else {
+            return self.dense(x, |part| name(part));
         };
         // Every row runs every expert; those that it did not choose have no share.
-        let scores: Vec<Vec<f32>> = self.linear(x, &name("ffn_gate_inp"))?.to_vec2()?;
-        let mut shares = Vec::new();
-        for row in scores {
-            let mut order: Vec<usize> = (0..n_experts).collect();
-            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
-            let chosen = &order[..n_chosen];
-            let total: f32 = chosen.iter().map(|expert| row[*expert].exp()).sum();
-            shares.extend((0..n_experts).map(|it| {
-                if chosen.contains(&it) {
-                    row[it].exp() / total
-                } else {
-                    0.0
-                }
-            }));
-        }
-        let shares = Tensor::from_vec(shares, (x.dim(0)?, n_experts), &self.device)?;
-        let mut mixed = x.zeros_like()?;
-        for expert in 0..n_experts {
+        let scores = self.linear(x, &name("ffn_gate_inp"))?;
+        let bias = match self.optional(&name("exp_probs_b.bias"))? {
+            Some(bias) => bias.to_vec1()?,
+            None => vec![0.0; choice.n_experts],
+        };
+        let all = match choice.gate {
+            Gate::Softmax => softmax(&scores)?,
+            Gate::Sigmoid => (scores.neg()?.exp()? + 1.0)?.recip()?,
+        };
+        let all: Vec<Vec<f32>> = all.to_vec2()?;
+        let shares: Vec<f32> = all.iter().flat_map(|row| shares(row, &bias, choice)).collect();
+        let shares = Tensor::from_vec(shares, (x.dim(0)?, choice.n_experts), &self.device)?;
+        let mut mixed = match choice.shared_width {
+            Some(_) => self.dense(x, |part| name(&format!("{part}_shexp")))?,
+            None => x.zeros_like()?,
+        };
+        for expert in 0..choice.n_experts {
             let gate = self.expert(x, &name("ffn_gate_exps"), expert)?;
             let up = self.expert(x, &name("ffn_up_exps"), expert)?;
             let out = self.expert(&self.activate(&gate, &up)?, &name("ffn_down_exps"), expert)?;
             mixed = (mixed + out.broadcast_mul(&shares.narrow(1, expert, 1)?)?)?;
         }
         Ok(mixed)
+    }
+
+    /// One feed-forward layer; `name` gives the whole name of a part such as `ffn_up`.
+    fn dense(&self, x: &Tensor, name: impl Fn(&str) -> String) -> Result<Tensor> {
+        let up = self.linear(x, &name("ffn_up"))?;
+        let gate = name("ffn_gate");
+        let hidden = if self.optional(&format!("{gate}.weight"))?.is_some() {
+            self.activate(&self.linear(x, &gate)?, &up)?
+        } else if self.config.activation == Activation::Gelu {
+            up.gelu()?
+        } else {
+            let halves = up.chunk(2, 1)?;
+            self.activate(&halves[0], &halves[1])?
+        };
+        self.linear(&hidden, &name("ffn_down"))
     }
 
     fn activate(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
@@ -232,17 +278,21 @@ impl Reference<'_> {
         })
     }
 
-    /// One expert's product, from its own tensor or its slice of all of them.
+    /// One expert's product and bias.
     fn expert(&self, x: &Tensor, name: &str, expert: usize) -> Result<Tensor> {
-        let weight = match self.optional(&format!("{name}.{expert}.weight"))? {
-            Some(weight) => weight,
-            None => self.tensor(&format!("{name}.weight"))?.get(expert)?,
-        };
-        let y = x.matmul(&weight.t()?)?;
+        let y = x.matmul(&self.slice(name, expert)?.t()?)?;
         Ok(match self.optional(&format!("{name}.bias"))? {
             Some(bias) => y.broadcast_add(&bias.get(expert)?)?,
             None => y,
         })
+    }
+
+    /// One of several matrices, from its own tensor or its slice of all of them.
+    fn slice(&self, name: &str, idx: usize) -> Result<Tensor> {
+        match self.optional(&format!("{name}.{idx}.weight"))? {
+            Some(matrix) => Ok(matrix),
+            None => Ok(self.tensor(&format!("{name}.weight"))?.get(idx)?),
+        }
     }
 
     /// `x`: (tokens, heads, head_dim), rotated by its row's index.
@@ -323,6 +373,45 @@ impl Reference<'_> {
         let is_there = self.checkpoint.weights().get(name).is_some();
         is_there.then(|| self.tensor(name)).transpose()
     }
+}
+
+/// The share of every expert in one row, 0 for those that it does not choose; `all` is what the gate makes of the scores.
+fn shares(all: &[f32], bias: &[f32], choice: ExpertChoice) -> Vec<f32> {
+    let mut ranks: Vec<f32> = all.iter().zip(bias).map(|(share, bias)| share + bias).collect();
+    if let Some(groups) = choice.groups {
+        let group_len = choice.n_experts / groups.n_groups;
+        let n_counted = match choice.gate {
+            Gate::Softmax => 1,
+            Gate::Sigmoid => 2,
+        };
+        let counts: Vec<f32> = ranks
+            .chunks(group_len)
+            .map(|group| highest(group, n_counted).into_iter().map(|it| group[it]).sum())
+            .collect();
+        let open = highest(&counts, groups.n_chosen);
+        for (expert, rank) in ranks.iter_mut().enumerate() {
+            if !open.contains(&(expert / group_len)) {
+                *rank = f32::NEG_INFINITY;
+            }
+        }
+    }
+    let chosen = highest(&ranks, choice.n_chosen);
+    let total = match choice.is_normalized {
+        true => chosen.iter().map(|expert| all[*expert]).sum(),
+        false => 1.0,
+    };
+    let share = |expert: usize| choice.scale * all[expert] / total;
+    (0..all.len())
+        .map(|it| if chosen.contains(&it) { share(it) } else { 0.0 })
+        .collect()
+}
+
+/// Where the `n` highest of some numbers stand.
+fn highest(numbers: &[f32], n: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..numbers.len()).collect();
+    order.sort_by(|a, b| numbers[*b].total_cmp(&numbers[*a]));
+    order.truncate(n);
+    order
 }
 
 /// Over the last dimension.

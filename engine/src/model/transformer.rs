@@ -5,6 +5,7 @@
 
 mod attention;
 mod feed_forward;
+mod latent;
 mod load;
 
 pub(super) use self::load::dequantize;

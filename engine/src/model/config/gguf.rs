@@ -2,7 +2,7 @@
 
 use super::{
     super::{family::Source, transformer::dequantize},
-    RopeScaling, Stated,
+    Gate, LatentAttention, RopeScaling, Stated,
 };
 use crate::{
     error::EngineError,
@@ -23,8 +23,9 @@ impl Stated {
         let require = |name: &str| -> Result<usize, EngineError> {
             Ok(keys.metadata.require_u32(&keys.key(name))? as usize)
         };
+        let latent = keys.latent()?;
         let head_dim = keys.size("attention.key_length")?;
-        if let (Some(key), Some(value)) = (head_dim, keys.size("attention.value_length")?)
+        if let (Some(key), Some(value), None) = (head_dim, keys.size("attention.value_length")?, latent)
             && key != value
         {
             let reason = format!("{value} found; this forward pass needs the width of a key, {key}");
@@ -36,11 +37,12 @@ impl Stated {
                 .metadata
                 .require_f32(&keys.key("attention.layer_norm_epsilon"))?,
         };
+        let n_prediction_layers = keys.size("nextn_predict_layers")?.unwrap_or(0);
         Ok(Self {
             source: Source::Gguf,
             vocab: gguf.require("token_embd.weight")?.shape[0],
             hidden: require("embedding_length")?,
-            n_layers: require("block_count")?,
+            n_layers: require("block_count")?.saturating_sub(n_prediction_layers),
             n_heads: require("attention.head_count")?,
             n_kv_heads: keys.size("attention.head_count_kv")?,
             head_dim,
@@ -50,6 +52,7 @@ impl Stated {
             norm_epsilon,
             rope_theta: keys.number("rope.freq_base")?,
             rope_scaling: keys.rope_scaling(gguf)?,
+            yarn_score_scale: keys.yarn_score_scale()?,
             window_rope_theta: keys.number("rope.freq_base_swa")?,
             // Some converters write 0 for "none".
             window: keys.size("attention.sliding_window")?.filter(|it| *it > 0),
@@ -61,6 +64,17 @@ impl Stated {
             n_experts: keys.size("expert_count")?,
             n_chosen_experts: keys.size("expert_used_count")?,
             expert_feed_forward: keys.size("expert_feed_forward_length")?,
+            n_shared_experts: keys.size("expert_shared_count")?,
+            n_dense_layers: keys.size("leading_dense_block_count")?,
+            expert_gate: keys.expert_gate()?,
+            experts_are_normalized: keys.metadata.get_bool(&keys.key("expert_weights_norm"))?,
+            // Some converters write 0 for "none".
+            expert_scale: keys.number("expert_weights_scale")?.filter(|it| *it != 0.0),
+            expert_groups: keys
+                .size("expert_group_count")?
+                .zip(keys.size("expert_group_used_count")?),
+            latent,
+            n_prediction_layers,
             swiglu_limit: None,
         })
     }
@@ -82,6 +96,49 @@ impl Keys<'_> {
 
     fn number(&self, name: &str) -> Result<Option<f32>, EngineError> {
         self.metadata.get_f32(&self.key(name))
+    }
+
+    /// The widths of latent attention. Files with one matrix for keys and values give those of a head under the usual keys, files
+    /// with two of them under their own.
+    fn latent(&self) -> Result<Option<LatentAttention>, EngineError> {
+        let Some(rank) = self.size("attention.kv_lora_rank")? else {
+            return Ok(None);
+        };
+        let width = |own: &str, usual: &str| -> Result<usize, EngineError> {
+            match self.size(own)? {
+                Some(width) => Ok(width),
+                None => Ok(self.metadata.require_u32(&self.key(usual))? as usize),
+            }
+        };
+        let key_dim = width("attention.key_length_mla", "attention.key_length")?;
+        let rotated_dim = self.metadata.require_u32(&self.key("rope.dimension_count"))? as usize;
+        Ok(Some(LatentAttention {
+            rank,
+            query_rank: self.size("attention.q_lora_rank")?.filter(|it| *it > 0),
+            plain_dim: key_dim.saturating_sub(rotated_dim),
+            rotated_dim,
+            value_dim: width("attention.value_length_mla", "attention.value_length")?,
+        }))
+    }
+
+    /// DeepSeek's files give a tenth of the number that `config.json` has.
+    fn yarn_score_scale(&self) -> Result<Option<f32>, EngineError> {
+        Ok(self
+            .number("rope.scaling.yarn_log_multiplier")?
+            .map(|it| it * 10.0))
+    }
+
+    fn expert_gate(&self) -> Result<Option<Gate>, EngineError> {
+        match self.size("expert_gating_func")? {
+            None | Some(0) => Ok(None),
+            Some(1) => Ok(Some(Gate::Softmax)),
+            Some(2) => Ok(Some(Gate::Sigmoid)),
+            Some(other) => Err(EngineError::Unsupported {
+                what: "gate of experts",
+                found: other.to_string(),
+                known: "1 (softmax) and 2 (sigmoid)".into(),
+            }),
+        }
     }
 
     fn rope_scaling(&self, gguf: &Gguf) -> Result<RopeScaling, EngineError> {
@@ -118,7 +175,8 @@ impl Keys<'_> {
                     None => self.metadata.require_u32(&self.key("context_length"))? as usize,
                 },
                 truncate: true,
-                amplitude: None,
+                // A score that is scaled leaves nothing to do for the amplitude in all released models.
+                amplitude: self.yarn_score_scale()?.map(|_| 1.0),
             }),
             (Some(other), _) => Err(EngineError::Unsupported {
                 what: "RoPE scaling",

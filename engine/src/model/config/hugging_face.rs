@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{super::family::Source, Fault, RopeScaling, Stated};
+use super::{super::family::Source, Fault, Gate, LatentAttention, RopeScaling, Stated};
 
 impl Stated {
     /// Reads `config`, the part of a `config.json` that describes the text model.
@@ -18,12 +18,7 @@ impl Stated {
         let n_heads = keys.require_size("num_attention_heads")?;
         let hidden = keys.require_size("hidden_size")?;
         let head_width = head_dim.unwrap_or(hidden / n_heads.max(1));
-        if keys.0.get("norm_topk_prob") == Some(&Value::Bool(false)) {
-            return Err(Fault::new(
-                "norm_topk_prob",
-                "false found; experts whose shares do not add up to 1 are not supported".into(),
-            ));
-        }
+        let latent = keys.latent()?;
         // What the scores are divided by, as the square of it.
         let score_divisor = keys.number("query_pre_attn_scalar")?.map(|it| 1.0 / it.sqrt());
         Ok(Self {
@@ -34,7 +29,10 @@ impl Stated {
             n_heads,
             n_kv_heads: keys.size("num_key_value_heads")?,
             head_dim,
-            rope_dims: rope_dims_share.map(|share| (head_width as f32 * share) as usize),
+            rope_dims: match latent {
+                Some(latent) => Some(latent.rotated_dim),
+                None => rope_dims_share.map(|share| (head_width as f32 * share) as usize),
+            },
             feed_forward,
             context_length: keys.require_size("max_position_embeddings")?,
             norm_epsilon: match keys.number("rms_norm_eps")? {
@@ -43,6 +41,7 @@ impl Stated {
             },
             rope_theta: keys.rope_number("full_attention", "rope_theta")?,
             rope_scaling,
+            yarn_score_scale: keys.rope().number("mscale_all_dim")?,
             window_rope_theta: match keys.number("rope_local_base_freq")? {
                 Some(theta) => Some(theta),
                 None => keys.nested_rope("sliding_attention").number("rope_theta")?,
@@ -59,12 +58,17 @@ impl Stated {
             embedding_scale: keys.number("embedding_multiplier")?,
             residual_scale: keys.number("residual_multiplier")?,
             logit_divisor: keys.number("logits_scaling")?,
-            n_experts: match keys.size("num_experts")? {
-                Some(n_experts) => Some(n_experts),
-                None => keys.size("num_local_experts")?,
-            },
+            n_experts: keys.first_size(&["num_experts", "num_local_experts", "n_routed_experts"])?,
             n_chosen_experts: keys.size("num_experts_per_tok")?,
             expert_feed_forward: keys.size("moe_intermediate_size")?,
+            n_shared_experts: keys.size("n_shared_experts")?,
+            n_dense_layers: keys.size("first_k_dense_replace")?,
+            expert_gate: keys.expert_gate()?,
+            experts_are_normalized: keys.get("norm_topk_prob").and_then(Value::as_bool),
+            expert_scale: keys.number("routed_scaling_factor")?,
+            expert_groups: keys.expert_groups()?,
+            latent,
+            n_prediction_layers: keys.size("num_nextn_predict_layers")?.unwrap_or(0),
             swiglu_limit: keys.number("swiglu_limit")?,
         })
     }
@@ -87,6 +91,15 @@ impl<'a> Keys<'a> {
             Some(size) => Ok(Some(size)),
             None => Err(Fault::new(key, format!("{value} found, a count expected"))),
         }
+    }
+
+    fn first_size(self, names: &[&'static str]) -> Result<Option<usize>, Fault> {
+        for key in names {
+            if let Some(size) = self.size(key)? {
+                return Ok(Some(size));
+            }
+        }
+        Ok(None)
     }
 
     fn require_size(self, key: &'static str) -> Result<usize, Fault> {
@@ -144,6 +157,20 @@ impl<'a> Keys<'a> {
         Ok(None)
     }
 
+    /// YaRN's amplitude where it is given, or follows from two numbers that are.
+    fn yarn_amplitude(self) -> Result<Option<f32>, Fault> {
+        if let Some(amplitude) = self.number("attention_factor")? {
+            return Ok(Some(amplitude));
+        }
+        let given = |key| -> Result<Option<f32>, Fault> { Ok(self.number(key)?.filter(|it| *it != 0.0)) };
+        let numbers = (given("factor")?, given("mscale")?, given("mscale_all_dim")?);
+        let (Some(factor), Some(rotated), Some(all)) = numbers else {
+            return Ok(None);
+        };
+        let stretch = |scale: f32| 1.0 + 0.1 * scale * factor.max(1.0).ln();
+        Ok(Some(stretch(rotated) / stretch(all)))
+    }
+
     /// The scaling, and which share of a head is rotated.
     fn rope_scaling(self) -> Result<(RopeScaling, Option<f32>), Fault> {
         let rope = self.rope();
@@ -175,7 +202,7 @@ impl<'a> Keys<'a> {
                 beta_slow: rope.number("beta_slow")?.unwrap_or(1.0),
                 original: original()?,
                 truncate: rope.get("truncate") != Some(&Value::Bool(false)),
-                amplitude: rope.number("attention_factor")?,
+                amplitude: rope.yarn_amplitude()?,
             },
             Some("longrope" | "su") => RopeScaling::LongRope {
                 short: rope.numbers("short_factor")?,
@@ -192,6 +219,51 @@ impl<'a> Keys<'a> {
             }
         };
         Ok((scaling, share))
+    }
+
+    fn latent(self) -> Result<Option<LatentAttention>, Fault> {
+        let Some(rank) = self.size("kv_lora_rank")? else {
+            return Ok(None);
+        };
+        Ok(Some(LatentAttention {
+            rank,
+            query_rank: self.size("q_lora_rank")?,
+            plain_dim: self.require_size("qk_nope_head_dim")?,
+            rotated_dim: self.require_size("qk_rope_head_dim")?,
+            value_dim: self.require_size("v_head_dim")?,
+        }))
+    }
+
+    fn expert_gate(self) -> Result<Option<Gate>, Fault> {
+        match self.get("scoring_func").and_then(Value::as_str) {
+            None => Ok(None),
+            Some("softmax") => Ok(Some(Gate::Softmax)),
+            Some("sigmoid") => Ok(Some(Gate::Sigmoid)),
+            Some(other) => {
+                let reason = format!("`{other}` is not supported; known: softmax and sigmoid");
+                Err(Fault::new("scoring_func", reason))
+            }
+        }
+    }
+
+    /// Groups of experts, and how many of them count. Some configurations give them beside a method without them.
+    fn expert_groups(self) -> Result<Option<(usize, usize)>, Fault> {
+        if self.size("moe_layer_freq")?.is_some_and(|it| it != 1) {
+            let reason =
+                "another number than 1 found; layers without experts between others are not supported";
+            return Err(Fault::new("moe_layer_freq", reason.into()));
+        }
+        match self.get("topk_method").and_then(Value::as_str) {
+            Some("greedy") => Ok(None),
+            None | Some("group_limited_greedy" | "noaux_tc") => {
+                Ok(self.size("n_group")?.zip(self.size("topk_group")?))
+            }
+            Some(other) => {
+                let known = "greedy, group_limited_greedy and noaux_tc";
+                let reason = format!("`{other}` is not supported; known: {known}");
+                Err(Fault::new("topk_method", reason))
+            }
+        }
     }
 
     fn has_window(self, n_layers: usize) -> Result<Option<Vec<bool>>, Fault> {

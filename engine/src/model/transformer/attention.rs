@@ -1,6 +1,10 @@
 //! The half of a layer that looks at other positions.
 
-use super::{Context, NormWeights, add_bias, load::Loader};
+use super::{
+    Context, NormWeights, add_bias,
+    latent::{self, Latent},
+    load::Loader,
+};
 use crate::{
     error::EngineError,
     kernels::{
@@ -11,45 +15,59 @@ use crate::{
         norm::rms_norm_in_place,
     },
     kv_cache::{BLOCK_LEN, KvCache},
-    model::{Batch, LayerConfig, ModelConfig, RopePairing},
+    model::{Batch, CacheShape, LayerConfig, ModelConfig, RopePairing},
 };
 
 pub(super) struct Attention {
     norm: NormWeights,
-    query: Projection,
-    key: Projection,
-    value: Projection,
-    query_norm: Option<Vec<f32>>,
-    key_norm: Option<Vec<f32>>,
+    kind: Kind,
     /// `(n_heads)`.
     sinks: Option<Vec<f32>>,
     output: Projection,
     post_norm: Option<NormWeights>,
 }
 
-struct Projection {
-    matrix: Matrix,
+enum Kind {
+    Heads(Box<Heads>),
+    Latent(Box<Latent>),
+}
+
+/// Queries, keys and values that come straight from the residual stream.
+struct Heads {
+    query: Projection,
+    key: Projection,
+    value: Projection,
+    query_norm: Option<Vec<f32>>,
+    key_norm: Option<Vec<f32>>,
+}
+
+pub(super) struct Projection {
+    pub(super) matrix: Matrix,
     bias: Option<Vec<f32>>,
 }
 
 /// Activations of one batch.
 #[derive(Default)]
 pub(super) struct Buffers {
-    /// `(rows, n_heads, head_dim)`.
+    /// `(rows, n_heads, key_dim)`.
     query: Vec<f32>,
-    /// `(rows, n_kv_heads, head_dim)`.
+    /// `(rows, key heads, key_dim)`.
     key: Vec<f32>,
+    /// `(rows, key heads, value_dim)`.
     value: Vec<f32>,
-    /// `(rows, n_heads, head_dim)`, in both forms.
+    /// `(rows, n_heads, value_dim)`.
     attended: Vec<f32>,
+    /// What the output projection reads, in 8 bits.
     quantized: QuantizedRows,
+    latent: latent::Buffers,
     /// For each of the model's rotary embeddings.
     rotations: Vec<Rotations>,
 }
 
-/// Cosines and sines, `(rows, pairs)` each, times the amplitude.
+/// Cosines and sines, `(rows, n_pairs)` each, times the amplitude.
 #[derive(Default)]
-struct Rotations {
+pub(super) struct Rotations {
+    n_pairs: usize,
     cosines: Vec<f32>,
     sines: Vec<f32>,
 }
@@ -60,11 +78,132 @@ impl Attention {
         let ModelConfig {
             hidden,
             n_heads,
-            head_dim,
+            latent,
             ..
         } = *loader.config;
-        let (query_width, key_width) = (n_heads * head_dim, loader.config.n_kv_heads * head_dim);
         let norm = loader.norm(&name("attn_norm"))?;
+        let (kind, output_width) = match latent {
+            Some(shape) => {
+                let latent = Latent::load(loader, layer_idx, shape)?;
+                (Kind::Latent(Box::new(latent)), n_heads * shape.value_dim)
+            }
+            None => {
+                let heads = Heads::load(loader, layer_idx)?;
+                let value_dim = loader.config.cache_of(layer_idx).value_dim;
+                (Kind::Heads(Box::new(heads)), n_heads * value_dim)
+            }
+        };
+        Ok(Self {
+            norm,
+            kind,
+            sinks: loader.optional_vector(&name("attn_sinks.weight"), n_heads)?,
+            output: Projection::load(loader, &name("attn_output"), hidden, output_width)?,
+            post_norm: loader.optional_norm(&name("post_attention_norm"))?,
+        })
+    }
+
+    /// Adds what the rows see to their residual streams, and their keys and values to the cache.
+    pub(super) fn run(
+        &self,
+        context: &mut Context<'_>,
+        layer_idx: usize,
+        batch: Batch<'_>,
+        cache: &mut KvCache,
+        buffers: &mut super::Buffers,
+    ) {
+        let (config, isa, n_rows) = (context.config, context.isa, batch.rows.len());
+        let LayerConfig {
+            window,
+            rope_idx,
+            cache_idx,
+            ..
+        } = config.layers[layer_idx];
+        let cached = config.caches[cache_idx];
+        buffers.norm_residual(context, &self.norm);
+        let input = Input {
+            rows: &buffers.normed,
+            quantized: &buffers.quantized,
+        };
+        let own = &mut buffers.attention;
+        let key_width = cached.n_heads * cached.key_dim;
+        let value_width = cached.n_heads * cached.value_dim;
+        for (buffer, width) in [
+            (&mut own.query, config.n_heads * cached.key_dim),
+            (&mut own.key, key_width),
+            (&mut own.value, value_width),
+            (&mut own.attended, config.n_heads * cached.value_dim),
+        ] {
+            buffer.resize(n_rows * width, 0.0);
+        }
+        let rotation = (&own.rotations[rope_idx], config.ropes[rope_idx].pairing);
+        match &self.kind {
+            Kind::Heads(heads) => heads.project(
+                context,
+                (input, n_rows),
+                rotation,
+                cached.key_dim,
+                (&mut own.query, &mut own.key, &mut own.value),
+            ),
+            Kind::Latent(latent) => latent.project(
+                context,
+                (input, n_rows),
+                rotation,
+                &mut own.latent,
+                (&mut own.query, &mut own.key),
+            ),
+        }
+        let keys_and_values = own
+            .key
+            .chunks_exact(key_width)
+            .zip(own.value.chunks_exact(value_width));
+        for (row, (key, value)) in batch.rows.iter().zip(keys_and_values) {
+            let slot = row.slot();
+            let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
+            cache.write(cache_idx, block, slot % BLOCK_LEN, key, value);
+        }
+        let shape = AttentionShape {
+            n_heads: config.n_heads,
+            cached,
+            scale: config.attention_scale,
+            window,
+            sinks: self.sinks.as_deref(),
+        };
+        attend(
+            isa,
+            context.pool,
+            shape,
+            batch,
+            (cache, cache_idx),
+            &own.query,
+            &mut own.attended,
+        );
+        let attended = match &self.kind {
+            Kind::Heads(_) => &own.attended,
+            Kind::Latent(latent) => latent.values(context, &own.attended, n_rows, &mut own.latent),
+        };
+        own.quantized
+            .set_rows(isa, context.pool, attended, attended.len() / n_rows);
+        let input = Input {
+            rows: attended,
+            quantized: &own.quantized,
+        };
+        let product = self.output.product(&mut buffers.projected);
+        multiply(isa, context.pool, input, n_rows, [product]);
+        self.output.add_bias(&mut buffers.projected);
+        buffers.add_projected(context, self.post_norm.as_ref());
+    }
+}
+
+impl Heads {
+    fn load(loader: &mut Loader<'_>, layer_idx: usize) -> Result<Self, EngineError> {
+        let name = |part: &str| format!("blk.{layer_idx}.{part}");
+        let (hidden, n_heads) = (loader.config.hidden, loader.config.n_heads);
+        let CacheShape {
+            n_heads: n_kv_heads,
+            key_dim: head_dim,
+            ..
+        } = loader.config.cache_of(layer_idx);
+        let (query_width, key_width) = (n_heads * head_dim, n_kv_heads * head_dim);
         let [query, key, value] = if loader.has(&name("attn_qkv.weight")) {
             let fused = name("attn_qkv.weight");
             let n_rows = query_width + 2 * key_width;
@@ -84,110 +223,40 @@ impl Attention {
             ]
         };
         Ok(Self {
-            norm,
             query,
             key,
             value,
-            query_norm: loader.optional_head_norm(&name("attn_q_norm"))?,
-            key_norm: loader.optional_head_norm(&name("attn_k_norm"))?,
-            sinks: loader.optional_vector(&name("attn_sinks.weight"), n_heads)?,
-            output: Projection::load(loader, &name("attn_output"), hidden, query_width)?,
-            post_norm: loader.optional_norm(&name("post_attention_norm"))?,
+            query_norm: loader.optional_head_norm(&name("attn_q_norm"), head_dim)?,
+            key_norm: loader.optional_head_norm(&name("attn_k_norm"), head_dim)?,
         })
     }
 
-    /// Adds what the rows see to their residual streams, and their keys and values to the cache.
-    pub(super) fn run(
+    /// Writes queries, `(rows, n_heads, head_dim)`, keys and values, `(rows, key heads, head_dim)`.
+    fn project(
         &self,
         context: &mut Context<'_>,
-        layer_idx: usize,
-        batch: Batch<'_>,
-        cache: &mut KvCache,
-        buffers: &mut super::Buffers,
+        (input, n_rows): (Input<'_>, usize),
+        rotation: (&Rotations, RopePairing),
+        head_dim: usize,
+        (query, key, value): (&mut [f32], &mut [f32], &mut [f32]),
     ) {
-        let (config, isa, n_rows) = (context.config, context.isa, batch.rows.len());
-        let LayerConfig { window, rope_idx } = config.layers[layer_idx];
-        buffers.norm_residual(context, &self.norm);
-        let input = Input {
-            rows: &buffers.normed,
-            quantized: &buffers.quantized,
-        };
-        let own = &mut buffers.attention;
         let products = [
-            (&self.query, &mut own.query),
-            (&self.key, &mut own.key),
-            (&self.value, &mut own.value),
+            self.query.product(query),
+            self.key.product(key),
+            self.value.product(value),
         ];
-        let products = products.map(|(projection, out)| Product {
-            matrix: &projection.matrix,
-            out,
-        });
-        multiply(isa, context.pool, input, n_rows, products);
-        add_bias(&mut own.query, self.query.bias.as_deref());
-        add_bias(&mut own.key, self.key.bias.as_deref());
-        add_bias(&mut own.value, self.value.bias.as_deref());
-        let pairing = config.ropes[rope_idx].pairing;
-        let rotations = &own.rotations[rope_idx];
-        norm_and_rotate(
-            context,
-            self.query_norm.as_deref(),
-            rotations,
-            pairing,
-            (&mut own.query, n_rows),
-        );
-        norm_and_rotate(
-            context,
-            self.key_norm.as_deref(),
-            rotations,
-            pairing,
-            (&mut own.key, n_rows),
-        );
-
-        let key_width = config.n_kv_heads * config.head_dim;
-        let keys_and_values = own
-            .key
-            .chunks_exact(key_width)
-            .zip(own.value.chunks_exact(key_width));
-        for (row, (key, value)) in batch.rows.iter().zip(keys_and_values) {
-            let slot = row.slot();
-            let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
-            cache.write(layer_idx, block, slot % BLOCK_LEN, key, value);
+        multiply(context.isa, context.pool, input, n_rows, products);
+        self.query.add_bias(query);
+        self.key.add_bias(key);
+        self.value.add_bias(value);
+        for (norm, rows) in [(&self.query_norm, query), (&self.key_norm, key)] {
+            norm_and_rotate(context, norm.as_deref(), rotation, (rows, n_rows, head_dim));
         }
-        let shape = AttentionShape {
-            n_heads: config.n_heads,
-            n_kv_heads: config.n_kv_heads,
-            head_dim: config.head_dim,
-            scale: config.attention_scale,
-            window,
-            sinks: self.sinks.as_deref(),
-        };
-        attend(
-            isa,
-            context.pool,
-            shape,
-            batch,
-            (cache, layer_idx),
-            &own.query,
-            &mut own.attended,
-        );
-        own.quantized
-            .set_rows(isa, context.pool, &own.attended, config.n_heads * config.head_dim);
-        let input = Input {
-            rows: &own.attended,
-            quantized: &own.quantized,
-        };
-        let product = Product {
-            matrix: &self.output.matrix,
-            out: &mut buffers.projected,
-        };
-        multiply(isa, context.pool, input, n_rows, [product]);
-        add_bias(&mut buffers.projected, self.output.bias.as_deref());
-        buffers.add_projected(context, self.post_norm.as_ref());
     }
 }
 
 impl Projection {
-    fn load(
+    pub(super) fn load(
         loader: &mut Loader<'_>,
         name: &str,
         n_outputs: usize,
@@ -198,28 +267,36 @@ impl Projection {
             bias: loader.optional_vector(&format!("{name}.bias"), n_outputs)?,
         })
     }
+
+    pub(super) fn product<'a>(&'a self, out: &'a mut [f32]) -> Product<'a> {
+        Product {
+            matrix: &self.matrix,
+            out,
+        }
+    }
+
+    pub(super) fn add_bias(&self, rows: &mut [f32]) {
+        add_bias(rows, self.bias.as_deref());
+    }
 }
 
 impl Buffers {
-    /// Makes room for the rows of `batch`; cosines and sines are the same in every layer.
+    /// Cosines and sines of the rows of `batch`: they are the same in every layer.
     pub(super) fn prepare(&mut self, config: &ModelConfig, batch: Batch<'_>) {
         let n_rows = batch.rows.len();
-        for (buffer, n_heads) in [
-            (&mut self.query, config.n_heads),
-            (&mut self.attended, config.n_heads),
-            (&mut self.key, config.n_kv_heads),
-            (&mut self.value, config.n_kv_heads),
-        ] {
-            buffer.resize(n_rows * n_heads * config.head_dim, 0.0);
-        }
         self.rotations.resize_with(config.ropes.len(), Rotations::default);
-        for (rope, Rotations { cosines, sines }) in config.ropes.iter().zip(&mut self.rotations) {
-            let n_pairs = rope.frequencies.len();
-            cosines.resize(n_rows * n_pairs, 0.0);
-            sines.resize(n_rows * n_pairs, 0.0);
+        for (rope, rotations) in config.ropes.iter().zip(&mut self.rotations) {
+            let Rotations {
+                n_pairs,
+                cosines,
+                sines,
+            } = rotations;
+            *n_pairs = rope.frequencies.len();
+            cosines.resize(n_rows * *n_pairs, 0.0);
+            sines.resize(n_rows * *n_pairs, 0.0);
             let rotations = cosines
-                .chunks_exact_mut(n_pairs)
-                .zip(sines.chunks_exact_mut(n_pairs));
+                .chunks_exact_mut(*n_pairs)
+                .zip(sines.chunks_exact_mut(*n_pairs));
             for (row, (cosines, sines)) in batch.rows.iter().zip(rotations) {
                 for ((frequency, cosine), sine) in rope.frequencies.iter().zip(cosines).zip(sines) {
                     let (sin, cos) = (row.position() as f32 * frequency).sin_cos();
@@ -230,29 +307,34 @@ impl Buffers {
     }
 }
 
+impl Rotations {
+    /// Rotates the first pairs of a head of row `row`; what lies beyond them stays.
+    pub(super) fn rotate(&self, row: usize, head: &mut [f32], pairing: RopePairing) {
+        let pairs = row * self.n_pairs..(row + 1) * self.n_pairs;
+        let rotated = &mut head[..2 * self.n_pairs];
+        let halves = pairing == RopePairing::Halves;
+        rotate(rotated, &self.cosines[pairs.clone()], &self.sines[pairs], halves);
+    }
+}
+
 /// Norms each head where the family has it, then rotates it by its row's position. `rows` is `(rows, heads, head_dim)`.
 fn norm_and_rotate(
     context: &mut Context<'_>,
     norm: Option<&[f32]>,
-    Rotations { cosines, sines }: &Rotations,
-    pairing: RopePairing,
-    (rows, n_rows): (&mut [f32], usize),
+    (rotations, pairing): (&Rotations, RopePairing),
+    (rows, n_rows, head_dim): (&mut [f32], usize, usize),
 ) {
-    let (config, isa) = (context.config, context.isa);
-    let (head_dim, epsilon) = (config.head_dim, config.norm.epsilon);
-    let halves = pairing == RopePairing::Halves;
+    let (isa, epsilon) = (context.isa, context.config.norm.epsilon);
     let width = rows.len() / n_rows;
-    let n_pairs = cosines.len() / n_rows;
     let rows = SharedOut::new(rows);
     context.pool.run_rows(n_rows, width, &|range| {
-        let pairs = range.start / width * n_pairs..(range.start / width + 1) * n_pairs;
+        let row = range.start / width;
         // SAFETY: every row is another range.
         for head in unsafe { rows.slice(range) }.chunks_exact_mut(head_dim) {
             if let Some(weight) = norm {
                 rms_norm_in_place(isa, head, weight, epsilon);
             }
-            let rotated = &mut head[..2 * n_pairs];
-            rotate(rotated, &cosines[pairs.clone()], &sines[pairs.clone()], halves);
+            rotations.rotate(row, head, pairing);
         }
     });
 }

@@ -1,6 +1,6 @@
 //! The half of a layer that looks at each row alone: one feed-forward layer, or some of many experts.
 
-use super::{Context, NormWeights, add_bias, load::Loader};
+use super::{Context, NormWeights, add_bias, add_to, load::Loader};
 use crate::{
     error::EngineError,
     kernels::{
@@ -8,7 +8,7 @@ use crate::{
         activation::activate,
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
     },
-    model::{Activation, ExpertChoice, ModelConfig},
+    model::{Activation, ExpertChoice, ExpertGroups, Gate},
 };
 
 pub(super) struct FeedForward {
@@ -19,16 +19,24 @@ pub(super) struct FeedForward {
 
 enum Kind {
     Dense(Box<Mlp>),
-    Experts {
-        /// Scores of the experts, `(n_experts, hidden)`.
-        router: Matrix,
-        router_bias: Option<Vec<f32>>,
-        experts: Vec<Mlp>,
-    },
+    Experts(Box<Experts>),
+}
+
+struct Experts {
+    choice: ExpertChoice,
+    /// Scores of the experts, `(n_experts, hidden)`.
+    router: Matrix,
+    router_bias: Option<Vec<f32>>,
+    /// What is added to the shares to choose by, `(n_experts)`.
+    choice_bias: Option<Vec<f32>>,
+    experts: Vec<Mlp>,
+    /// The one that all rows run.
+    shared: Option<Mlp>,
 }
 
 /// `down(activation(gate(x), up(x)))`.
 struct Mlp {
+    width: usize,
     gate: Matrix,
     /// Absent where the activation has no gate: then `gate` is what is activated.
     up: Option<Matrix>,
@@ -46,6 +54,8 @@ pub(super) struct Buffers {
     scores: Vec<f32>,
     /// For each row in turn, its experts and their shares.
     choices: Vec<Choice>,
+    /// Groups of the row at hand, and what they count.
+    groups: Vec<(usize, f32)>,
     /// Rows that one expert runs, `(rows, hidden)`, in both forms, and what it makes of them.
     gathered: Vec<f32>,
     quantized: QuantizedRows,
@@ -54,7 +64,7 @@ pub(super) struct Buffers {
 
 #[derive(Default)]
 struct MlpBuffers {
-    /// `(rows, feed_forward)`, the first also in 8 bits.
+    /// `(rows, width)`, the first also in 8 bits.
     gate: Vec<f32>,
     up: Vec<f32>,
     quantized: QuantizedRows,
@@ -64,6 +74,8 @@ struct MlpBuffers {
 struct Choice {
     row: usize,
     expert_idx: usize,
+    /// What the choice goes by.
+    rank: f32,
     share: f32,
 }
 
@@ -71,13 +83,24 @@ impl FeedForward {
     pub(super) fn load(loader: &mut Loader<'_>, layer_idx: usize) -> Result<Self, EngineError> {
         let name = |part: &str| format!("blk.{layer_idx}.{part}");
         let hidden = loader.config.hidden;
-        let kind = match loader.config.experts {
-            Some(ExpertChoice { n_experts, .. }) => Kind::Experts {
-                router: loader.matrix(&name("ffn_gate_inp.weight"), n_experts, hidden)?,
-                router_bias: loader.optional_vector(&name("ffn_gate_inp.bias"), n_experts)?,
-                experts: Mlp::load_experts(loader, n_experts, name)?,
-            },
-            None => Kind::Dense(Box::new(Mlp::load(loader, name)?)),
+        let config = loader.config;
+        let choice = config.experts.filter(|_| config.layers[layer_idx].has_experts);
+        let kind = match choice {
+            Some(choice) => Kind::Experts(Box::new(Experts {
+                choice,
+                router: loader.matrix(&name("ffn_gate_inp.weight"), choice.n_experts, hidden)?,
+                router_bias: loader.optional_vector(&name("ffn_gate_inp.bias"), choice.n_experts)?,
+                choice_bias: match choice.gate {
+                    Gate::Softmax => None,
+                    Gate::Sigmoid => loader.optional_vector(&name("exp_probs_b.bias"), choice.n_experts)?,
+                },
+                experts: Mlp::load_experts(loader, choice, name)?,
+                shared: choice
+                    .shared_width
+                    .map(|width| Mlp::load(loader, width, |part| name(&format!("{part}_shexp"))))
+                    .transpose()?,
+            })),
+            None => Kind::Dense(Box::new(Mlp::load(loader, config.feed_forward, name)?)),
         };
         Ok(Self {
             norm: loader.norm(&name("ffn_norm"))?,
@@ -102,20 +125,21 @@ impl FeedForward {
         };
         match &self.kind {
             Kind::Dense(mlp) => mlp.run(context, input, n_rows, &mut own.inner, projected),
-            Kind::Experts {
-                router,
-                router_bias,
-                experts,
-            } => {
-                own.scores.resize(n_rows * experts.len(), 0.0);
+            Kind::Experts(experts) => {
+                own.scores.resize(n_rows * experts.experts.len(), 0.0);
                 let product = Product {
-                    matrix: router,
+                    matrix: &experts.router,
                     out: &mut own.scores,
                 };
                 multiply(context.isa, context.pool, input, n_rows, [product]);
-                add_bias(&mut own.scores, router_bias.as_deref());
-                own.choose(context.config, experts.len());
-                own.run_experts(context, experts, normed, projected);
+                add_bias(&mut own.scores, experts.router_bias.as_deref());
+                own.choose(experts.choice, experts.choice_bias.as_deref());
+                own.run_experts(context, &experts.experts, normed, projected);
+                if let Some(shared) = &experts.shared {
+                    own.expert_out.resize(projected.len(), 0.0);
+                    shared.run(context, input, n_rows, &mut own.inner, &mut own.expert_out);
+                    add_to(projected, &own.expert_out);
+                }
             }
         }
         buffers.add_projected(context, self.post_norm.as_ref());
@@ -123,23 +147,32 @@ impl FeedForward {
 }
 
 impl Buffers {
-    /// The experts of every row with the highest scores, in the order in which they are run: by expert, then by row.
-    fn choose(&mut self, config: &ModelConfig, n_experts: usize) {
-        let n_chosen = config.experts.map_or(0, |experts| experts.n_chosen);
+    /// The experts that every row chooses, in the order in which they are run: by expert, then by row.
+    fn choose(&mut self, choice: ExpertChoice, bias: Option<&[f32]>) {
         self.choices.clear();
-        for (row, scores) in self.scores.chunks_exact(n_experts).enumerate() {
+        for (row, scores) in self.scores.chunks_exact(choice.n_experts).enumerate() {
             let first = self.choices.len();
             let all = scores.iter().enumerate();
-            self.choices.extend(all.map(|(expert_idx, &share)| Choice {
-                row,
-                expert_idx,
-                share,
+            self.choices.extend(all.map(|(expert_idx, &score)| {
+                let share = match choice.gate {
+                    Gate::Softmax => score,
+                    Gate::Sigmoid => 1.0 / (1.0 + (-score).exp()),
+                };
+                Choice {
+                    row,
+                    expert_idx,
+                    rank: share + bias.map_or(0.0, |bias| bias[expert_idx]),
+                    share,
+                }
             }));
+            if let Some(groups) = choice.groups {
+                keep_groups(&mut self.choices, first, (choice, groups), &mut self.groups);
+            }
             let of_row = &mut self.choices[first..];
             // Equal scores: the first expert. NaN counts as highest, so that it shows in the logits.
-            of_row.sort_unstable_by(|a, b| b.share.total_cmp(&a.share).then(a.expert_idx.cmp(&b.expert_idx)));
-            self.choices.truncate(first + n_chosen);
-            softmax(&mut self.choices[first..]);
+            of_row.sort_unstable_by(|a, b| b.rank.total_cmp(&a.rank).then(a.expert_idx.cmp(&b.expert_idx)));
+            self.choices.truncate(first + choice.n_chosen);
+            set_shares(&mut self.choices[first..], scores, choice);
         }
         self.choices
             .sort_unstable_by_key(|choice| (choice.expert_idx, choice.row));
@@ -181,62 +214,106 @@ impl Buffers {
     }
 }
 
-/// Shares that add up to 1 from scores, the highest first.
-fn softmax(choices: &mut [Choice]) {
-    let Some(highest) = choices.first().map(|choice| choice.share) else {
-        return;
-    };
-    let mut total = 0.0;
-    for choice in &mut *choices {
-        choice.share = (choice.share - highest).exp();
-        total += choice.share;
+/// Drops the experts, from the `first` choice on, of all groups but those that count most.
+fn keep_groups(
+    choices: &mut Vec<Choice>,
+    first: usize,
+    (choice, groups): (ExpertChoice, ExpertGroups),
+    counts: &mut Vec<(usize, f32)>,
+) {
+    let group_len = choice.n_experts / groups.n_groups;
+    let of_groups = choices[first..].chunks_exact(group_len);
+    counts.clear();
+    counts.extend(of_groups.enumerate().map(|(group, choices)| {
+        let (mut highest, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        for rank in choices.iter().map(|choice| choice.rank) {
+            if rank.total_cmp(&highest).is_gt() {
+                (highest, second) = (rank, highest);
+            } else if rank.total_cmp(&second).is_gt() {
+                second = rank;
+            }
+        }
+        match choice.gate {
+            Gate::Softmax => (group, highest),
+            Gate::Sigmoid => (group, highest + second),
+        }
+    }));
+    counts.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    counts.truncate(groups.n_chosen);
+    let mut idx = 0;
+    choices.retain(|choice| {
+        idx += 1;
+        let group = choice.expert_idx / group_len;
+        idx <= first || counts.iter().any(|(kept, _)| *kept == group)
+    });
+}
+
+/// The shares of the chosen experts of one row, from its `scores`.
+fn set_shares(chosen: &mut [Choice], scores: &[f32], choice: ExpertChoice) {
+    if choice.gate == Gate::Softmax {
+        let largest = |max: f32, score: f32| if score.total_cmp(&max).is_gt() { score } else { max };
+        let highest = scores.iter().copied().fold(f32::NEG_INFINITY, largest);
+        chosen
+            .iter_mut()
+            .for_each(|it| it.share = (it.share - highest).exp());
+        if !choice.is_normalized {
+            let total: f32 = scores.iter().map(|score| (score - highest).exp()).sum();
+            chosen.iter_mut().for_each(|it| it.share /= total);
+        }
     }
-    choices.iter_mut().for_each(|choice| choice.share /= total);
+    if choice.is_normalized {
+        let total: f32 = chosen.iter().map(|it| it.share).sum();
+        chosen.iter_mut().for_each(|it| it.share /= total);
+    }
+    chosen.iter_mut().for_each(|it| it.share *= choice.scale);
 }
 
 impl Mlp {
-    fn load(loader: &mut Loader<'_>, name: impl Fn(&str) -> String) -> Result<Self, EngineError> {
-        let ModelConfig {
-            hidden,
-            feed_forward: width,
-            activation,
-            ..
-        } = *loader.config;
-        let up_name = name("ffn_up.weight");
+    /// `name` gives the whole name of a part such as `ffn_up`.
+    fn load(
+        loader: &mut Loader<'_>,
+        width: usize,
+        name: impl Fn(&str) -> String,
+    ) -> Result<Self, EngineError> {
+        let (hidden, activation) = (loader.config.hidden, loader.config.activation);
+        let [gate_name, up_name, down_name] = ["ffn_gate", "ffn_up", "ffn_down"].map(name);
+        let weight = |name: &str| format!("{name}.weight");
+        let bias = |name: &str| format!("{name}.bias");
         let (gate, up) = if activation == Activation::Gelu {
-            (loader.matrix(&up_name, width, hidden)?, None)
-        } else if loader.has(&name("ffn_gate.weight")) {
-            let gate = loader.matrix(&name("ffn_gate.weight"), width, hidden)?;
-            (gate, Some(loader.matrix(&up_name, width, hidden)?))
+            (loader.matrix(&weight(&up_name), width, hidden)?, None)
+        } else if loader.has(&weight(&gate_name)) {
+            let gate = loader.matrix(&weight(&gate_name), width, hidden)?;
+            (gate, Some(loader.matrix(&weight(&up_name), width, hidden)?))
         } else {
             // Both in one matrix, the gate first.
-            let shape = (2 * width, hidden);
-            let gate = loader.part(&up_name, shape, 0..width)?;
-            (gate, Some(loader.part(&up_name, shape, width..2 * width)?))
+            let (both, shape) = (weight(&up_name), (2 * width, hidden));
+            let gate = loader.part(&both, shape, 0..width)?;
+            (gate, Some(loader.part(&both, shape, width..2 * width)?))
         };
         let (gate_bias, up_bias) = match up {
-            None => (loader.optional_vector(&name("ffn_up.bias"), width)?, None),
+            None => (loader.optional_vector(&bias(&up_name), width)?, None),
             Some(_) => (
-                loader.optional_vector(&name("ffn_gate.bias"), width)?,
-                loader.optional_vector(&name("ffn_up.bias"), width)?,
+                loader.optional_vector(&bias(&gate_name), width)?,
+                loader.optional_vector(&bias(&up_name), width)?,
             ),
         };
         Ok(Self {
+            width,
             gate,
             up,
-            down: loader.matrix(&name("ffn_down.weight"), hidden, width)?,
+            down: loader.matrix(&weight(&down_name), hidden, width)?,
             gate_bias,
             up_bias,
-            down_bias: loader.optional_vector(&name("ffn_down.bias"), hidden)?,
+            down_bias: loader.optional_vector(&bias(&down_name), hidden)?,
         })
     }
 
     fn load_experts(
         loader: &mut Loader<'_>,
-        n_experts: usize,
+        ExpertChoice { n_experts, width, .. }: ExpertChoice,
         name: impl Fn(&str) -> String,
     ) -> Result<Vec<Self>, EngineError> {
-        let (hidden, width) = (loader.config.hidden, loader.config.feed_forward);
+        let hidden = loader.config.hidden;
         let mut biases = |part: &str, len: usize| -> Result<Vec<Option<Vec<f32>>>, EngineError> {
             let name = name(part);
             if !loader.has(&name) {
@@ -254,9 +331,10 @@ impl Mlp {
             .map(|(expert_idx, ((gate_bias, up_bias), down_bias))| {
                 let which = (expert_idx, n_experts);
                 Ok(Self {
-                    gate: loader.expert(&name("ffn_gate_exps"), which, width, hidden)?,
-                    up: Some(loader.expert(&name("ffn_up_exps"), which, width, hidden)?),
-                    down: loader.expert(&name("ffn_down_exps"), which, hidden, width)?,
+                    width,
+                    gate: loader.slice(&name("ffn_gate_exps"), which, width, hidden)?,
+                    up: Some(loader.slice(&name("ffn_up_exps"), which, width, hidden)?),
+                    down: loader.slice(&name("ffn_down_exps"), which, hidden, width)?,
                     gate_bias,
                     up_bias,
                     down_bias,
@@ -274,11 +352,7 @@ impl Mlp {
         buffers: &mut MlpBuffers,
         out: &mut [f32],
     ) {
-        let (isa, width, activation) = (
-            context.isa,
-            context.config.feed_forward,
-            context.config.activation,
-        );
+        let (isa, width, activation) = (context.isa, self.width, context.config.activation);
         let MlpBuffers { gate, up, quantized } = buffers;
         gate.resize(n_rows * width, 0.0);
         up.resize(n_rows * width, 0.0);
@@ -323,16 +397,74 @@ impl Mlp {
 mod tests {
     use super::*;
 
-    #[test]
-    fn shares_of_the_chosen_add_up_to_one() {
-        let choice = |share| Choice {
-            row: 0,
-            expert_idx: 0,
-            share,
+    const CHOICE: ExpertChoice = ExpertChoice {
+        n_experts: 4,
+        n_chosen: 2,
+        width: 1,
+        shared_width: None,
+        gate: Gate::Softmax,
+        is_normalized: true,
+        scale: 1.0,
+        groups: None,
+    };
+
+    /// The experts that a row with these scores chooses, and their shares.
+    fn chosen(scores: [f32; 4], choice: ExpertChoice, bias: Option<&[f32]>) -> Vec<(usize, f32)> {
+        let mut buffers = Buffers {
+            scores: scores.to_vec(),
+            ..Buffers::default()
         };
-        let mut choices = [choice(100.0), choice(100.0 + 0.5f32.ln())];
-        softmax(&mut choices);
-        assert!((choices[0].share - 2.0 / 3.0).abs() < 1e-5, "{choices:?}");
-        assert!((choices[1].share - 1.0 / 3.0).abs() < 1e-5, "{choices:?}");
+        buffers.choose(choice, bias);
+        let choices = buffers.choices.iter();
+        choices
+            .map(|it| (it.expert_idx, (it.share * 1000.0).round()))
+            .collect()
+    }
+
+    #[test]
+    fn shares_of_the_chosen_add_up_to_one_or_are_those_among_all() {
+        let scores = [100.0, 90.0, 100.0 + 0.5f32.ln(), 100.0 + 0.5f32.ln()];
+        assert_eq!(chosen(scores, CHOICE, None), [(0, 667.0), (2, 333.0)]);
+        let among_all = ExpertChoice {
+            is_normalized: false,
+            scale: 2.0,
+            ..CHOICE
+        };
+        assert_eq!(chosen(scores, among_all, None), [(0, 1000.0), (2, 500.0)]);
+    }
+
+    #[test]
+    fn a_bias_changes_the_choice_but_not_the_shares() {
+        let sigmoid = ExpertChoice {
+            gate: Gate::Sigmoid,
+            ..CHOICE
+        };
+        let scores = [0.0, 0.0, 1.0f32, 3.0f32.ln()];
+        assert_eq!(
+            chosen(scores, sigmoid, Some(&[9.0, 0.0, 0.0, 0.0])),
+            [(0, 400.0), (3, 600.0)]
+        );
+    }
+
+    #[test]
+    fn groups_count_by_one_expert_or_by_two() {
+        let groups = Some(ExpertGroups {
+            n_groups: 2,
+            n_chosen: 1,
+        });
+        let scores = [5.0, -5.0, 4.0, 4.0];
+        let experts = |gate| {
+            let choice = ExpertChoice {
+                gate,
+                groups,
+                ..CHOICE
+            };
+            chosen(scores, choice, None)
+                .into_iter()
+                .map(|it| it.0)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(experts(Gate::Softmax), [0, 1]);
+        assert_eq!(experts(Gate::Sigmoid), [2, 3]);
     }
 }

@@ -94,20 +94,20 @@ impl<'a> Loader<'a> {
         Matrix::new(tensor, self.isa, self.pool, &mut self.arena)
     }
 
-    /// The matrix of one expert, `(n_outputs, n_inputs)`: on its own, or within the tensor that holds all of them.
-    pub(super) fn expert(
+    /// One of several matrices, `(n_outputs, n_inputs)` each: on its own, or within the tensor that holds all of them.
+    pub(super) fn slice(
         &mut self,
         name: &str,
-        (expert_idx, n_experts): (usize, usize),
+        (idx, n_matrices): (usize, usize),
         n_outputs: usize,
         n_inputs: usize,
     ) -> Result<Matrix, EngineError> {
-        let alone = format!("{name}.{expert_idx}.weight");
+        let alone = format!("{name}.{idx}.weight");
         if self.has(&alone) {
             return self.matrix(&alone, n_outputs, n_inputs);
         }
-        let all = self.tensor(&format!("{name}.weight"), &[n_experts, n_outputs, n_inputs])?;
-        let own = all.rows(expert_idx * n_outputs..(expert_idx + 1) * n_outputs);
+        let all = self.tensor(&format!("{name}.weight"), &[n_matrices, n_outputs, n_inputs])?;
+        let own = all.rows(idx * n_outputs..(idx + 1) * n_outputs);
         Matrix::new(own, self.isa, self.pool, &mut self.arena)
     }
 
@@ -149,8 +149,11 @@ impl<'a> Loader<'a> {
     }
 
     /// The weights of a norm of heads, where the family has it.
-    pub(super) fn optional_head_norm(&mut self, name: &str) -> Result<Option<Vec<f32>>, EngineError> {
-        let head_dim = self.config.head_dim;
+    pub(super) fn optional_head_norm(
+        &mut self,
+        name: &str,
+        head_dim: usize,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
         self.has(&format!("{name}.weight"))
             .then(|| self.norm_scale(name, head_dim))
             .transpose()

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     error::EngineError,
     model::{
-        ModelConfig,
+        CacheShape, ModelConfig,
         rope::{Rope, RopePairing, RopeScaling},
     },
     weights::{Gguf, WeightSource, Weights, safetensors},
@@ -204,13 +204,14 @@ impl HeadFile {
         target_ids: Option<Vec<i64>>,
         target: &ModelConfig,
     ) -> Result<Self, EngineError> {
-        let ModelConfig {
-            n_heads,
-            n_kv_heads,
-            head_dim,
+        let n_heads = config.shape.n_heads;
+        let CacheShape {
+            n_heads: n_kv_heads,
+            key_dim: head_dim,
             ..
-        } = config.shape;
-        let has_shape = n_kv_heads > 0 && n_heads % n_kv_heads == 0 && head_dim > 0 && head_dim % 2 == 0;
+        } = config.shape.caches[0];
+        let has_shape =
+            n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads) && head_dim > 0 && head_dim % 2 == 0;
         if !has_shape || config.target_layers.len() != N_TARGET_LAYERS {
             return Err(weights.bad(
                 "fc.weight",
@@ -251,7 +252,7 @@ impl HeadFile {
 fn shape(hidden: usize, n_heads: usize, n_kv_heads: usize, head_dim: usize, epsilon: f32) -> ModelConfig {
     let mut shape = ModelConfig::bare("eagle3", 1, n_heads, head_dim);
     shape.hidden = hidden;
-    shape.n_kv_heads = n_kv_heads;
+    shape.caches = vec![CacheShape::heads(n_kv_heads, head_dim)];
     shape.norm.epsilon = epsilon;
     shape
 }

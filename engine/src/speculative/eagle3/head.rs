@@ -15,7 +15,7 @@ use crate::{
         pool::ThreadPool,
     },
     kv_cache::{BLOCK_LEN, KvCache},
-    model::{Batch, ModelConfig, RopePairing},
+    model::{Batch, CacheShape, ModelConfig, RopePairing},
     quant,
     weights::{Tensor, Weights},
 };
@@ -80,13 +80,12 @@ impl Head {
             mut weights,
             target_ids,
         } = file;
-        let ModelConfig {
-            hidden,
-            n_heads,
-            n_kv_heads,
-            head_dim,
+        let ModelConfig { hidden, n_heads, .. } = config.shape;
+        let CacheShape {
+            n_heads: n_kv_heads,
+            key_dim: head_dim,
             ..
-        } = config.shape;
+        } = config.shape.caches[0];
         let (query_width, key_width) = (n_heads * head_dim, n_kv_heads * head_dim);
         // What the head does not have of its own is the target's.
         let shared = |weights: &mut Weights, own: &str, names: &[&str], n_rows: usize| {
@@ -221,13 +220,9 @@ impl Head {
         let HeadConfig {
             shape, feed_forward, ..
         } = &self.config;
-        let ModelConfig {
-            hidden,
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            ..
-        } = *shape;
+        let ModelConfig { hidden, n_heads, .. } = *shape;
+        let cached = shape.caches[0];
+        let (head_dim, key_width) = (cached.key_dim, cached.n_heads * cached.key_dim);
         let epsilon = shape.norm.epsilon;
         let own = &mut self.buffers;
         own.resize(n_rows, shape, *feed_forward);
@@ -270,7 +265,7 @@ impl Head {
         for (row, (query, key)) in batch.rows.iter().zip(
             own.query
                 .chunks_exact_mut(n_heads * head_dim)
-                .zip(own.key.chunks_exact_mut(n_kv_heads * head_dim)),
+                .zip(own.key.chunks_exact_mut(key_width)),
         ) {
             let angles = rope
                 .frequencies
@@ -286,8 +281,10 @@ impl Head {
                 rotate(head, &cosines, &sines, rope.pairing == RopePairing::Halves);
             }
         }
-        let keys_and_values = own.key.chunks_exact(n_kv_heads * head_dim);
-        let keys_and_values = keys_and_values.zip(own.value.chunks_exact(n_kv_heads * head_dim));
+        let keys_and_values = own
+            .key
+            .chunks_exact(key_width)
+            .zip(own.value.chunks_exact(key_width));
         for (row, (key, value)) in batch.rows.iter().zip(keys_and_values) {
             let slot = row.slot();
             let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
@@ -295,8 +292,7 @@ impl Head {
         }
         let attention = AttentionShape {
             n_heads,
-            n_kv_heads,
-            head_dim,
+            cached,
             scale: 1.0 / (head_dim as f32).sqrt(),
             window: None,
             sinks: None,
@@ -385,7 +381,8 @@ impl Head {
 
 impl Buffers {
     fn resize(&mut self, n_rows: usize, shape: &ModelConfig, feed_forward: usize) {
-        let (query_width, key_width) = (shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
+        let cached = shape.caches[0];
+        let (query_width, key_width) = (shape.n_heads * cached.key_dim, cached.n_heads * cached.key_dim);
         for (buffer, width) in [
             (&mut self.input, 2 * shape.hidden),
             (&mut self.residual, shape.hidden),
