@@ -43,8 +43,10 @@ pub struct ModelConfig {
     pub n_heads: usize,
     /// How queries, keys and values are made where they come from a narrower row.
     pub latent: Option<LatentAttention>,
-    /// Width of the feed-forward layer where a layer has no experts.
-    pub feed_forward: usize,
+    /// Whether each head's value is normed, and a layer without a matrix for values takes the one for keys (Gemma 4).
+    pub norms_values: bool,
+    /// Width of a second embedding of each token that every layer has, if there is one (Gemma 4).
+    pub layer_embedding: Option<usize>,
     /// Positions the model was trained for.
     pub context_length: usize,
     /// What every norm of the residual stream does.
@@ -61,6 +63,8 @@ pub struct ModelConfig {
     pub residual_scale: f32,
     /// Multiplies the logits.
     pub logit_scale: f32,
+    /// Bound that logits come near but do not reach: `cap * tanh(logit / cap)`.
+    pub logit_cap: Option<f32>,
     /// Rotary embeddings that layers choose from.
     pub ropes: Vec<Rope>,
     /// What is kept of every position, for each layer of the cache.
@@ -84,7 +88,8 @@ impl ModelConfig {
             n_layers,
             n_heads,
             latent: None,
-            feed_forward: n_heads * head_dim,
+            norms_values: false,
+            layer_embedding: None,
             context_length: 4096,
             norm: Norm {
                 subtracts_mean: false,
@@ -97,6 +102,7 @@ impl ModelConfig {
             embedding_scale: 1.0,
             residual_scale: 1.0,
             logit_scale: 1.0,
+            logit_cap: None,
             ropes: Vec::new(),
             caches: vec![CacheShape::heads(n_heads, head_dim); n_layers],
             layers: Vec::new(),
@@ -150,6 +156,8 @@ pub struct ExpertChoice {
     pub scale: f32,
     /// Where only some groups of experts are open to a row.
     pub groups: Option<ExpertGroups>,
+    /// Whether experts run beside the layer's dense half, with norms of their own (Gemma 4).
+    pub are_beside_dense: bool,
 }
 
 /// What makes the shares of experts of their scores.
@@ -222,6 +230,10 @@ pub struct LayerConfig {
     pub rope_idx: usize,
     /// Which of [`ModelConfig::caches`] holds its keys and values.
     pub cache_idx: usize,
+    /// Whether those are an earlier layer's.
+    pub shares_cache: bool,
+    /// Width of its feed-forward layer, if that is not made of experts.
+    pub feed_forward: usize,
     /// Whether it has experts, in a model that has any.
     pub has_experts: bool,
 }

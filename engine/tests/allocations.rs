@@ -48,6 +48,7 @@ fn a_step_after_the_first_ones_allocates_nothing() {
         "qwen2-k/q4_k_m.gguf",
         "qwen3/bf16.gguf",
         "gemma3/bf16.gguf",
+        "gemma4-e/bf16.gguf",
         "deepseek-v2-k/joined-q4_k_m.gguf",
     ] {
         let gguf = Gguf::open(WeightSource::File(fixtures.join(file))).unwrap();

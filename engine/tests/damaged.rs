@@ -136,6 +136,8 @@ fn broken_files_are_refused_in_time() {
         ("phi3-long", "bf16.gguf"),
         ("starcoder2-nowindow", "bf16.gguf"),
         ("deepseek-v2-lite", "bf16.gguf"),
+        ("gemma4-moe", "bf16.gguf"),
+        ("gemma4-e", "bf16.gguf"),
         ("deepseek-v2-k", "joined-q4_k_m.gguf"),
     ] {
         let bytes = fs::read(fixtures().join(model).join(file)).unwrap();
@@ -160,6 +162,7 @@ fn broken_files_are_refused_in_time() {
         "starcoder2",
         "mistral",
         "deepseek-v3",
+        "gemma4-e",
     ] {
         let read = |file: &str| fs::read(fixtures().join(model).join(file)).unwrap();
         let (config, tensors) = (read("config.json"), read("model.safetensors"));

@@ -200,7 +200,8 @@ fn an_unknown_architecture_is_refused_by_name() {
     assert_eq!(
         error,
         "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, deepseek_v2, \
-         deepseek_v3, gemma3_text, gemma3, gpt_oss, granite, phi3, starcoder2"
+         deepseek_v3, gemma3_text, gemma3, gemma4_text, gemma4, gpt_oss, granite, phi3, \
+         starcoder2"
     );
 }
 
@@ -236,4 +237,41 @@ fn both_spellings_of_a_configuration_are_one() {
         let old = Checkpoint::from_folder(&source).unwrap();
         assert_eq!(new.config(), old.config(), "{model}");
     }
+}
+
+/// Released configurations of Gemma 4 name what its layers without a window have of their own; transformers 5 lists it by layer.
+#[test]
+fn shapes_by_layer_are_those_that_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixture("gemma4");
+    fs::copy(
+        source.join("model.safetensors"),
+        folder.path().join("model.safetensors"),
+    )
+    .unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(source.join("config.json")).unwrap()).unwrap();
+    let keys = config.as_object_mut().unwrap();
+    let shape = json!({
+        "head_dim": keys.remove("global_head_dim").unwrap(),
+        "num_key_value_heads": keys.remove("num_global_key_value_heads").unwrap(),
+    });
+    keys.insert("per_layer_config".into(), json!({"1": shape, "3": shape}));
+    let open = |config: &serde_json::Value| {
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        Checkpoint::from_folder(folder.path())
+    };
+    let listed = open(&config).unwrap();
+    assert_eq!(
+        listed.config(),
+        Checkpoint::from_folder(&source).unwrap().config()
+    );
+
+    config["per_layer_config"]["3"]["head_dim"] = json!(32);
+    let error = open(&config).err().unwrap().to_string();
+    assert!(error.contains("layers of one shape expected"), "{error}");
+
+    config["use_bidirectional_attention"] = json!("all");
+    let error = open(&config).err().unwrap().to_string();
+    assert!(error.contains("use_bidirectional_attention"), "{error}");
 }

@@ -143,6 +143,9 @@ fn every_family_gives_the_logits_of_transformers_from_gguf() {
         "deepseek-v2-lite",
         "deepseek-v2",
         "deepseek-v3",
+        "gemma4",
+        "gemma4-moe",
+        "gemma4-e",
     ] {
         let checkpoint = open(fixture(model).join("bf16.gguf"));
         check_logits(&format!("{model}, GGUF"), &checkpoint, model);
@@ -165,6 +168,9 @@ fn every_family_gives_the_logits_of_transformers_from_safetensors() {
         "deepseek-v2-lite",
         "deepseek-v2",
         "deepseek-v3",
+        "gemma4",
+        "gemma4-moe",
+        "gemma4-e",
     ] {
         let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
         check_logits(&format!("{model}, safetensors"), &checkpoint, model);
@@ -262,14 +268,16 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
 }
 
 /// One model for each way in which rows could disturb each other: quantised rows, windows with two rotary embeddings,
-/// experts that share rows, sinks, keys that no head has of its own.
-const BIT_MODELS: [(&str, &str); 6] = [
+/// experts that share rows, sinks, keys that no head has of its own, layers of two widths, layers that share keys.
+const BIT_MODELS: [(&str, &str); 8] = [
     ("qwen2-k", "q4_k_m.gguf"),
     ("gemma3", "bf16.gguf"),
     ("qwen3-moe-k", "q4_k_m.gguf"),
     ("gpt-oss", "bf16.gguf"),
     ("deepseek-v2-k", "q4_k_m.gguf"),
     ("deepseek-v3", "bf16.gguf"),
+    ("gemma4-moe", "bf16.gguf"),
+    ("gemma4-e", "bf16.gguf"),
 ];
 
 #[test]
@@ -412,7 +420,7 @@ fn check_tree(name: &str, file: &str) {
 
 #[test]
 fn windows_hide_what_is_far_behind() {
-    for model in ["gemma3", "mistral", "starcoder2"] {
+    for model in ["gemma3", "gemma4", "mistral", "starcoder2"] {
         let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
         let tokens: Vec<u32> = (0..120).map(|idx| (idx * idx * 7 + 3) % 256).collect();
         let expected = reference::logits(&checkpoint, &tokens).unwrap();

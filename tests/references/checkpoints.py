@@ -57,6 +57,17 @@ PHI = SMALL | {
     "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "hidden_act": "silu",
     "original_max_position_embeddings": 32, "pad_token_id": 0, "sliding_window": None, "rope_scaling": None,
 }  # fmt: skip
+GEMMA_4 = SMALL | {
+    "head_dim": 32, "global_head_dim": 64, "num_global_key_value_heads": 1, "attention_k_eq_v": True,
+    "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 8,
+    "hidden_activation": "gelu_pytorch_tanh", "final_logit_softcapping": 6.0, "attention_bias": False,
+    "tie_word_embeddings": True, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "enable_moe_block": False,
+    "use_double_wide_mlp": False, "use_bidirectional_attention": None, "vocab_size_per_layer_input": VOCAB,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+    },
+}  # fmt: skip
 # Values are narrower than keys, and the part of a key without positions is as wide as neither.
 DEEPSEEK = SMALL | {
     "num_key_value_heads": 4, "rope_theta": 10000.0, "tie_word_embeddings": False, "attention_bias": False,
@@ -103,6 +114,16 @@ MODELS = {
         "attention_bias": False, "final_logit_softcapping": None, "attn_logit_softcapping": None,
         "tie_word_embeddings": True,
     }),
+    "gemma4": ("gemma4_text", GEMMA_4),
+    "gemma4-moe": ("gemma4_text", GEMMA_4 | {
+        "num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"], "enable_moe_block": True,
+        "num_experts": 8, "top_k_experts": 3, "moe_intermediate_size": 32,
+    }),
+    "gemma4-e": ("gemma4_text", GEMMA_4 | {
+        "num_hidden_layers": 6, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 3, "use_double_wide_mlp": True, "hidden_size_per_layer_input": 16,
+        "attention_k_eq_v": False, "num_global_key_value_heads": None, "intermediate_size": 64,
+    }),
     "gpt-oss": ("gpt_oss", SMALL | {
         "head_dim": 32, "num_hidden_layers": 4, "intermediate_size": 64, "rms_norm_eps": 1e-5, "num_local_experts": 4,
         "num_experts_per_tok": 2, "experts_per_token": 2, "sliding_window": 8, "rope_theta": 150000.0,
@@ -139,15 +160,16 @@ MODELS = {
 }  # fmt: skip
 
 
-def initialise(model, is_gemma: bool, generator) -> None:
+def initialise(model, model_type: str, generator) -> None:
+    is_gemma = model_type.startswith("gemma")
     for name, parameter in model.named_parameters():
         x = torch.randn(parameter.shape, generator=generator)
         if name.endswith("bias"):
             x = 0.3 * x
         elif name.endswith("sinks"):
             pass
-        elif "norm" in name:
-            x = 0.2 * x if is_gemma else 1 + 0.2 * x
+        elif "norm" in name or name.endswith("scale"):
+            x = 0.2 * x if model_type == "gemma3_text" else 1 + 0.2 * x
         elif "embed_tokens" in name:
             x = 0.15 * x if is_gemma else 0.7 * x
         else:
@@ -155,8 +177,10 @@ def initialise(model, is_gemma: bool, generator) -> None:
             x = 1.5 * x / math.sqrt(n_inputs)
         parameter.copy_(x.to(torch.bfloat16).float())
     for name, buffer in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):
+        if name.endswith(("e_score_correction_bias", "layer_scalar")):
             x = 0.1 * torch.randn(buffer.shape, generator=generator)
+            if name.endswith("scalar"):
+                x = 0.8 + x
             buffer.copy_(x.to(torch.bfloat16).float())
 
 
@@ -204,7 +228,7 @@ def make(out: Path, name: str) -> None:
     config = transformers.AutoConfig.for_model(model_type, **json.loads(json.dumps(keys)))
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
-    initialise(model, model_type.startswith("gemma"), generator)
+    initialise(model, model_type, generator)
     packed = mxfp4_experts(model, generator) if model_type == "gpt_oss" else {}
     model.tie_weights()
     ids = torch.randint(3, keys["vocab_size"], (1, PROMPT), generator=generator)

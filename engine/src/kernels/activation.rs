@@ -23,6 +23,16 @@ pub(crate) fn activate(isa: Isa, activation: Activation, gate: &mut [f32], up: &
     }
 }
 
+/// `x = limit * tanh(x / limit)`.
+pub(crate) fn cap(isa: Isa, numbers: &mut [f32], limit: f32) {
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        super::Kind::Avx2(_) => unsafe { cap_avx2(numbers, limit) },
+        _ => cap_generic::<false>(numbers, limit),
+    }
+}
+
 /// `out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias`, all of one length.
 pub(crate) fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     match isa.0 {
@@ -37,6 +47,12 @@ pub(crate) fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], eps:
 #[target_feature(enable = "avx2,fma,f16c")]
 fn activate_avx2(activation: Activation, gate: &mut [f32], up: &[f32]) {
     activate_generic::<true>(activation, gate, up);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn cap_avx2(numbers: &mut [f32], limit: f32) {
+    cap_generic::<true>(numbers, limit);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -67,6 +83,14 @@ fn activate_generic<const FMA: bool>(activation: Activation, gate: &mut [f32], u
                 *gate = bounded * sigmoid::<FMA>(1.702 * bounded) * (up + 1.0);
             }
         }
+    }
+}
+
+/// With `tanh z = 2 sigmoid(2 z) - 1`.
+#[inline(always)]
+fn cap_generic<const FMA: bool>(numbers: &mut [f32], limit: f32) {
+    for x in numbers {
+        *x = limit * (2.0 * sigmoid::<FMA>(2.0 * *x / limit) - 1.0);
     }
 }
 
@@ -154,6 +178,18 @@ mod tests {
                 &[1.0; 8],
             );
             assert!(gate.iter().all(|it| it.is_nan()));
+        }
+    }
+
+    #[test]
+    fn capped_numbers_come_near_the_limit() {
+        for isa in isas() {
+            let mut numbers: Vec<f32> = (-50..50).map(|i| i as f32 * 3.0).collect();
+            let expected: Vec<f32> = numbers.iter().map(|x| 30.0 * (x / 30.0).tanh()).collect();
+            cap(isa, &mut numbers, 30.0);
+            for (found, expected) in numbers.iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-5, "{found}, {expected}");
+            }
         }
     }
 

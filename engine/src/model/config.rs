@@ -25,11 +25,15 @@ pub(super) struct Stated {
     pub(super) hidden: usize,
     pub(super) n_layers: usize,
     pub(super) n_heads: usize,
-    pub(super) n_kv_heads: Option<usize>,
+    pub(super) n_kv_heads: Option<PerLayer>,
+    /// That of layers with a window, where it is another.
+    pub(super) window_kv_heads: Option<usize>,
     pub(super) head_dim: Option<usize>,
+    /// That of layers with a window, where it is another.
+    pub(super) window_head_dim: Option<usize>,
     /// Numbers of a head that are rotated.
     pub(super) rope_dims: Option<usize>,
-    pub(super) feed_forward: usize,
+    pub(super) feed_forward: PerLayer,
     pub(super) context_length: usize,
     pub(super) norm_epsilon: f32,
     pub(super) rope_theta: Option<f32>,
@@ -46,6 +50,11 @@ pub(super) struct Stated {
     pub(super) residual_scale: Option<f32>,
     /// What logits are divided by.
     pub(super) logit_divisor: Option<f32>,
+    pub(super) logit_cap: Option<f32>,
+    /// Last layers that look at the keys and values of an earlier one.
+    pub(super) n_sharing_layers: usize,
+    /// Width of the second embedding that every layer has.
+    pub(super) layer_embedding: Option<usize>,
     pub(super) n_experts: Option<usize>,
     pub(super) n_chosen_experts: Option<usize>,
     pub(super) expert_feed_forward: Option<usize>,
@@ -65,6 +74,23 @@ pub(super) struct Stated {
     pub(super) swiglu_limit: Option<f32>,
 }
 
+/// A number that all layers have, or one for each.
+#[derive(Debug, Clone)]
+pub(super) enum PerLayer {
+    All(usize),
+    Each(Vec<usize>),
+}
+
+impl PerLayer {
+    /// The number of a layer; 0 where the list ends before it.
+    fn of(&self, layer_idx: usize) -> usize {
+        match self {
+            Self::All(number) => *number,
+            Self::Each(numbers) => numbers.get(layer_idx).copied().unwrap_or(0),
+        }
+    }
+}
+
 impl Stated {
     /// The configuration of a model of `family`.
     ///
@@ -76,20 +102,16 @@ impl Stated {
             ("vocabulary", self.vocab),
             ("width of the residual stream", self.hidden),
             ("query heads", self.n_heads),
-            ("width of the feed-forward layer", self.feed_forward),
+            (
+                "width of embeddings for layers",
+                self.layer_embedding.unwrap_or(1),
+            ),
         ] {
             check_size(name, value, MAX_WIDTH)?;
         }
         check_size("context length", self.context_length, u32::MAX as usize)?;
         check_size("layers", self.n_layers, MAX_LAYERS)?;
-        let (head_dim, cached) = self.heads()?;
-        let rope_dims = self.rope_dims.unwrap_or(head_dim);
-        if rope_dims == 0 || !rope_dims.is_multiple_of(2) || rope_dims > head_dim {
-            return Err(Fault::new(
-                "rotated numbers of a head",
-                format!("{rope_dims} found, an even number up to the head's {head_dim} expected"),
-            ));
-        }
+        let head_dim = self.head_dim()?;
         for (name, number) in [
             ("norm epsilon", Some(self.norm_epsilon)),
             ("rope theta", self.rope_theta),
@@ -98,6 +120,7 @@ impl Stated {
             ("embedding scale", self.embedding_scale),
             ("residual scale", self.residual_scale),
             ("logit divisor", self.logit_divisor),
+            ("bound of logits", self.logit_cap),
             ("SwiGLU limit", self.swiglu_limit),
             ("scale of experts", self.expert_scale),
         ] {
@@ -106,8 +129,9 @@ impl Stated {
                 return Err(Fault::new(name, reason));
             }
         }
-        let experts = self.experts()?;
-        let (ropes, layers) = self.layers(family, rope_dims)?;
+        let experts = self.experts(family)?;
+        let ropes = self.ropes(family, head_dim)?;
+        let (caches, layers) = self.layers(family, head_dim, ropes.len())?;
         Ok(ModelConfig {
             architecture: family.gguf.into(),
             vocab: self.vocab,
@@ -115,7 +139,8 @@ impl Stated {
             n_layers: self.n_layers,
             n_heads: self.n_heads,
             latent: self.latent,
-            feed_forward: self.feed_forward,
+            norms_values: family.norms_values,
+            layer_embedding: self.layer_embedding,
             context_length: self.context_length,
             norm: Norm {
                 subtracts_mean: family.norm_subtracts_mean,
@@ -136,40 +161,54 @@ impl Stated {
             embedding_scale: self.embedding_scale.unwrap_or(1.0),
             residual_scale: self.residual_scale.unwrap_or(1.0),
             logit_scale: 1.0 / self.logit_divisor.unwrap_or(1.0),
+            logit_cap: self.logit_cap,
             ropes,
-            caches: vec![cached; self.n_layers],
+            caches,
             layers,
         })
     }
 
-    /// Width of a query head, and what the cache keeps of a position.
-    fn heads(&self) -> Result<(usize, CacheShape), Fault> {
-        if let Some(latent) = self.latent {
-            let LatentAttention {
-                rank,
-                query_rank,
-                plain_dim,
-                rotated_dim,
-                value_dim,
-            } = latent;
-            for (name, value) in [
-                ("rank of keys and values", rank),
-                ("rank of queries", query_rank.unwrap_or(1)),
-                ("part of a head without positions", plain_dim),
-                ("rotated part of a head", rotated_dim),
-                ("width of a value", value_dim),
-            ] {
-                check_size(name, value, MAX_WIDTH)?;
-            }
-            let cached = CacheShape {
-                n_heads: 1,
-                key_dim: rank + rotated_dim,
-                value_dim: rank,
-                values_are_keys: true,
-            };
-            return Ok((plain_dim + rotated_dim, cached));
+    /// Width of a query head, in layers without a window.
+    fn head_dim(&self) -> Result<usize, Fault> {
+        let Some(latent) = self.latent else {
+            let head_dim = self.head_dim.unwrap_or(self.hidden / self.n_heads);
+            check_size("width of a head", head_dim, MAX_WIDTH)?;
+            return Ok(head_dim);
+        };
+        let LatentAttention {
+            rank,
+            query_rank,
+            plain_dim,
+            rotated_dim,
+            value_dim,
+        } = latent;
+        for (name, value) in [
+            ("rank of keys and values", rank),
+            ("rank of queries", query_rank.unwrap_or(1)),
+            ("part of a head without positions", plain_dim),
+            ("rotated part of a head", rotated_dim),
+            ("width of a value", value_dim),
+        ] {
+            check_size(name, value, MAX_WIDTH)?;
         }
-        let n_kv_heads = self.n_kv_heads.unwrap_or(self.n_heads);
+        Ok(plain_dim + rotated_dim)
+    }
+
+    /// What the cache keeps for a layer.
+    fn cached(&self, layer_idx: usize, has_window: bool, head_dim: usize) -> Result<CacheShape, Fault> {
+        if let Some(latent) = self.latent {
+            return Ok(CacheShape {
+                n_heads: 1,
+                key_dim: latent.rank + latent.rotated_dim,
+                value_dim: latent.rank,
+                values_are_keys: true,
+            });
+        }
+        let usual = self
+            .n_kv_heads
+            .as_ref()
+            .map_or(self.n_heads, |it| it.of(layer_idx));
+        let n_kv_heads = self.window_kv_heads.filter(|_| has_window).unwrap_or(usual);
         if n_kv_heads == 0 || !self.n_heads.is_multiple_of(n_kv_heads) {
             let heads = self.n_heads;
             return Err(Fault::new(
@@ -177,12 +216,12 @@ impl Stated {
                 format!("{n_kv_heads} found, a divisor of the {heads} query heads expected"),
             ));
         }
-        let head_dim = self.head_dim.unwrap_or(self.hidden / self.n_heads);
+        let head_dim = self.window_head_dim.filter(|_| has_window).unwrap_or(head_dim);
         check_size("width of a head", head_dim, MAX_WIDTH)?;
-        Ok((head_dim, CacheShape::heads(n_kv_heads, head_dim)))
+        Ok(CacheShape::heads(n_kv_heads, head_dim))
     }
 
-    fn experts(&self) -> Result<Option<ExpertChoice>, Fault> {
+    fn experts(&self, family: &Family) -> Result<Option<ExpertChoice>, Fault> {
         let (n_experts, n_chosen) = match (self.n_experts.unwrap_or(0), self.n_chosen_experts) {
             (0, _) => return Ok(None),
             (n_experts, Some(n_chosen)) if (1..=n_experts).contains(&n_chosen) && n_experts <= MAX_WIDTH => {
@@ -193,7 +232,7 @@ impl Stated {
                 return Err(Fault::new("experts", reason));
             }
         };
-        let width = self.expert_feed_forward.unwrap_or(self.feed_forward);
+        let width = self.expert_feed_forward.unwrap_or(self.feed_forward.of(0));
         check_size("width of an expert", width, MAX_WIDTH)?;
         let shared_width = match self.n_shared_experts.unwrap_or(0) {
             0 => None,
@@ -229,23 +268,47 @@ impl Stated {
             is_normalized: self.experts_are_normalized.unwrap_or(true),
             scale: self.expert_scale.unwrap_or(1.0),
             groups,
+            are_beside_dense: family.experts_are_beside_dense,
         }))
     }
 
-    fn layers(&self, family: &Family, rope_dims: usize) -> Result<(Vec<Rope>, Vec<LayerConfig>), Fault> {
+    /// The rotary embedding of layers without a window, and that of the others where it is another.
+    fn ropes(&self, family: &Family, head_dim: usize) -> Result<Vec<Rope>, Fault> {
         let pairing = match self.source {
             Source::Gguf => family.gguf_pairing,
             Source::HuggingFace => family.hugging_face_pairing,
         };
-        let rope = |theta: f32, scaling: &RopeScaling| {
-            Rope::new(pairing, theta, rope_dims, scaling, self.context_length)
+        let rope = |theta: f32, n_dims: usize, head_dim: usize, scaling: &RopeScaling| {
+            if n_dims == 0 || !n_dims.is_multiple_of(2) || n_dims > head_dim {
+                return Err(Fault::new(
+                    "rotated numbers of a head",
+                    format!("{n_dims} found, an even number up to the head's {head_dim} expected"),
+                ));
+            }
+            Rope::new(pairing, theta, n_dims, scaling, self.context_length)
                 .map_err(|reason| Fault::new("rope scaling", reason))
         };
-        let mut ropes = vec![rope(self.rope_theta.unwrap_or(10_000.0), &self.rope_scaling)?];
+        let theta = self.rope_theta.unwrap_or(10_000.0);
+        let n_dims = self.rope_dims.unwrap_or(head_dim);
+        let mut ropes = vec![rope(theta, n_dims, head_dim, &self.rope_scaling)?];
         // Layers that see a window need no longer contexts: their own base goes unscaled.
-        if let Some(theta) = self.window_rope_theta {
-            ropes.push(rope(theta, &RopeScaling::None)?);
+        if self.window_rope_theta.is_some() || self.window_head_dim.is_some() {
+            let (n_dims, head_dim) = match self.window_head_dim {
+                Some(width) => (width, width),
+                None => (n_dims, head_dim),
+            };
+            let theta = self.window_rope_theta.unwrap_or(theta);
+            ropes.push(rope(theta, n_dims, head_dim, &RopeScaling::None)?);
         }
+        Ok(ropes)
+    }
+
+    fn layers(
+        &self,
+        family: &Family,
+        head_dim: usize,
+        n_ropes: usize,
+    ) -> Result<(Vec<CacheShape>, Vec<LayerConfig>), Fault> {
         if let Some(listed) = self
             .has_window
             .as_ref()
@@ -254,22 +317,39 @@ impl Stated {
             let reason = format!("{} layers found, {} expected", listed.len(), self.n_layers);
             return Err(Fault::new("list of layers with a window", reason));
         }
-        let layers = (0..self.n_layers).map(|layer_idx| {
+        let n_owning = self.n_layers.saturating_sub(self.n_sharing_layers);
+        let (mut caches, mut layers) = (Vec::new(), Vec::<LayerConfig>::new());
+        for layer_idx in 0..self.n_layers {
             let has_window = match &self.has_window {
                 Some(listed) => listed[layer_idx],
                 None => (family.has_window)(layer_idx),
             };
             let window = self.window.filter(|_| has_window);
-            let rope_idx = if window.is_some() { ropes.len() - 1 } else { 0 };
-            LayerConfig {
+            let shares_cache = layer_idx >= n_owning;
+            let cache_idx = if shares_cache {
+                // The last one of its kind that has its own.
+                let mut owners = layers[..n_owning].iter();
+                let Some(owner) = owners.rposition(|it| it.window.is_some() == window.is_some()) else {
+                    let reason = format!("layer {layer_idx} has no earlier layer of its kind");
+                    return Err(Fault::new("layers that share keys and values", reason));
+                };
+                owner
+            } else {
+                caches.push(self.cached(layer_idx, window.is_some(), head_dim)?);
+                layer_idx
+            };
+            let feed_forward = self.feed_forward.of(layer_idx);
+            check_size("width of the feed-forward layer", feed_forward, MAX_WIDTH)?;
+            layers.push(LayerConfig {
                 window,
-                rope_idx,
-                cache_idx: layer_idx,
+                rope_idx: if window.is_some() { n_ropes - 1 } else { 0 },
+                cache_idx,
+                shares_cache,
+                feed_forward,
                 has_experts: layer_idx >= self.n_dense_layers.unwrap_or(0),
-            }
-        });
-        let layers = layers.collect();
-        Ok((ropes, layers))
+            });
+        }
+        Ok((caches, layers))
     }
 }
 

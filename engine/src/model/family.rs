@@ -2,6 +2,7 @@
 
 mod deepseek;
 mod gemma3;
+mod gemma4;
 mod gpt_oss;
 mod granite;
 mod llama;
@@ -14,7 +15,7 @@ use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 12] = [
+const ARCHITECTURES: [&Family; 13] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen::QWEN2,
@@ -23,6 +24,7 @@ const ARCHITECTURES: [&Family; 12] = [
     &deepseek::V2,
     &deepseek::V3,
     &gemma3::FAMILY,
+    &gemma4::FAMILY,
     &gpt_oss::FAMILY,
     &granite::FAMILY,
     &phi3::FAMILY,
@@ -53,6 +55,10 @@ pub(super) struct Family {
     pub(super) norm_subtracts_mean: bool,
     /// What safetensors files leave out of the norms' weights.
     pub(super) norm_weight_offset: f32,
+    /// Whether values are normed as keys are, and can be made by the keys' matrix.
+    pub(super) norms_values: bool,
+    /// Whether experts run beside a dense feed-forward layer.
+    pub(super) experts_are_beside_dense: bool,
     pub(super) activation: Activation,
     /// Layers with a window, where the file gives a window but not its layers.
     pub(super) has_window: fn(usize) -> bool,
@@ -70,6 +76,8 @@ impl Family {
         hugging_face_names: &[],
         norm_subtracts_mean: false,
         norm_weight_offset: 0.0,
+        norms_values: false,
+        experts_are_beside_dense: false,
         activation: Activation::SwiGlu,
         has_window: |_| true,
         complete: |_| {},

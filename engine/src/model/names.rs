@@ -29,8 +29,11 @@ const LAYER_PARTS: [(&str, &str); 18] = [
 const TEXT_PREFIXES: [&str; 3] = ["model.language_model.", "language_model.model.", "model."];
 
 /// What checkpoints hold besides the text model: the half that sees, and numbers that follow from the configuration.
-const OTHER_PARTS: [&str; 4] = [
+const OTHER_PARTS: [&str; 7] = [
     "vision_tower",
+    "audio_tower",
+    "embed_vision",
+    "embed_audio",
     "vision_model",
     "multi_modal_projector",
     "rotary_emb.inv_freq",
@@ -64,6 +67,9 @@ pub(super) fn canonical_hugging_face_name(family: &Family, name: &str) -> Option
     };
     match bare {
         "embed_tokens.weight" => return Some("token_embd.weight".into()),
+        "embed_tokens_per_layer.weight" => return Some("per_layer_token_embd.weight".into()),
+        "per_layer_model_projection.weight" => return Some("per_layer_model_proj.weight".into()),
+        "per_layer_projection_norm.weight" => return Some("per_layer_proj_norm.weight".into()),
         "norm.weight" => return Some("output_norm.weight".into()),
         "norm.bias" => return Some("output_norm.bias".into()),
         _ => {}
@@ -171,6 +177,21 @@ mod tests {
                 "deepseek_v3",
                 "model.layers.1.mlp.gate.e_score_correction_bias",
                 "blk.1.exp_probs_b.bias",
+            ),
+            (
+                "gemma4",
+                "model.language_model.layers.1.pre_feedforward_layernorm_2.weight",
+                "blk.1.pre_ffw_norm_2.weight",
+            ),
+            (
+                "gemma4",
+                "model.language_model.layers.1.experts.down_proj",
+                "blk.1.ffn_down_exps.weight",
+            ),
+            (
+                "gemma4",
+                "model.language_model.embed_tokens_per_layer.weight",
+                "per_layer_token_embd.weight",
             ),
             ("starcoder2", "model.layers.0.mlp.c_fc.bias", "blk.0.ffn_up.bias"),
             (

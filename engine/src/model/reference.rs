@@ -2,6 +2,8 @@
 //!
 //! Every weight is dequantised to single precision, every position is computed again for every call.
 
+use std::collections::HashMap;
+
 use candle_core::{D, DType, Device, Tensor};
 
 use super::{
@@ -64,19 +66,47 @@ impl Reference<'_> {
         let embedding = self.tensor("token_embd.weight")?;
         let ids = Tensor::new(tokens, &self.device)?;
         let mut residual = (embedding.embedding(&ids)? * f64::from(config.embedding_scale))?;
+        let parts = match config.layer_embedding {
+            Some(width) => Some(self.layer_parts(&ids, &residual, width)?),
+            None => None,
+        };
+        let mut cache = HashMap::new();
         for layer in 0..config.n_layers {
             let name = |part: &str| format!("blk.{layer}.{part}");
             let normed = self.norm(&residual, &name("attn_norm"))?;
-            let attended = self.attention(&normed, layer)?;
+            let attended = self.attention(&normed, layer, &mut cache)?;
             residual = self.add(residual, attended, &name("post_attention_norm"))?;
-            let normed = self.norm(&residual, &name("ffn_norm"))?;
-            let fed = self.feed_forward(&normed, layer)?;
+            let fed = self.feed_forward(&residual, layer)?;
             residual = self.add(residual, fed, &name("post_ffw_norm"))?;
+            if let Some(parts) = &parts {
+                let gate = self.linear(&residual, &name("inp_gate"))?.gelu()?;
+                let part = parts.narrow(1, layer, 1)?.squeeze(1)?;
+                let added = self.linear(&(gate * part)?, &name("proj"))?;
+                residual = self.add(residual, added, &name("post_norm"))?;
+            }
+            if let Some(scale) = self.optional(&name("layer_output_scale.weight"))? {
+                residual = residual.broadcast_mul(&scale)?;
+            }
         }
         let normed = self.norm(&residual, "output_norm")?;
         let output = self.optional("output.weight")?.unwrap_or(embedding);
-        let logits = (normed.matmul(&output.t()?)? * f64::from(config.logit_scale))?;
+        let mut logits = (normed.matmul(&output.t()?)? * f64::from(config.logit_scale))?;
+        if let Some(cap) = config.logit_cap.map(f64::from) {
+            logits = ((logits / cap)?.tanh()? * cap)?;
+        }
         Ok(logits.flatten_all()?.to_vec1()?)
+    }
+
+    /// The second embedding of each token, (tokens, layers, width).
+    fn layer_parts(&self, ids: &Tensor, residual: &Tensor, width: usize) -> Result<Tensor> {
+        let shape = (residual.dim(0)?, self.config.n_layers, width);
+        let table = self.tensor("per_layer_token_embd.weight")?;
+        let own = (table.embedding(ids)?.reshape(shape)? * (width as f64).sqrt())?;
+        let projected = self.linear(residual, "per_layer_model_proj")?.reshape(shape)?;
+        let projected = (projected / (self.config.hidden as f64).sqrt())?;
+        let weight = self.tensor("per_layer_proj_norm.weight")?;
+        let projected = self.rms_norm(&projected)?.broadcast_mul(&weight)?;
+        Ok(((projected + own)? / std::f64::consts::SQRT_2)?)
     }
 
     /// The residual stream after one half of a layer.
@@ -92,8 +122,13 @@ impl Reference<'_> {
         Ok((residual + (added * f64::from(self.config.residual_scale))?)?)
     }
 
-    /// `x`: (tokens, hidden) -> (tokens, hidden).
-    fn attention(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
+    /// `x`: (tokens, hidden) -> (tokens, hidden). `cache` holds the keys and values of earlier layers.
+    fn attention(
+        &self,
+        x: &Tensor,
+        layer: usize,
+        cache: &mut HashMap<usize, (Tensor, Tensor)>,
+    ) -> Result<Tensor> {
         if let Some(shape) = self.config.latent {
             return self.latent_attention(x, layer, shape);
         }
@@ -123,10 +158,27 @@ impl Reference<'_> {
             self.rotate(&y, self.config.layers[layer].rope_idx)
         };
         let q = turned("q", n_heads, 0)?;
-        let k = turned("k", n_kv_heads, n_heads)?;
-        let v = heads("v", n_kv_heads, n_heads + n_kv_heads)?;
+        let LayerConfig {
+            cache_idx,
+            shares_cache,
+            ..
+        } = self.config.layers[layer];
+        if !shares_cache {
+            let k = turned("k", n_kv_heads, n_heads)?;
+            let has_value = fused.is_some() || self.optional(&name("attn_v.weight"))?.is_some();
+            let mut v = heads(
+                if has_value { "v" } else { "k" },
+                n_kv_heads,
+                n_heads + n_kv_heads,
+            )?;
+            if self.config.norms_values {
+                v = self.rms_norm(&v)?;
+            }
+            cache.insert(cache_idx, (k, v));
+        }
+        let (k, v) = &cache[&cache_idx];
         let sinks = self.optional(&name("attn_sinks.weight"))?;
-        let attended = self.attend(&q, &k, &v, self.config.layers[layer], sinks)?;
+        let attended = self.attend(&q, k, v, self.config.layers[layer], sinks)?;
         self.linear(&attended, &name("attn_output"))
     }
 
@@ -217,15 +269,30 @@ impl Reference<'_> {
         Ok(attended.reshape((n_tokens, ()))?)
     }
 
-    /// `x`: (tokens, hidden) -> (tokens, hidden).
-    fn feed_forward(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
+    /// `residual`: (tokens, hidden) -> (tokens, hidden).
+    fn feed_forward(&self, residual: &Tensor, layer: usize) -> Result<Tensor> {
         let name = |part: &str| format!("blk.{layer}.{part}");
+        let x = self.norm(residual, &name("ffn_norm"))?;
         let has_experts = self.config.layers[layer].has_experts;
         let Some(choice) = self.config.experts.filter(|_| has_experts) else {
-            return self.dense(x, |part| name(part));
+            return self.dense(&x, name);
         };
+        if !choice.are_beside_dense {
+            return self.experts(&x, &x, layer, choice);
+        }
+        let normed = |x: &Tensor, part: &str| self.norm(x, &name(part));
+        let dense = normed(&self.dense(&x, name)?, "post_ffw_norm_1")?;
+        let scale = self.tensor(&name("ffn_gate_inp.scale"))?;
+        let routed = (self.rms_norm(residual)?.broadcast_mul(&scale)? / (self.config.hidden as f64).sqrt())?;
+        let mixed = self.experts(&normed(residual, "pre_ffw_norm_2")?, &routed, layer, choice)?;
+        Ok((dense + normed(&mixed, "post_ffw_norm_2")?)?)
+    }
+
+    /// `x` is what experts read, `routed` what the choice goes by; both (tokens, hidden) -> (tokens, hidden).
+    fn experts(&self, x: &Tensor, routed: &Tensor, layer: usize, choice: ExpertChoice) -> Result<Tensor> {
+        let name = |part: &str| format!("blk.{layer}.{part}");
         // Every row runs every expert; those that it did not choose have no share.
-        let scores = self.linear(x, &name("ffn_gate_inp"))?;
+        let scores = self.linear(routed, &name("ffn_gate_inp"))?;
         let bias = match self.optional(&name("exp_probs_b.bias"))? {
             Some(bias) => bias.to_vec1()?,
             None => vec![0.0; choice.n_experts],
@@ -236,14 +303,26 @@ impl Reference<'_> {
         };
         let all: Vec<Vec<f32>> = all.to_vec2()?;
         let shares: Vec<f32> = all.iter().flat_map(|row| shares(row, &bias, choice)).collect();
-        let shares = Tensor::from_vec(shares, (x.dim(0)?, choice.n_experts), &self.device)?;
+        let mut shares = Tensor::from_vec(shares, (x.dim(0)?, choice.n_experts), &self.device)?;
+        if let Some(scales) = self.optional(&name("ffn_down_exps.scale"))? {
+            shares = shares.broadcast_mul(&scales)?;
+        }
         let mut mixed = match choice.shared_width {
             Some(_) => self.dense(x, |part| name(&format!("{part}_shexp")))?,
             None => x.zeros_like()?,
         };
         for expert in 0..choice.n_experts {
-            let gate = self.expert(x, &name("ffn_gate_exps"), expert)?;
-            let up = self.expert(x, &name("ffn_up_exps"), expert)?;
+            let (gate, up) = match self.optional(&name("ffn_gate_up_exps.weight"))? {
+                Some(all) => {
+                    let both = x.matmul(&all.get(expert)?.t()?)?;
+                    let halves = both.chunk(2, 1)?;
+                    (halves[0].clone(), halves[1].clone())
+                }
+                None => (
+                    self.expert(x, &name("ffn_gate_exps"), expert)?,
+                    self.expert(x, &name("ffn_up_exps"), expert)?,
+                ),
+            };
             let out = self.expert(&self.activate(&gate, &up)?, &name("ffn_down_exps"), expert)?;
             mixed = (mixed + out.broadcast_mul(&shares.narrow(1, expert, 1)?)?)?;
         }

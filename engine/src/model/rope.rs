@@ -60,6 +60,13 @@ pub enum RopeScaling {
         /// Amplitude, where the file has its own.
         amplitude: Option<f32>,
     },
+    /// Gemma 4: only the first pairs turn, as slowly as if all did.
+    Proportional {
+        /// Pairs that turn, of all.
+        share: f32,
+        /// What frequencies are divided by.
+        factor: f32,
+    },
     /// Phi-3: factors of each pair, one list for contexts up to `original` and one for longer ones (Ding et al. 2024,
     /// "LongRoPE").
     LongRope {
@@ -93,7 +100,9 @@ impl Rope {
         let (frequencies, amplitude) = scaling.apply(plain, f64::from(theta), context_length)?;
         let frequencies: Vec<f32> = frequencies.into_iter().map(|it| it as f32).collect();
         let is_usable = |number: f32| number.is_finite() && number > 0.0;
-        match frequencies.iter().find(|it| !is_usable(**it)) {
+        let may_stand_still = matches!(scaling, RopeScaling::Proportional { .. });
+        let is_bad = |number: f32| !(is_usable(number) || may_stand_still && number == 0.0);
+        match frequencies.iter().find(|it| is_bad(**it)) {
             Some(frequency) => Err(format!("a frequency of {frequency} comes out")),
             None if !is_usable(amplitude as f32) => Err(format!("an amplitude of {amplitude} comes out")),
             None => Ok(Self {
@@ -128,6 +137,15 @@ impl RopeScaling {
                 (frequencies.into_iter().map(|it| it / factor).collect(), 1.0)
             }
             Self::Factors(factors) => (divided_by_each(factors)?, 1.0),
+            &Self::Proportional { share, factor } => {
+                let n_turning = (frequencies.len() as f32 * share) as usize;
+                let turning = frequencies
+                    .iter()
+                    .map(|it| it / f64::from(factor))
+                    .take(n_turning);
+                let still = std::iter::repeat_n(0.0, frequencies.len() - n_turning.min(frequencies.len()));
+                (turning.chain(still).collect(), 1.0)
+            }
             &Self::Llama3 {
                 factor,
                 low,

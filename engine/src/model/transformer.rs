@@ -5,16 +5,23 @@
 
 mod attention;
 mod feed_forward;
+mod heads;
 mod latent;
+mod layer_embedding;
 mod load;
 
 pub(super) use self::load::dequantize;
-use self::{attention::Attention, feed_forward::FeedForward, load::Loader};
+use self::{
+    attention::Attention,
+    feed_forward::FeedForward,
+    layer_embedding::{EmbeddingBuffers, LayerEmbedding, LayerInput},
+    load::Loader,
+};
 use crate::{
     error::EngineError,
     kernels::{
         Isa, SharedOut,
-        activation::layer_norm,
+        activation::{cap, layer_norm},
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
         norm::rms_norm,
         pool::ThreadPool,
@@ -30,6 +37,7 @@ pub struct Transformer {
     isa: Isa,
     pool: ThreadPool,
     embedding: Matrix,
+    layer_embedding: Option<LayerEmbedding>,
     layers: Vec<Layer>,
     output_norm: NormWeights,
     /// Absent where the embedding serves for both.
@@ -43,6 +51,9 @@ pub struct Transformer {
 struct Layer {
     attention: Attention,
     feed_forward: FeedForward,
+    input: Option<LayerInput>,
+    /// Multiplies the residual stream that leaves the layer.
+    scale: Option<f32>,
 }
 
 /// Weights of a norm, `(hidden)`.
@@ -71,6 +82,7 @@ struct Buffers {
     projected: Vec<f32>,
     attention: attention::Buffers,
     feed_forward: feed_forward::Buffers,
+    layer_embedding: EmbeddingBuffers,
 }
 
 impl Transformer {
@@ -90,9 +102,15 @@ impl Transformer {
         let hidden = config.hidden;
         let layers = (0..config.n_layers)
             .map(|layer_idx| {
+                let scale_name = format!("blk.{layer_idx}.layer_output_scale.weight");
                 Ok(Layer {
                     attention: Attention::load(&mut loader, layer_idx)?,
                     feed_forward: FeedForward::load(&mut loader, layer_idx)?,
+                    input: config
+                        .layer_embedding
+                        .map(|width| LayerInput::load(&mut loader, layer_idx, width))
+                        .transpose()?,
+                    scale: loader.optional_vector(&scale_name, 1)?.map(|it| it[0]),
                 })
             })
             .collect::<Result<Vec<_>, EngineError>>()?;
@@ -103,11 +121,16 @@ impl Transformer {
         } else {
             loader.matrix("token_embd.weight", config.vocab, hidden)?
         };
+        let layer_embedding = config
+            .layer_embedding
+            .map(|width| LayerEmbedding::load(&mut loader, width))
+            .transpose()?;
         loader.refuse_the_rest()?;
         Ok(Self {
             isa,
             pool,
             embedding,
+            layer_embedding,
             layers,
             output_norm,
             output,
@@ -145,6 +168,14 @@ impl Model for Transformer {
             .resize(n_rows * self.captured_layers.len() * hidden, 0.0);
         self.embed(batch);
         self.buffers.attention.prepare(&self.config, batch);
+        if let Some(layer_embedding) = &self.layer_embedding {
+            let context = &mut Context {
+                config: &self.config,
+                isa: self.isa,
+                pool: &mut self.pool,
+            };
+            layer_embedding.prepare(context, batch, &mut self.buffers);
+        }
         for layer_idx in 0..self.layers.len() {
             self.capture_residual(layer_idx);
             let context = &mut Context {
@@ -157,6 +188,10 @@ impl Model for Transformer {
                 .attention
                 .run(context, layer_idx, batch, cache, &mut self.buffers);
             layer.feed_forward.run(context, n_rows, &mut self.buffers);
+            if let Some(input) = &layer.input {
+                input.run(context, (layer_idx, n_rows), &mut self.buffers);
+            }
+            scale_by(&mut self.buffers.residual, layer.scale.unwrap_or(1.0));
         }
         self.capture_residual(self.layers.len());
         self.score(batch, logits);
@@ -228,6 +263,9 @@ impl Transformer {
         let product = Product { matrix, out: logits };
         multiply(self.isa, context.pool, buffers.input(), n_wanted, [product]);
         scale_by(logits, config.logit_scale);
+        if let Some(limit) = config.logit_cap {
+            cap(self.isa, logits, limit);
+        }
     }
 }
 
@@ -237,6 +275,12 @@ impl Buffers {
         context.norm(weights, &self.residual, &mut self.normed);
         let (isa, hidden) = (context.isa, context.config.hidden);
         self.quantized.set_rows(isa, context.pool, &self.normed, hidden);
+    }
+
+    /// The 8-bit form of the residual stream itself.
+    fn quantize_residual(&mut self, context: &mut Context<'_>) {
+        let (isa, hidden) = (context.isa, context.config.hidden);
+        self.quantized.set_rows(isa, context.pool, &self.residual, hidden);
     }
 
     /// What [`norm_residual`](Self::norm_residual) left.

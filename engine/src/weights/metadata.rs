@@ -167,6 +167,11 @@ impl Metadata {
         self.values.contains_key(key)
     }
 
+    /// Whether the key is there with an array.
+    pub fn is_array(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|value| value.elements.is_some())
+    }
+
     /// An integer of any width that fits into u32.
     pub fn get_u32(&self, key: &str) -> Result<Option<u32>, EngineError> {
         self.get_integer(key, "an integer from 0 to 4294967295")

@@ -2,7 +2,7 @@
 
 use super::{
     super::{family::Source, transformer::dequantize},
-    Gate, LatentAttention, RopeScaling, Stated,
+    Gate, LatentAttention, PerLayer, RopeScaling, Stated,
 };
 use crate::{
     error::EngineError,
@@ -44,10 +44,15 @@ impl Stated {
             hidden: require("embedding_length")?,
             n_layers: require("block_count")?.saturating_sub(n_prediction_layers),
             n_heads: require("attention.head_count")?,
-            n_kv_heads: keys.size("attention.head_count_kv")?,
+            n_kv_heads: keys.per_layer("attention.head_count_kv")?,
+            window_kv_heads: None,
             head_dim,
+            window_head_dim: keys.size("attention.key_length_swa")?,
             rope_dims: keys.size("rope.dimension_count")?,
-            feed_forward: require("feed_forward_length")?,
+            feed_forward: match keys.per_layer("feed_forward_length")? {
+                Some(feed_forward) => feed_forward,
+                None => PerLayer::All(require("feed_forward_length")?),
+            },
             context_length: require("context_length")?,
             norm_epsilon,
             rope_theta: keys.number("rope.freq_base")?,
@@ -56,11 +61,16 @@ impl Stated {
             window_rope_theta: keys.number("rope.freq_base_swa")?,
             // Some converters write 0 for "none".
             window: keys.size("attention.sliding_window")?.filter(|it| *it > 0),
-            has_window: None,
+            has_window: keys.has_window()?,
             attention_scale: keys.number("attention.scale")?,
             embedding_scale: keys.number("embedding_scale")?,
             residual_scale: keys.number("residual_scale")?,
             logit_divisor: keys.number("logit_scale")?,
+            logit_cap: keys.number("final_logit_softcapping")?.filter(|it| *it != 0.0),
+            n_sharing_layers: keys.size("attention.shared_kv_layers")?.unwrap_or(0),
+            layer_embedding: keys
+                .size("embedding_length_per_layer_input")?
+                .filter(|it| *it > 0),
             n_experts: keys.size("expert_count")?,
             n_chosen_experts: keys.size("expert_used_count")?,
             expert_feed_forward: keys.size("expert_feed_forward_length")?,
@@ -92,6 +102,27 @@ impl Keys<'_> {
 
     fn size(&self, name: &str) -> Result<Option<usize>, EngineError> {
         Ok(self.metadata.get_u32(&self.key(name))?.map(|it| it as usize))
+    }
+
+    /// A count, or a list with one for each layer.
+    fn per_layer(&self, name: &str) -> Result<Option<PerLayer>, EngineError> {
+        let key = self.key(name);
+        if self.metadata.is_array(&key) {
+            return Ok(self
+                .metadata
+                .get_u32_array(&key)?
+                .map(|list| PerLayer::Each(list.into_iter().map(|it| it as usize).collect())));
+        }
+        Ok(self.size(name)?.map(PerLayer::All))
+    }
+
+    /// Which layers have a window, where they are listed.
+    fn has_window(&self) -> Result<Option<Vec<bool>>, EngineError> {
+        let key = self.key("attention.sliding_window_pattern");
+        match self.metadata.is_array(&key) {
+            true => self.metadata.get_bool_array(&key),
+            false => Ok(None),
+        }
     }
 
     fn number(&self, name: &str) -> Result<Option<f32>, EngineError> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{super::family::Source, Fault, Gate, LatentAttention, RopeScaling, Stated};
+use super::{super::family::Source, Fault, Gate, LatentAttention, PerLayer, RopeScaling, Stated};
 
 impl Stated {
     /// Reads `config`, the part of a `config.json` that describes the text model.
@@ -12,8 +12,22 @@ impl Stated {
     pub(in crate::model) fn from_hugging_face(config: &Value) -> Result<Self, Fault> {
         let keys = Keys(config);
         let n_layers = keys.require_size("num_hidden_layers")?;
+        let bidirectional = keys.get("use_bidirectional_attention");
+        if bidirectional.is_some_and(|it| *it == Value::Bool(true) || it.as_str() == Some("all")) {
+            let reason = "true or `all` found; a model that sees what follows cannot write";
+            return Err(Fault::new("use_bidirectional_attention", reason.into()));
+        }
         let feed_forward = keys.require_size("intermediate_size")?;
-        let head_dim = keys.size("head_dim")?;
+        let n_sharing_layers = keys.size("num_kv_shared_layers")?.unwrap_or(0);
+        let (global_head_dim, global_kv_heads) = keys.global_heads()?;
+        let (mut head_dim, mut window_head_dim) = (keys.size("head_dim")?, None);
+        if global_head_dim.is_some() {
+            (head_dim, window_head_dim) = (global_head_dim, head_dim);
+        }
+        let (mut n_kv_heads, mut window_kv_heads) = (keys.size("num_key_value_heads")?, None);
+        if global_kv_heads.is_some() {
+            (n_kv_heads, window_kv_heads) = (global_kv_heads, n_kv_heads);
+        }
         let (rope_scaling, rope_dims_share) = keys.rope_scaling()?;
         let n_heads = keys.require_size("num_attention_heads")?;
         let hidden = keys.require_size("hidden_size")?;
@@ -27,13 +41,23 @@ impl Stated {
             hidden,
             n_layers,
             n_heads,
-            n_kv_heads: keys.size("num_key_value_heads")?,
+            n_kv_heads: n_kv_heads.map(PerLayer::All),
+            window_kv_heads,
             head_dim,
+            window_head_dim,
             rope_dims: match latent {
                 Some(latent) => Some(latent.rotated_dim),
                 None => rope_dims_share.map(|share| (head_width as f32 * share) as usize),
             },
-            feed_forward,
+            feed_forward: match keys.get("use_double_wide_mlp") {
+                Some(Value::Bool(true)) => {
+                    let n_owning = n_layers.saturating_sub(n_sharing_layers);
+                    let width =
+                        |layer_idx| feed_forward.saturating_mul(1 + usize::from(layer_idx >= n_owning));
+                    PerLayer::Each((0..n_layers.min(super::MAX_LAYERS)).map(width).collect())
+                }
+                _ => PerLayer::All(feed_forward),
+            },
             context_length: keys.require_size("max_position_embeddings")?,
             norm_epsilon: match keys.number("rms_norm_eps")? {
                 Some(epsilon) => epsilon,
@@ -58,8 +82,14 @@ impl Stated {
             embedding_scale: keys.number("embedding_multiplier")?,
             residual_scale: keys.number("residual_multiplier")?,
             logit_divisor: keys.number("logits_scaling")?,
-            n_experts: keys.first_size(&["num_experts", "num_local_experts", "n_routed_experts"])?,
-            n_chosen_experts: keys.size("num_experts_per_tok")?,
+            logit_cap: keys.number("final_logit_softcapping")?,
+            n_sharing_layers,
+            layer_embedding: keys.size("hidden_size_per_layer_input")?.filter(|it| *it > 0),
+            n_experts: match keys.get("enable_moe_block") {
+                Some(Value::Bool(false)) => None,
+                _ => keys.first_size(&["num_experts", "num_local_experts", "n_routed_experts"])?,
+            },
+            n_chosen_experts: keys.first_size(&["num_experts_per_tok", "top_k_experts"])?,
             expert_feed_forward: keys.size("moe_intermediate_size")?,
             n_shared_experts: keys.size("n_shared_experts")?,
             n_dense_layers: keys.size("first_k_dense_replace")?,
@@ -204,6 +234,13 @@ impl<'a> Keys<'a> {
                 truncate: rope.get("truncate") != Some(&Value::Bool(false)),
                 amplitude: rope.yarn_amplitude()?,
             },
+            Some("proportional") => {
+                let scaling = RopeScaling::Proportional {
+                    share: share.unwrap_or(1.0),
+                    factor: rope.number("factor")?.unwrap_or(1.0),
+                };
+                return Ok((scaling, None));
+            }
             Some("longrope" | "su") => RopeScaling::LongRope {
                 short: rope.numbers("short_factor")?,
                 long: rope.numbers("long_factor")?,
@@ -211,7 +248,7 @@ impl<'a> Keys<'a> {
                 amplitude: rope.number("attention_factor")?,
             },
             Some(other) => {
-                let known = "default, linear, llama3, yarn and longrope";
+                let known = "default, linear, llama3, yarn, longrope and proportional";
                 return Err(Fault::new(
                     "rope_type",
                     format!("`{other}` is not supported; known: {known}"),
@@ -219,6 +256,29 @@ impl<'a> Keys<'a> {
             }
         };
         Ok((scaling, share))
+    }
+
+    /// Width and number of heads in layers without a window, where they are others: named, or in the spelling of transformers 5
+    /// what the entries for those layers say.
+    fn global_heads(self) -> Result<(Option<usize>, Option<usize>), Fault> {
+        if let Some(entries) = self.get("per_layer_config").and_then(Value::as_object) {
+            let mut entries = entries.values();
+            let Some(first) = entries.next() else {
+                return Ok((None, None));
+            };
+            if entries.any(|entry| entry != first) {
+                let reason = "entries that differ found; layers of one shape expected";
+                return Err(Fault::new("per_layer_config", reason.into()));
+            }
+            let first = Self(first);
+            return Ok((first.size("head_dim")?, first.size("num_key_value_heads")?));
+        }
+        // Where keys and values have their own matrices, the number of heads is the same in all layers.
+        let kv_heads = match self.get("attention_k_eq_v") {
+            Some(Value::Bool(true)) => self.size("num_global_key_value_heads")?,
+            _ => None,
+        };
+        Ok((self.size("global_head_dim")?, kv_heads))
     }
 
     fn latent(self) -> Result<Option<LatentAttention>, Fault> {

@@ -2,20 +2,19 @@
 
 use super::{
     Context, NormWeights, add_bias,
+    heads::Heads,
     latent::{self, Latent},
     load::Loader,
 };
 use crate::{
     error::EngineError,
     kernels::{
-        SharedOut,
         attention::{AttentionShape, attend},
         float::rotate,
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
-        norm::rms_norm_in_place,
     },
     kv_cache::{BLOCK_LEN, KvCache},
-    model::{Batch, CacheShape, LayerConfig, ModelConfig, RopePairing},
+    model::{Batch, LayerConfig, ModelConfig, RopePairing},
 };
 
 pub(super) struct Attention {
@@ -32,18 +31,9 @@ enum Kind {
     Latent(Box<Latent>),
 }
 
-/// Queries, keys and values that come straight from the residual stream.
-struct Heads {
-    query: Projection,
-    key: Projection,
-    value: Projection,
-    query_norm: Option<Vec<f32>>,
-    key_norm: Option<Vec<f32>>,
-}
-
 pub(super) struct Projection {
     pub(super) matrix: Matrix,
-    bias: Option<Vec<f32>>,
+    pub(super) bias: Option<Vec<f32>>,
 }
 
 /// Activations of one batch.
@@ -116,6 +106,7 @@ impl Attention {
             window,
             rope_idx,
             cache_idx,
+            shares_cache,
             ..
         } = config.layers[layer_idx];
         let cached = config.caches[cache_idx];
@@ -156,7 +147,8 @@ impl Attention {
             .key
             .chunks_exact(key_width)
             .zip(own.value.chunks_exact(value_width));
-        for (row, (key, value)) in batch.rows.iter().zip(keys_and_values) {
+        let written = batch.rows.iter().filter(|_| !shares_cache);
+        for (row, (key, value)) in written.zip(keys_and_values) {
             let slot = row.slot();
             let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
             cache.write(cache_idx, block, slot % BLOCK_LEN, key, value);
@@ -191,67 +183,6 @@ impl Attention {
         multiply(isa, context.pool, input, n_rows, [product]);
         self.output.add_bias(&mut buffers.projected);
         buffers.add_projected(context, self.post_norm.as_ref());
-    }
-}
-
-impl Heads {
-    fn load(loader: &mut Loader<'_>, layer_idx: usize) -> Result<Self, EngineError> {
-        let name = |part: &str| format!("blk.{layer_idx}.{part}");
-        let (hidden, n_heads) = (loader.config.hidden, loader.config.n_heads);
-        let CacheShape {
-            n_heads: n_kv_heads,
-            key_dim: head_dim,
-            ..
-        } = loader.config.cache_of(layer_idx);
-        let (query_width, key_width) = (n_heads * head_dim, n_kv_heads * head_dim);
-        let [query, key, value] = if loader.has(&name("attn_qkv.weight")) {
-            let fused = name("attn_qkv.weight");
-            let n_rows = query_width + 2 * key_width;
-            let ends = [0, query_width, query_width + key_width, n_rows];
-            let mut part = |idx: usize| -> Result<Projection, EngineError> {
-                Ok(Projection {
-                    matrix: loader.part(&fused, (n_rows, hidden), ends[idx]..ends[idx + 1])?,
-                    bias: None,
-                })
-            };
-            [part(0)?, part(1)?, part(2)?]
-        } else {
-            [
-                Projection::load(loader, &name("attn_q"), query_width, hidden)?,
-                Projection::load(loader, &name("attn_k"), key_width, hidden)?,
-                Projection::load(loader, &name("attn_v"), key_width, hidden)?,
-            ]
-        };
-        Ok(Self {
-            query,
-            key,
-            value,
-            query_norm: loader.optional_head_norm(&name("attn_q_norm"), head_dim)?,
-            key_norm: loader.optional_head_norm(&name("attn_k_norm"), head_dim)?,
-        })
-    }
-
-    /// Writes queries, `(rows, n_heads, head_dim)`, keys and values, `(rows, key heads, head_dim)`.
-    fn project(
-        &self,
-        context: &mut Context<'_>,
-        (input, n_rows): (Input<'_>, usize),
-        rotation: (&Rotations, RopePairing),
-        head_dim: usize,
-        (query, key, value): (&mut [f32], &mut [f32], &mut [f32]),
-    ) {
-        let products = [
-            self.query.product(query),
-            self.key.product(key),
-            self.value.product(value),
-        ];
-        multiply(context.isa, context.pool, input, n_rows, products);
-        self.query.add_bias(query);
-        self.key.add_bias(key);
-        self.value.add_bias(value);
-        for (norm, rows) in [(&self.query_norm, query), (&self.key_norm, key)] {
-            norm_and_rotate(context, norm.as_deref(), rotation, (rows, n_rows, head_dim));
-        }
     }
 }
 
@@ -315,26 +246,4 @@ impl Rotations {
         let halves = pairing == RopePairing::Halves;
         rotate(rotated, &self.cosines[pairs.clone()], &self.sines[pairs], halves);
     }
-}
-
-/// Norms each head where the family has it, then rotates it by its row's position. `rows` is `(rows, heads, head_dim)`.
-fn norm_and_rotate(
-    context: &mut Context<'_>,
-    norm: Option<&[f32]>,
-    (rotations, pairing): (&Rotations, RopePairing),
-    (rows, n_rows, head_dim): (&mut [f32], usize, usize),
-) {
-    let (isa, epsilon) = (context.isa, context.config.norm.epsilon);
-    let width = rows.len() / n_rows;
-    let rows = SharedOut::new(rows);
-    context.pool.run_rows(n_rows, width, &|range| {
-        let row = range.start / width;
-        // SAFETY: every row is another range.
-        for head in unsafe { rows.slice(range) }.chunks_exact_mut(head_dim) {
-            if let Some(weight) = norm {
-                rms_norm_in_place(isa, head, weight, epsilon);
-            }
-            rotations.rotate(row, head, pairing);
-        }
-    });
 }

@@ -1,6 +1,6 @@
 //! The half of a layer that looks at each row alone: one feed-forward layer, or some of many experts.
 
-use super::{Context, NormWeights, add_bias, add_to, load::Loader};
+use super::{Context, NormWeights, add_bias, add_to, load::Loader, scale_by};
 use crate::{
     error::EngineError,
     kernels::{
@@ -20,6 +20,18 @@ pub(super) struct FeedForward {
 enum Kind {
     Dense(Box<Mlp>),
     Experts(Box<Experts>),
+    Both(Box<Both>),
+}
+
+/// A dense feed-forward layer and experts side by side, each with its own norms (Gemma 4).
+struct Both {
+    dense: Mlp,
+    dense_post_norm: NormWeights,
+    experts: Experts,
+    /// Norm of what the router reads.
+    router_norm: NormWeights,
+    expert_norm: NormWeights,
+    expert_post_norm: NormWeights,
 }
 
 struct Experts {
@@ -29,6 +41,8 @@ struct Experts {
     router_bias: Option<Vec<f32>>,
     /// What is added to the shares to choose by, `(n_experts)`.
     choice_bias: Option<Vec<f32>>,
+    /// Multiplies the share of each expert, `(n_experts)`.
+    share_scales: Option<Vec<f32>>,
     experts: Vec<Mlp>,
     /// The one that all rows run.
     shared: Option<Mlp>,
@@ -60,6 +74,8 @@ pub(super) struct Buffers {
     gathered: Vec<f32>,
     quantized: QuantizedRows,
     expert_out: Vec<f32>,
+    /// What a dense layer beside the experts makes of the rows, `(rows, hidden)`.
+    dense_out: Vec<f32>,
 }
 
 #[derive(Default)]
@@ -85,22 +101,25 @@ impl FeedForward {
         let hidden = loader.config.hidden;
         let config = loader.config;
         let choice = config.experts.filter(|_| config.layers[layer_idx].has_experts);
+        let width = config.layers[layer_idx].feed_forward;
         let kind = match choice {
-            Some(choice) => Kind::Experts(Box::new(Experts {
-                choice,
-                router: loader.matrix(&name("ffn_gate_inp.weight"), choice.n_experts, hidden)?,
-                router_bias: loader.optional_vector(&name("ffn_gate_inp.bias"), choice.n_experts)?,
-                choice_bias: match choice.gate {
-                    Gate::Softmax => None,
-                    Gate::Sigmoid => loader.optional_vector(&name("exp_probs_b.bias"), choice.n_experts)?,
-                },
-                experts: Mlp::load_experts(loader, choice, name)?,
-                shared: choice
-                    .shared_width
-                    .map(|width| Mlp::load(loader, width, |part| name(&format!("{part}_shexp"))))
-                    .transpose()?,
-            })),
-            None => Kind::Dense(Box::new(Mlp::load(loader, config.feed_forward, name)?)),
+            None => Kind::Dense(Box::new(Mlp::load(loader, width, name)?)),
+            Some(choice) if choice.are_beside_dense => {
+                let mut router_norm = NormWeights {
+                    scale: loader.vector(&name("ffn_gate_inp.scale"), hidden)?,
+                    bias: vec![0.0; hidden],
+                };
+                scale_by(&mut router_norm.scale, 1.0 / (hidden as f32).sqrt());
+                Kind::Both(Box::new(Both {
+                    dense: Mlp::load(loader, width, name)?,
+                    dense_post_norm: loader.norm(&name("post_ffw_norm_1"))?,
+                    experts: Experts::load(loader, layer_idx, choice)?,
+                    router_norm,
+                    expert_norm: loader.norm(&name("pre_ffw_norm_2"))?,
+                    expert_post_norm: loader.norm(&name("post_ffw_norm_2"))?,
+                }))
+            }
+            Some(choice) => Kind::Experts(Box::new(Experts::load(loader, layer_idx, choice)?)),
         };
         Ok(Self {
             norm: loader.norm(&name("ffn_norm"))?,
@@ -113,6 +132,7 @@ impl FeedForward {
     pub(super) fn run(&self, context: &mut Context<'_>, n_rows: usize, buffers: &mut super::Buffers) {
         buffers.norm_residual(context, &self.norm);
         let super::Buffers {
+            residual,
             normed,
             quantized,
             projected,
@@ -126,14 +146,7 @@ impl FeedForward {
         match &self.kind {
             Kind::Dense(mlp) => mlp.run(context, input, n_rows, &mut own.inner, projected),
             Kind::Experts(experts) => {
-                own.scores.resize(n_rows * experts.experts.len(), 0.0);
-                let product = Product {
-                    matrix: &experts.router,
-                    out: &mut own.scores,
-                };
-                multiply(context.isa, context.pool, input, n_rows, [product]);
-                add_bias(&mut own.scores, experts.router_bias.as_deref());
-                own.choose(experts.choice, experts.choice_bias.as_deref());
+                experts.choose(context, input, n_rows, own);
                 own.run_experts(context, &experts.experts, normed, projected);
                 if let Some(shared) = &experts.shared {
                     own.expert_out.resize(projected.len(), 0.0);
@@ -141,8 +154,64 @@ impl FeedForward {
                     add_to(projected, &own.expert_out);
                 }
             }
+            Kind::Both(both) => {
+                own.dense_out.resize(projected.len(), 0.0);
+                both.dense.run(context, input, n_rows, &mut own.inner, projected);
+                context.norm(&both.dense_post_norm, projected, &mut own.dense_out);
+                context.norm(&both.router_norm, residual, normed);
+                quantized.set_rows(context.isa, context.pool, normed, context.config.hidden);
+                let input = Input {
+                    rows: normed,
+                    quantized,
+                };
+                both.experts.choose(context, input, n_rows, own);
+                context.norm(&both.expert_norm, residual, normed);
+                own.run_experts(context, &both.experts.experts, normed, projected);
+                context.norm(&both.expert_post_norm, projected, normed);
+                projected.copy_from_slice(normed);
+                add_to(projected, &own.dense_out);
+            }
         }
         buffers.add_projected(context, self.post_norm.as_ref());
+    }
+}
+
+impl Experts {
+    fn load(loader: &mut Loader<'_>, layer_idx: usize, choice: ExpertChoice) -> Result<Self, EngineError> {
+        let name = |part: &str| format!("blk.{layer_idx}.{part}");
+        let (n_experts, hidden) = (choice.n_experts, loader.config.hidden);
+        Ok(Self {
+            choice,
+            router: loader.matrix(&name("ffn_gate_inp.weight"), n_experts, hidden)?,
+            router_bias: loader.optional_vector(&name("ffn_gate_inp.bias"), n_experts)?,
+            choice_bias: match choice.gate {
+                Gate::Softmax => None,
+                Gate::Sigmoid => loader.optional_vector(&name("exp_probs_b.bias"), n_experts)?,
+            },
+            share_scales: loader.optional_vector(&name("ffn_down_exps.scale"), n_experts)?,
+            experts: Mlp::load_experts(loader, choice, name)?,
+            shared: choice
+                .shared_width
+                .map(|width| Mlp::load(loader, width, |part| name(&format!("{part}_shexp"))))
+                .transpose()?,
+        })
+    }
+
+    /// Leaves the choices of all rows in `own`.
+    fn choose(&self, context: &mut Context<'_>, input: Input<'_>, n_rows: usize, own: &mut Buffers) {
+        own.scores.resize(n_rows * self.experts.len(), 0.0);
+        let product = Product {
+            matrix: &self.router,
+            out: &mut own.scores,
+        };
+        multiply(context.isa, context.pool, input, n_rows, [product]);
+        add_bias(&mut own.scores, self.router_bias.as_deref());
+        own.choose(self.choice, self.choice_bias.as_deref());
+        if let Some(scales) = &self.share_scales {
+            for choice in &mut own.choices {
+                choice.share *= scales[choice.expert_idx];
+            }
+        }
     }
 }
 
@@ -286,9 +355,9 @@ impl Mlp {
             (gate, Some(loader.matrix(&weight(&up_name), width, hidden)?))
         } else {
             // Both in one matrix, the gate first.
-            let (both, shape) = (weight(&up_name), (2 * width, hidden));
-            let gate = loader.part(&both, shape, 0..width)?;
-            (gate, Some(loader.part(&both, shape, width..2 * width)?))
+            let (both, shape) = (weight(&up_name), [2 * width, hidden]);
+            let gate = loader.part(&both, &shape, 0..width)?;
+            (gate, Some(loader.part(&both, &shape, width..2 * width)?))
         };
         let (gate_bias, up_bias) = match up {
             None => (loader.optional_vector(&bias(&up_name), width)?, None),
@@ -330,10 +399,22 @@ impl Mlp {
             .enumerate()
             .map(|(expert_idx, ((gate_bias, up_bias), down_bias))| {
                 let which = (expert_idx, n_experts);
+                let fused = name("ffn_gate_up_exps.weight");
+                let (gate, up) = if loader.has(&fused) {
+                    let (shape, start) = ([n_experts, 2 * width, hidden], expert_idx * 2 * width);
+                    let gate = loader.part(&fused, &shape, start..start + width)?;
+                    (
+                        gate,
+                        loader.part(&fused, &shape, start + width..start + 2 * width)?,
+                    )
+                } else {
+                    let gate = loader.slice(&name("ffn_gate_exps"), which, width, hidden)?;
+                    (gate, loader.slice(&name("ffn_up_exps"), which, width, hidden)?)
+                };
                 Ok(Self {
                     width,
-                    gate: loader.slice(&name("ffn_gate_exps"), which, width, hidden)?,
-                    up: Some(loader.slice(&name("ffn_up_exps"), which, width, hidden)?),
+                    gate,
+                    up: Some(up),
                     down: loader.slice(&name("ffn_down_exps"), which, hidden, width)?,
                     gate_bias,
                     up_bias,
@@ -406,6 +487,7 @@ mod tests {
         is_normalized: true,
         scale: 1.0,
         groups: None,
+        are_beside_dense: false,
     };
 
     /// The experts that a row with these scores chooses, and their shares.

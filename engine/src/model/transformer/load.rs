@@ -83,14 +83,15 @@ impl<'a> Loader<'a> {
             .transpose()
     }
 
-    /// Some rows of a matrix that holds several, one below the other.
+    /// Some rows of a tensor that holds several matrices, one below the other. Rows are counted over all dimensions but the
+    /// last.
     pub(super) fn part(
         &mut self,
         name: &str,
-        (n_outputs, n_inputs): (usize, usize),
+        shape: &[usize],
         rows: Range<usize>,
     ) -> Result<Matrix, EngineError> {
-        let tensor = self.tensor(name, &[n_outputs, n_inputs])?.rows(rows);
+        let tensor = self.tensor(name, shape)?.rows(rows);
         Matrix::new(tensor, self.isa, self.pool, &mut self.arena)
     }
 
@@ -106,9 +107,9 @@ impl<'a> Loader<'a> {
         if self.has(&alone) {
             return self.matrix(&alone, n_outputs, n_inputs);
         }
-        let all = self.tensor(&format!("{name}.weight"), &[n_matrices, n_outputs, n_inputs])?;
-        let own = all.rows(idx * n_outputs..(idx + 1) * n_outputs);
-        Matrix::new(own, self.isa, self.pool, &mut self.arena)
+        let shape = [n_matrices, n_outputs, n_inputs];
+        let rows = idx * n_outputs..(idx + 1) * n_outputs;
+        self.part(&format!("{name}.weight"), &shape, rows)
     }
 
     /// A vector of `len` numbers, as single precision.
@@ -157,6 +158,11 @@ impl<'a> Loader<'a> {
         self.has(&format!("{name}.weight"))
             .then(|| self.norm_scale(name, head_dim))
             .transpose()
+    }
+
+    /// Passes over a tensor that the file may have for nothing.
+    pub(super) fn ignore(&mut self, name: &str) {
+        self.used.insert(name.to_owned());
     }
 
     /// Refuses a file with weights that nothing asked for: its text would be wrong without a word.

@@ -1,0 +1,43 @@
+//! Gemma 4: Gemma 3 with norms of values, wider heads in layers without a window, a bound for logits, and three additions that
+//! only some sizes have: experts beside the dense layer, last layers that share keys and values, and a second embedding of each
+//! token for every layer.
+
+use super::{Activation, Family, RopePairing, Source, gemma3};
+
+/// Width of a head in layers without a window, where a configuration does not say.
+const GLOBAL_HEAD_DIM: usize = 512;
+
+pub(super) const FAMILY: Family = Family {
+    gguf: "gemma4",
+    hugging_face: &["gemma4_text", "gemma4"],
+    gguf_pairing: RopePairing::Halves,
+    hugging_face_names: &[
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("pre_feedforward_layernorm_2", "pre_ffw_norm_2"),
+        ("pre_feedforward_layernorm", "ffn_norm"),
+        ("post_feedforward_layernorm", "post_ffw_norm"),
+        ("layer_scalar", "layer_output_scale.weight"),
+        ("router.proj", "ffn_gate_inp"),
+        ("router.scale", "ffn_gate_inp.scale"),
+        ("router.per_expert_scale", "ffn_down_exps.scale"),
+        ("experts.gate_up_proj", "ffn_gate_up_exps.weight"),
+        ("experts.down_proj", "ffn_down_exps.weight"),
+        ("per_layer_input_gate", "inp_gate"),
+        ("per_layer_projection", "proj"),
+        ("post_per_layer_input_norm", "post_norm"),
+    ],
+    norms_values: true,
+    experts_are_beside_dense: true,
+    activation: Activation::GeGlu,
+    has_window: gemma3::FAMILY.has_window,
+    complete: |stated| {
+        stated.embedding_scale = Some((stated.hidden as f32).sqrt());
+        stated.attention_scale = Some(1.0);
+        stated.rope_theta.get_or_insert(1_000_000.0);
+        stated.window_rope_theta.get_or_insert(10_000.0);
+        if stated.source == Source::HuggingFace && stated.window_head_dim.is_none() {
+            stated.window_head_dim = stated.head_dim.replace(GLOBAL_HEAD_DIM);
+        }
+    },
+    ..Family::LLAMA
+};
