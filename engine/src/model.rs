@@ -209,6 +209,11 @@ pub struct CacheShape {
     pub values_are_keys: bool,
 }
 
+impl LatentAttention {
+    /// Number under the root in the norms of the narrow rows: these models' own code has it apart from the configuration's.
+    pub const NORM_EPSILON: f32 = 1e-6;
+}
+
 impl CacheShape {
     /// Keys and values of `n_heads` heads, each `head_dim` wide.
     pub fn heads(n_heads: usize, head_dim: usize) -> Self {

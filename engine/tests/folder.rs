@@ -200,7 +200,7 @@ fn an_unknown_architecture_is_refused_by_name() {
     assert_eq!(
         error,
         "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, deepseek_v2, \
-         deepseek_v3, gemma3_text, gemma3, gemma4_text, gemma4, gpt_oss, granite, phi3, \
+         deepseek_v3, glm4_moe_lite, gemma3_text, gemma3, gemma4_text, gemma4, gpt_oss, granite, phi3, \
          starcoder2"
     );
 }

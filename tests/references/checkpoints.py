@@ -144,6 +144,11 @@ MODELS = {
     "deepseek-v3": ("deepseek_v3", DEEPSEEK | {
         "q_lora_rank": 40, "topk_method": "noaux_tc", "scoring_func": "sigmoid", "n_group": 4, "topk_group": 2,
         "routed_scaling_factor": 2.5, "norm_topk_prob": True, "num_hidden_layers": 2, "num_nextn_predict_layers": 1,
+        "rms_norm_eps": 1e-5,
+    }),
+    "glm4-lite": ("glm4_moe_lite", {key: value for key, value in DEEPSEEK.items() if key != "scoring_func"} | {
+        "q_lora_rank": 40, "topk_method": "noaux_tc", "routed_scaling_factor": 1.8, "norm_topk_prob": True,
+        "num_hidden_layers": 2, "num_nextn_predict_layers": 1, "rms_norm_eps": 1e-5, "rope_scaling": None,
     }),
     "llama3-k": ("llama", LLAMA | {"rope_scaling": LLAMA_3_ROPE} | WIDE),
     "qwen2-k": ("qwen2", QWEN | {"rope_theta": 1000000.0, "tie_word_embeddings": True, "sliding_window": 128} | {
@@ -206,7 +211,7 @@ def mxfp4_experts(model, generator) -> dict:
 
 
 def split_experts(tensors: dict, width: int) -> dict:
-    """Transformers 5 fuses the experts in memory; released Qwen3-MoE and DeepSeek checkpoints hold each matrix on its own."""
+    """Transformers 5 fuses the experts in memory; released checkpoints of Qwen3-MoE and DeepSeek hold each matrix on its own."""
     result = {}
     for name, tensor in tensors.items():
         prefix, part = name.rsplit(".", 1)
@@ -239,7 +244,7 @@ def make(out: Path, name: str) -> None:
         tensors.pop("lm_head.weight", None)
     for key in packed:
         tensors.pop(key.removesuffix("_blocks").removesuffix("_scales"), None)
-    if model_type == "qwen3_moe" or model_type.startswith("deepseek"):
+    if model_type in ("qwen3_moe", "deepseek_v2", "deepseek_v3", "glm4_moe_lite"):
         tensors = split_experts(tensors, keys["moe_intermediate_size"])
     if keys.get("num_nextn_predict_layers"):
         # Further layers that predict more tokens, which transformers leaves out.

@@ -15,7 +15,7 @@ use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 13] = [
+const ARCHITECTURES: [&Family; 14] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen::QWEN2,
@@ -23,6 +23,7 @@ const ARCHITECTURES: [&Family; 13] = [
     &qwen::QWEN3_MOE,
     &deepseek::V2,
     &deepseek::V3,
+    &deepseek::GLM_LITE,
     &gemma3::FAMILY,
     &gemma4::FAMILY,
     &gpt_oss::FAMILY,

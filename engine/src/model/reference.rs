@@ -195,7 +195,7 @@ impl Reference<'_> {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let normed = |x: &Tensor, part: &str| -> Result<Tensor> {
             let weight = self.tensor(&name(&format!("{part}.weight")))?;
-            Ok(self.rms_norm(x)?.broadcast_mul(&weight)?)
+            Ok(divide_by_root(x, LatentAttention::NORM_EPSILON)?.broadcast_mul(&weight)?)
         };
         let q = if shape.query_rank.is_some() {
             let compressed = self.linear(x, &name("attn_q_a"))?;
@@ -428,9 +428,7 @@ impl Reference<'_> {
     }
 
     fn rms_norm(&self, x: &Tensor) -> Result<Tensor> {
-        let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
-        let scale = (mean_square + f64::from(self.config.norm.epsilon))?.sqrt()?;
-        Ok(x.broadcast_div(&scale)?)
+        divide_by_root(x, self.config.norm.epsilon)
     }
 
     /// A product and its bias; `name` goes without `.weight`.
@@ -491,6 +489,12 @@ fn highest(numbers: &[f32], n: usize) -> Vec<usize> {
     order.sort_by(|a, b| numbers[*b].total_cmp(&numbers[*a]));
     order.truncate(n);
     order
+}
+
+/// `x` over the root of its mean square, along the last dimension.
+fn divide_by_root(x: &Tensor, epsilon: f32) -> Result<Tensor> {
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    Ok(x.broadcast_div(&(mean_square + f64::from(epsilon))?.sqrt()?)?)
 }
 
 /// Over the last dimension.

@@ -76,7 +76,7 @@ impl Stated {
             expert_feed_forward: keys.size("expert_feed_forward_length")?,
             n_shared_experts: keys.size("expert_shared_count")?,
             n_dense_layers: keys.size("leading_dense_block_count")?,
-            expert_gate: keys.expert_gate()?,
+            expert_gate: keys.expert_gate(gguf)?,
             experts_are_normalized: keys.metadata.get_bool(&keys.key("expert_weights_norm"))?,
             // Some converters write 0 for "none".
             expert_scale: keys.number("expert_weights_scale")?.filter(|it| *it != 0.0),
@@ -159,9 +159,13 @@ impl Keys<'_> {
             .map(|it| it * 10.0))
     }
 
-    fn expert_gate(&self) -> Result<Option<Gate>, EngineError> {
+    /// What makes shares of scores. Some files leave it out, but only a sigmoid goes with a bias of the choice.
+    fn expert_gate(&self, gguf: &Gguf) -> Result<Option<Gate>, EngineError> {
         match self.size("expert_gating_func")? {
-            None | Some(0) => Ok(None),
+            None | Some(0) => {
+                let has_bias = gguf.tensors().any(|it| it.name.ends_with(".exp_probs_b.bias"));
+                Ok(has_bias.then_some(Gate::Sigmoid))
+            }
             Some(1) => Ok(Some(Gate::Softmax)),
             Some(2) => Ok(Some(Gate::Sigmoid)),
             Some(other) => Err(EngineError::Unsupported {

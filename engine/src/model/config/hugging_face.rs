@@ -92,7 +92,7 @@ impl Stated {
             n_chosen_experts: keys.first_size(&["num_experts_per_tok", "top_k_experts"])?,
             expert_feed_forward: keys.size("moe_intermediate_size")?,
             n_shared_experts: keys.size("n_shared_experts")?,
-            n_dense_layers: keys.size("first_k_dense_replace")?,
+            n_dense_layers: keys.dense_layers()?,
             expert_gate: keys.expert_gate()?,
             experts_are_normalized: keys.get("norm_topk_prob").and_then(Value::as_bool),
             expert_scale: keys.number("routed_scaling_factor")?,
@@ -285,6 +285,10 @@ impl<'a> Keys<'a> {
         let Some(rank) = self.size("kv_lora_rank")? else {
             return Ok(None);
         };
+        if self.get("rope_interleave") == Some(&Value::Bool(false)) {
+            let reason = "false found; rotated pairs in halves are not supported with latent attention";
+            return Err(Fault::new("rope_interleave", reason.into()));
+        }
         Ok(Some(LatentAttention {
             rank,
             query_rank: self.size("q_lora_rank")?,
@@ -292,6 +296,22 @@ impl<'a> Keys<'a> {
             rotated_dim: self.require_size("qk_rope_head_dim")?,
             value_dim: self.require_size("v_head_dim")?,
         }))
+    }
+
+    /// First layers without experts, counted or at the head of a list.
+    fn dense_layers(self) -> Result<Option<usize>, Fault> {
+        const LIST: &str = "mlp_layer_types";
+        let Some(list) = self.get(LIST).and_then(Value::as_array) else {
+            return self.size("first_k_dense_replace");
+        };
+        let n_dense = list.iter().take_while(|it| it.as_str() == Some("dense")).count();
+        match list[n_dense..].iter().all(|it| it.as_str() == Some("sparse")) {
+            true => Ok(Some(n_dense)),
+            false => Err(Fault::new(
+                LIST,
+                "`dense` layers and then `sparse` ones expected".into(),
+            )),
+        }
     }
 
     fn expert_gate(self) -> Result<Option<Gate>, Fault> {

@@ -1,4 +1,4 @@
-//! DeepSeek V2, V3, and models built like them: latent attention, experts that some or all rows run, YaRN that scales scores.
+//! DeepSeek V2, V3, and models built like them, such as GLM 4.7 Flash: latent attention, experts that some or all rows run, YaRN that scales scores.
 //! GGUF files call all of them `deepseek2`.
 
 use super::{Family, RopePairing};
@@ -36,6 +36,15 @@ pub(super) const V3: Family = Family {
         stated.experts_are_normalized.get_or_insert(true);
     },
     ..V2
+};
+
+pub(super) const GLM_LITE: Family = Family {
+    hugging_face: &["glm4_moe_lite"],
+    complete: |stated| {
+        (V3.complete)(stated);
+        stated.n_dense_layers.get_or_insert(1);
+    },
+    ..V3
 };
 
 /// The scale of scores goes by the width of a whole key, and by the stretch of the context.

@@ -120,7 +120,7 @@ impl Latent {
             rotated_dim,
             ..
         } = self.shape;
-        let (isa, epsilon) = (context.isa, context.config.norm.epsilon);
+        let (isa, epsilon) = (context.isa, LatentAttention::NORM_EPSILON);
         let n_heads = self.keys.len();
         let (query_dim, key_dim) = (plain_dim + rotated_dim, rank + rotated_dim);
         own.query.resize(n_rows * n_heads * query_dim, 0.0);
