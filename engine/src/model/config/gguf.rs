@@ -156,6 +156,7 @@ impl Keys<'_> {
     fn yarn_score_scale(&self) -> Result<Option<f32>, EngineError> {
         Ok(self
             .number("rope.scaling.yarn_log_multiplier")?
+            .filter(|it| *it != 0.0)
             .map(|it| it * 10.0))
     }
 

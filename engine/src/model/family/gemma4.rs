@@ -35,8 +35,14 @@ pub(super) const FAMILY: Family = Family {
         stated.attention_scale = Some(1.0);
         stated.rope_theta.get_or_insert(1_000_000.0);
         stated.window_rope_theta.get_or_insert(10_000.0);
-        if stated.source == Source::HuggingFace && stated.window_head_dim.is_none() {
-            stated.window_head_dim = stated.head_dim.replace(GLOBAL_HEAD_DIM);
+        if stated.source == Source::HuggingFace {
+            if stated.window_head_dim.is_none() {
+                stated.window_head_dim = stated.head_dim.replace(GLOBAL_HEAD_DIM);
+            }
+            // The last layer sees everything, whatever the list says.
+            if let Some(last) = stated.has_window.as_mut().and_then(|list| list.last_mut()) {
+                *last = false;
+            }
         }
     },
     ..Family::LLAMA

@@ -143,15 +143,16 @@ impl Attention {
                 (&mut own.query, &mut own.key),
             ),
         }
-        let keys_and_values = own
-            .key
-            .chunks_exact(key_width)
-            .zip(own.value.chunks_exact(value_width));
-        let written = batch.rows.iter().filter(|_| !shares_cache);
-        for (row, (key, value)) in written.zip(keys_and_values) {
-            let slot = row.slot();
-            let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
-            cache.write(cache_idx, block, slot % BLOCK_LEN, key, value);
+        if !shares_cache {
+            let keys_and_values = own
+                .key
+                .chunks_exact(key_width)
+                .zip(own.value.chunks_exact(value_width));
+            for (row, (key, value)) in batch.rows.iter().zip(keys_and_values) {
+                let slot = row.slot();
+                let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
+                cache.write(cache_idx, block, slot % BLOCK_LEN, key, value);
+            }
         }
         let shape = AttentionShape {
             n_heads: config.n_heads,
