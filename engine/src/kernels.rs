@@ -30,6 +30,7 @@ pub(crate) mod pool;
 mod quantized_rows;
 mod scalar;
 mod tiles;
+mod transpose;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 

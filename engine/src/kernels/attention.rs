@@ -15,6 +15,7 @@ use super::{
     Isa, SharedOut,
     float::{exp, largest, mul_add, sum},
     pool::ThreadPool,
+    transpose::transpose,
 };
 use crate::{
     kv_cache::{BLOCK_LEN, KvCache},
@@ -233,7 +234,7 @@ fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Sc
         cache.load_keys(layer, block, kv_head, &mut scratch.keys);
         cache.load_values(layer, block, kv_head, n_slots, &mut scratch.values);
         if cached.values_are_keys {
-            scratch.take_values_from_keys();
+            transpose::<FMA>(&scratch.keys, BLOCK_LEN, &mut scratch.values, value_dim);
         }
         for (row_idx, row) in rows.iter().enumerate() {
             let n_visible = (row.context_len as usize)
@@ -258,7 +259,7 @@ fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Sc
                 n_visible += 1;
             }
             if cached.values_are_keys {
-                scratch.take_values_from_keys();
+                transpose::<FMA>(&scratch.keys, BLOCK_LEN, &mut scratch.values, value_dim);
             }
             let n_hidden = shape.n_hidden(row).saturating_sub(first_seen);
             if n_visible > n_hidden {
@@ -284,28 +285,6 @@ fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Sc
 }
 
 impl Scratch {
-    /// Fills `values` with the beginnings of the keys at hand.
-    #[inline(always)]
-    fn take_values_from_keys(&mut self) {
-        /// Numbers of keys, and keys, that change places together, in registers.
-        const SIDE: usize = 8;
-        let value_dim = self.values.len() / BLOCK_LEN;
-        for first_slot in (0..BLOCK_LEN).step_by(SIDE) {
-            for first in (0..value_dim).step_by(SIDE) {
-                let n_columns = SIDE.min(value_dim - first);
-                let mut square = [[0.0; SIDE]; SIDE];
-                for (column, numbers) in square.iter_mut().enumerate().take(n_columns) {
-                    numbers.copy_from_slice(&self.keys[(first + column) * BLOCK_LEN + first_slot..][..SIDE]);
-                }
-                let slots = self.values.chunks_exact_mut(value_dim).enumerate();
-                for (slot, value) in slots.skip(first_slot).take(SIDE) {
-                    let turned: [f32; SIDE] = std::array::from_fn(|column| square[column][slot - first_slot]);
-                    value[first..first + n_columns].copy_from_slice(&turned[..n_columns]);
-                }
-            }
-        }
-    }
-
     /// Takes in the slots `visible` of the block at hand for one row: its `queries`, `(heads, key_dim)`, and the streams
     /// from `first_stream` on.
     #[inline(always)]
