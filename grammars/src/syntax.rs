@@ -4,13 +4,13 @@
 
 use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ropey::Rope;
 use tree_sitter::{InputEdit, Node, ParseOptions, Parser, Point, Tree};
 
-use crate::{Language, TextEdit, text};
+use crate::{Imports, Language, TextEdit, text};
 
 /// How long the first parse of a file may take before the file is left without structure.
 const FIRST_PARSE_LIMIT: Duration = Duration::from_millis(1500);
@@ -31,6 +31,8 @@ pub struct Syntax {
     language: Language,
     tree: Option<Tree>,
     stale: bool,
+    /// The imports of the text, once they were asked for.
+    pub(crate) imports: Arc<OnceLock<Imports>>,
     /// What was looked at last; a second question is often about the same text.
     last_preview: Arc<Mutex<Option<Preview>>>,
 }
@@ -60,6 +62,7 @@ impl Syntax {
             language,
             tree,
             stale,
+            imports: Arc::default(),
             last_preview: Arc::default(),
         }
     }
@@ -78,6 +81,10 @@ impl Syntax {
     pub(crate) fn edit_within(&mut self, edit: &TextEdit, rope: &Rope, limit: Duration) {
         // Snapshots keep the old one, and no preview holds itself.
         self.last_preview = Arc::default();
+        let read_to = self.imports.get().map_or(0, Imports::read_to);
+        if edit.start_byte < read_to {
+            self.imports = Arc::default();
+        }
         let Some(tree) = &mut self.tree else { return };
         tree.edit(&edit.as_input_edit());
         let parsed = run_parser(
