@@ -13,7 +13,7 @@ use self::{
     prefix_tree::{NodeId, PrefixTree},
     storage::{Orientation, RUN_LEN, Storage},
 };
-use crate::{error::EngineError, model::ModelConfig};
+use crate::{error::EngineError, kernels::Isa, model::ModelConfig};
 
 /// Positions in a block: the unit of allocation and of sharing.
 pub const BLOCK_LEN: usize = 32;
@@ -271,16 +271,24 @@ impl KvCache {
 
     /// Keys of one block and head as `(head_dim, BLOCK_LEN)`.
     #[inline(always)]
-    pub fn load_keys(&self, layer: usize, block: u32, head: usize, out: &mut [f32]) {
+    pub fn load_keys(&self, isa: Isa, layer: usize, block: u32, head: usize, out: &mut [f32]) {
         self.keys
-            .load(self.head_block(layer, block, head), BLOCK_LEN, out);
+            .load(isa, self.head_block(layer, block, head), BLOCK_LEN, out);
     }
 
     /// The first `n_slots` values of one block and head as `(n_slots, head_dim)`.
     #[inline(always)]
-    pub fn load_values(&self, layer: usize, block: u32, head: usize, n_slots: usize, out: &mut [f32]) {
+    pub fn load_values(
+        &self,
+        isa: Isa,
+        layer: usize,
+        block: u32,
+        head: usize,
+        n_slots: usize,
+        out: &mut [f32],
+    ) {
         self.values
-            .load(self.head_block(layer, block, head), n_slots, out);
+            .load(isa, self.head_block(layer, block, head), n_slots, out);
     }
 
     /// Key and value of one slot of a block and head, to slot `to` of `keys`, `(head_dim, BLOCK_LEN)`, and of

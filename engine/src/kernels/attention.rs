@@ -98,6 +98,7 @@ pub(crate) fn attend(
         let rows = &batch.rows[tile.first_row..][..tile.n_rows];
         SCRATCH.with_borrow_mut(|scratch| {
             let task = Task {
+                isa,
                 shape,
                 tile,
                 rows,
@@ -146,6 +147,7 @@ fn tiles_of(batch: Batch<'_>) -> impl Iterator<Item = Tile> {
 /// What one task of [`attend`] works on.
 #[derive(Clone, Copy)]
 struct Task<'a> {
+    isa: Isa,
     shape: AttentionShape<'a>,
     tile: Tile,
     /// The tile's.
@@ -175,6 +177,7 @@ fn attend_tile_avx2(task: Task<'_>, scratch: &mut Scratch) {
 #[inline(always)]
 fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Scratch) {
     let Task {
+        isa,
         shape,
         tile,
         rows,
@@ -222,8 +225,8 @@ fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Sc
     for (block_idx, &block) in shared.skip(n_hidden_from_all / BLOCK_LEN) {
         let first_slot = block_idx * BLOCK_LEN;
         let n_slots = (n_shared - first_slot).min(BLOCK_LEN);
-        cache.load_keys(layer, block, kv_head, &mut scratch.keys);
-        cache.load_values(layer, block, kv_head, n_slots, &mut scratch.values);
+        cache.load_keys(isa, layer, block, kv_head, &mut scratch.keys);
+        cache.load_values(isa, layer, block, kv_head, n_slots, &mut scratch.values);
         for (row_idx, row) in rows.iter().enumerate() {
             let n_visible = (row.context_len as usize)
                 .saturating_sub(first_slot)
