@@ -506,7 +506,7 @@ impl Engine {
         }
         let speculator = &mut sequence.speculator;
         if let Some(original) = original {
-            speculator.add(EditDraft::new(original, prompt_len));
+            speculator.add(EditDraft::new(Arc::clone(&self.tokenizer), original, prompt_len));
         }
         match predictor {
             Some(predictor) => {

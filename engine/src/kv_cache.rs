@@ -15,6 +15,7 @@ use self::{
 };
 use crate::{
     error::EngineError,
+    kernels::Isa,
     model::{CacheShape, ModelConfig},
 };
 
@@ -292,18 +293,28 @@ impl KvCache {
 
     /// Keys of one block and head as `(key_dim, BLOCK_LEN)`.
     #[inline(always)]
-    pub fn load_keys(&self, layer: usize, block: u32, head: usize, out: &mut [f32]) {
+    pub fn load_keys(&self, isa: Isa, layer: usize, block: u32, head: usize, out: &mut [f32]) {
         let layer = &self.layers[layer];
-        layer.keys.load(layer.head_block(block, head), BLOCK_LEN, out);
+        layer
+            .keys
+            .load(isa, layer.head_block(block, head), BLOCK_LEN, out);
     }
 
     /// The first `n_slots` values of one block and head as `(n_slots, value_dim)`. Leaves `out` as it is where values are
     /// the beginnings of keys.
     #[inline(always)]
-    pub fn load_values(&self, layer: usize, block: u32, head: usize, n_slots: usize, out: &mut [f32]) {
+    pub fn load_values(
+        &self,
+        isa: Isa,
+        layer: usize,
+        block: u32,
+        head: usize,
+        n_slots: usize,
+        out: &mut [f32],
+    ) {
         let layer = &self.layers[layer];
         if let Some(values) = &layer.values {
-            values.load(layer.head_block(block, head), n_slots, out);
+            values.load(isa, layer.head_block(block, head), n_slots, out);
         }
     }
 

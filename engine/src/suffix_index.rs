@@ -29,13 +29,15 @@ impl<const N: usize> SuffixIndex<N> {
             self.heads.resize(n_heads, NONE);
             self.previous.clear();
         }
-        for end in self.previous.len() + 1..=symbols.len() {
-            let previous = match end.checked_sub(N) {
-                None => NONE,
-                Some(start) => {
-                    let head = hash(&symbols[start..end]) & (self.heads.len() - 1);
-                    std::mem::replace(&mut self.heads[head], (end - 1) as u32)
-                }
+        let n_known = self.previous.len();
+        let mut hash = RollingHash::<N>::of(&symbols[n_known.saturating_sub(N)..n_known]);
+        for (position, &symbol) in symbols.iter().enumerate().skip(n_known) {
+            hash.push(symbol, position.checked_sub(N).map(|gone| symbols[gone]));
+            let previous = if position + 1 < N {
+                NONE
+            } else {
+                let head = hash.slot(self.heads.len());
+                std::mem::replace(&mut self.heads[head], position as u32)
             };
             self.previous.push(previous);
         }
@@ -48,9 +50,13 @@ impl<const N: usize> SuffixIndex<N> {
 
     /// Ends of places that may have the same last `N` symbols as `symbols`, which need not be those that were added.
     pub(crate) fn ends_like<T: Copy + Into<u64>>(&self, symbols: &[T]) -> impl Iterator<Item = usize> {
-        let last = symbols.len().checked_sub(N).map(|start| hash(&symbols[start..]));
-        let head = last.and_then(|hash| self.heads.get(hash & self.heads.len().wrapping_sub(1)));
-        self.chain(head.copied().unwrap_or(NONE))
+        let head = match symbols.len().checked_sub(N) {
+            Some(start) if !self.heads.is_empty() => {
+                self.heads[RollingHash::<N>::of(&symbols[start..]).slot(self.heads.len())]
+            }
+            _ => NONE,
+        };
+        self.chain(head)
     }
 
     fn chain(&self, first: u32) -> impl Iterator<Item = usize> {
@@ -66,13 +72,39 @@ pub(crate) fn common_suffix<T: PartialEq>(a: &[T], b: &[T], longest: usize) -> u
     pairs.take(longest).take_while(|(a, b)| a == b).count()
 }
 
-fn hash<T: Copy + Into<u64>>(symbols: &[T]) -> usize {
-    let mix = |hash: u64, &symbol: &T| {
-        (hash ^ symbol.into())
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(29)
-    };
-    symbols.iter().fold(0, mix) as usize
+/// Hash of the last `N` symbols, in constant time for each (Karp and Rabin 1987, "Efficient randomized pattern-matching
+/// algorithms"), modulo 2^64.
+struct RollingHash<const N: usize>(u64);
+
+impl<const N: usize> RollingHash<N> {
+    const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
+    /// What a symbol has been multiplied with when it leaves.
+    const LEAVING: u64 = Self::BASE.wrapping_pow(N as u32);
+
+    /// Of at most `N` symbols.
+    fn of<T: Copy + Into<u64>>(symbols: &[T]) -> Self {
+        let mut hash = Self(0);
+        symbols.iter().for_each(|&symbol| hash.push(symbol, None));
+        hash
+    }
+
+    /// Adds a symbol; the one that was added `N` before it leaves.
+    fn push<T: Into<u64>>(&mut self, symbol: T, leaving: Option<T>) {
+        // Plus one, so that zeros count.
+        let term = |symbol: T| symbol.into() + 1;
+        let gone = leaving.map_or(0, |symbol| term(symbol).wrapping_mul(Self::LEAVING));
+        self.0 = self
+            .0
+            .wrapping_mul(Self::BASE)
+            .wrapping_add(term(symbol))
+            .wrapping_sub(gone);
+    }
+
+    /// One of `n_slots`, a power of two: the high bits depend on all symbols.
+    fn slot(&self, n_slots: usize) -> usize {
+        let mixed = (self.0 ^ self.0 >> 32).wrapping_mul(Self::BASE);
+        (mixed >> 32) as usize & (n_slots - 1)
+    }
 }
 
 #[cfg(test)]

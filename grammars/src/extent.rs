@@ -65,10 +65,12 @@ struct Site<'a> {
 
 impl<'a> Site<'a> {
     fn new(syntax: &Syntax, rope: &'a Rope, at: usize, text: &'a str) -> Site<'a> {
-        let (preview, preview_rope, edit) = syntax.preview(rope, at..at, text);
-        let inserted = edit.start_byte..edit.new_end_byte;
-        let mut inside = brackets::brackets_in(&preview, &preview_rope, inserted.clone());
-        inside.iter_mut().for_each(|bracket| bracket.at -= at);
+        let preview = syntax.preview(rope, at..at, text);
+        let inserted = preview.edit.start_byte..preview.edit.new_end_byte;
+        let mut inside = brackets::brackets_in(&preview.syntax, &preview.rope, inserted.clone());
+        for bracket in &mut inside {
+            bracket.at -= inserted.start;
+        }
         Site {
             language: syntax.language(),
             rope,
@@ -77,7 +79,7 @@ impl<'a> Site<'a> {
             head: text::text(rope, text::line_start(rope, at)..at).into_owned(),
             pending: brackets::pending_at(syntax, rope, at),
             brackets: inside,
-            opaque: opaque_ranges(&preview, inserted),
+            opaque: opaque_ranges(&preview.syntax, inserted),
             quote: closing_quote(syntax, rope, at),
         }
     }

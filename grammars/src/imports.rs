@@ -35,9 +35,21 @@ pub struct Imports {
     pub insert_at: usize,
 }
 
+impl Imports {
+    /// The byte at which what they follow from ends.
+    pub(crate) fn read_to(&self) -> usize {
+        let items = self.items.iter().map(|import| import.range.end);
+        items.chain([HEAD_BYTES, self.insert_at]).max().unwrap_or(0)
+    }
+}
+
 /// The imports of the text, nested ones included, as far as they stand in its first 16 KiB. Visits the top levels of
-/// the tree there.
+/// the tree there, once for all that is changed further down.
 pub fn imports(syntax: &Syntax, rope: &Rope) -> Imports {
+    syntax.imports.get_or_init(|| find(syntax, rope)).clone()
+}
+
+fn find(syntax: &Syntax, rope: &Rope) -> Imports {
     let mut items = Vec::new();
     let mut nodes: HashMap<usize, Node<'_>> = HashMap::new();
     let mut header_end = 0;
@@ -120,10 +132,12 @@ fn line_after(rope: &Rope, end: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::Language;
+    use crate::{Language, TextEdit};
 
     /// The modules, then the text with `ˇ` where a new import would go.
     fn check(language: Language, code: &str, expected: Expect) {
@@ -137,6 +151,25 @@ mod tests {
         let mut marked = code.to_owned();
         marked.insert(imports.insert_at, 'ˇ');
         expected.assert_eq(&format!("{modules:?}\n{marked}"));
+    }
+
+    #[test]
+    fn imports_follow_edits_where_they_stand_and_outlive_those_further_down() {
+        let filler = "fn f() {}\n".repeat(HEAD_BYTES / 10 + 1);
+        let mut rope = Rope::from_str(&format!("use std::fs;\n\n{filler}"));
+        let mut syntax = Syntax::parse(Language::Rust, &rope);
+        let mut edited = |at: usize, text: &str| {
+            let edit = TextEdit::apply(&mut rope, at..at, text);
+            syntax.edit(&edit, &rope);
+            let found = imports(&syntax, &rope);
+            assert_eq!(found, imports(&Syntax::parse(Language::Rust, &rope), &rope));
+            (found.items.len(), Arc::clone(&syntax.imports))
+        };
+        let (first, known) = edited(HEAD_BYTES, "// ");
+        let (below, still_known) = edited(HEAD_BYTES + 20, "use not::looked::at;\n");
+        assert!(Arc::ptr_eq(&known, &still_known));
+        let (above, _) = edited(0, "use std::io;\n");
+        assert_eq!((first, below, above), (1, 1, 2));
     }
 
     #[test]

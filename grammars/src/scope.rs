@@ -49,12 +49,14 @@ pub fn scopes_at(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
         return scopes_in(syntax, rope, at);
     }
     // An unclosed bracket can cost the tree everything around it. We look at the text as it will be.
-    let (repaired, repaired_rope, edit) = syntax.preview(rope, at..at, &closers);
-    let mut scopes = scopes_in(&repaired, &repaired_rope, at);
+    let repaired = syntax.preview(rope, at..at, &closers);
+    let mut scopes = scopes_in(&repaired.syntax, &repaired.rope, at - repaired.start);
     for scope in &mut scopes {
-        for offset in [&mut scope.range.end, &mut scope.signature.end] {
-            if *offset > at {
-                *offset = (*offset - (edit.new_end_byte - at)).max(at);
+        for range in [&mut scope.range, &mut scope.signature] {
+            range.start += repaired.start;
+            range.end += repaired.start;
+            if range.end > at {
+                range.end = (range.end - closers.len()).max(at);
             }
         }
     }

@@ -2,15 +2,18 @@
 //!
 //! Nothing here reads a whole file twice: an edit reparses what it touched, and a clone shares the tree.
 
+mod neighbourhood;
+
 use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ropey::Rope;
 use tree_sitter::{InputEdit, Node, ParseOptions, Parser, Point, Tree};
 
-use crate::{Language, TextEdit, text};
+use self::neighbourhood::Neighbourhood;
+use crate::{Imports, Language, TextEdit, text};
 
 /// How long the first parse of a file may take before the file is left without structure.
 const FIRST_PARSE_LIMIT: Duration = Duration::from_millis(1500);
@@ -31,16 +34,29 @@ pub struct Syntax {
     language: Language,
     tree: Option<Tree>,
     stale: bool,
-    /// What was looked at last; a second question is often about the same text.
-    last_preview: Arc<Mutex<Option<Preview>>>,
+    /// The imports of the text, once they were asked for.
+    pub(crate) imports: Arc<OnceLock<Imports>>,
+    /// What was looked at last.
+    previews: Arc<Mutex<Previews>>,
 }
 
-/// A text as it would be with `text` in the place of `range`.
+/// The neighbourhood of a place as it would be after a change.
 #[derive(Clone, Debug)]
-struct Preview {
-    range: Range<usize>,
-    text: String,
-    result: (Syntax, Rope, TextEdit),
+pub(crate) struct Preview {
+    /// The byte of the whole text at which the neighbourhood begins: its own offsets count from there.
+    pub(crate) start: usize,
+    pub(crate) rope: Rope,
+    pub(crate) syntax: Syntax,
+    pub(crate) edit: TextEdit,
+    /// How broken the neighbourhood is without the change.
+    pub(crate) damage_before: Damage,
+}
+
+/// What [`Syntax::preview`] keeps: questions are often about the same place, and the same text.
+#[derive(Debug, Default)]
+struct Previews {
+    neighbourhood: Option<Neighbourhood>,
+    last: Option<(Range<usize>, String, Preview)>,
 }
 
 impl Syntax {
@@ -60,7 +76,8 @@ impl Syntax {
             language,
             tree,
             stale,
-            last_preview: Arc::default(),
+            imports: Arc::default(),
+            previews: Arc::default(),
         }
     }
 
@@ -76,8 +93,12 @@ impl Syntax {
     }
 
     pub(crate) fn edit_within(&mut self, edit: &TextEdit, rope: &Rope, limit: Duration) {
-        // Snapshots keep the old one, and no preview holds itself.
-        self.last_preview = Arc::default();
+        // Snapshots keep the old ones, and no preview holds itself.
+        self.previews = Arc::default();
+        let read_to = self.imports.get().map_or(0, Imports::read_to);
+        if edit.start_byte < read_to {
+            self.imports = Arc::default();
+        }
         let Some(tree) = &mut self.tree else { return };
         tree.edit(&edit.as_input_edit());
         let parsed = run_parser(
@@ -120,26 +141,35 @@ impl Syntax {
             .map_or_else(Damage::default, |tree| Damage::of(tree.root_node()))
     }
 
-    /// The text and its tree as they would be with `range` replaced by `text`.
-    pub(crate) fn preview(&self, rope: &Rope, range: Range<usize>, text: &str) -> (Syntax, Rope, TextEdit) {
+    /// What is around `range` as it would be with `text` in its place.
+    pub(crate) fn preview(&self, rope: &Rope, range: Range<usize>, text: &str) -> Preview {
+        let range = text::snap_range(rope, range);
         // Poisoned or not, what is in there is whole.
-        let mut last = self.last_preview.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*last
-            && known.range == range
-            && known.text == text
+        let mut previews = self.previews.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known_range, known_text, preview)) = &previews.last
+            && *known_range == range
+            && known_text == text
         {
-            return known.result.clone();
+            return preview.clone();
         }
-        let (mut syntax, mut rope) = (self.clone(), rope.clone());
-        let edit = TextEdit::apply(&mut rope, range.clone(), text);
-        syntax.edit(&edit, &rope);
-        let result = (syntax, rope, edit);
-        *last = Some(Preview {
-            range,
-            text: text.to_owned(),
-            result: result.clone(),
-        });
-        result
+        let around = match previews.neighbourhood.take() {
+            Some(around) if around.change == range => around,
+            _ => Neighbourhood::of(self, rope, range.clone()),
+        };
+        let (mut syntax, mut part) = (around.syntax.clone(), around.rope.clone());
+        let local = range.start - around.start..range.end - around.start;
+        let edit = TextEdit::apply(&mut part, local, text);
+        syntax.edit(&edit, &part);
+        let preview = Preview {
+            start: around.start,
+            rope: part,
+            syntax,
+            edit,
+            damage_before: around.syntax.damage(),
+        };
+        previews.neighbourhood = Some(around);
+        previews.last = Some((range, text.to_owned(), preview.clone()));
+        preview
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ropey::Rope;
 
-use crate::{Language, Syntax, text};
+use crate::{Language, Syntax};
 
 /// Whether the tree has more errors with `text` in the place of `replace` than it has now.
 ///
@@ -13,7 +13,7 @@ use crate::{Language, Syntax, text};
 /// errors (half the bytes) are no worse. The beginning of a block in Python (`if x:`) is no error, because
 /// its body comes next. Plain text never gets worse, nor does a file too slow to parse.
 ///
-/// Parses an edited copy; neither the rope nor the tree changes.
+/// Parses an edited copy of what is around; neither the rope nor the tree changes.
 pub fn worsens(syntax: &Syntax, rope: &Rope, replace: Range<usize>, text: &str) -> bool {
     if is_worse(syntax, rope, replace.clone(), text) {
         // A header is judged by whether it would be right with a body.
@@ -24,13 +24,11 @@ pub fn worsens(syntax: &Syntax, rope: &Rope, replace: Range<usize>, text: &str) 
 }
 
 fn is_worse(syntax: &Syntax, rope: &Rope, replace: Range<usize>, text: &str) -> bool {
-    let replace = text::snap_range(rope, replace);
-    let before = syntax.damage();
-    let (syntax, ..) = syntax.preview(rope, replace, text);
-    if syntax.is_stale() {
+    let preview = syntax.preview(rope, replace, text);
+    if preview.syntax.is_stale() {
         return false;
     }
-    let after = syntax.damage();
+    let (before, after) = (preview.damage_before, preview.syntax.damage());
     if after.nodes > before.nodes {
         after.bytes * 2 >= before.bytes
     } else {

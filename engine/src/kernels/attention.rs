@@ -107,6 +107,7 @@ pub(crate) fn attend(
         let rows = &batch.rows[tile.first_row..][..tile.n_rows];
         SCRATCH.with_borrow_mut(|scratch| {
             let task = Task {
+                isa,
                 shape,
                 tile,
                 rows,
@@ -155,6 +156,7 @@ fn tiles_of(batch: Batch<'_>) -> impl Iterator<Item = Tile> {
 
 /// What one task of [`attend`] works on.
 struct Task<'a> {
+    isa: Isa,
     shape: AttentionShape<'a>,
     tile: Tile,
     /// The tile's.
@@ -186,6 +188,7 @@ fn attend_tile_avx2(task: Task<'_>, scratch: &mut Scratch) {
 #[inline(always)]
 fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Scratch) {
     let Task {
+        isa,
         shape,
         tile,
         rows,
@@ -231,8 +234,8 @@ fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Sc
     for (block_idx, &block) in shared.skip(n_hidden_from_all / BLOCK_LEN) {
         let first_slot = block_idx * BLOCK_LEN;
         let n_slots = (n_shared - first_slot).min(BLOCK_LEN);
-        cache.load_keys(layer, block, kv_head, &mut scratch.keys);
-        cache.load_values(layer, block, kv_head, n_slots, &mut scratch.values);
+        cache.load_keys(isa, layer, block, kv_head, &mut scratch.keys);
+        cache.load_values(isa, layer, block, kv_head, n_slots, &mut scratch.values);
         if cached.values_are_keys {
             transpose::<FMA>(&scratch.keys, BLOCK_LEN, &mut scratch.values, value_dim);
         }

@@ -3,8 +3,45 @@
 //! Each is written once, generic over whether fused multiply-add is at hand, with eight independent lanes
 //! that the compiler turns into vector registers where the caller enables them.
 
+use half::f16;
+
+use super::{Isa, Kind};
+
 /// Independent accumulators in every reduction.
 const LANES: usize = 8;
+
+/// Half-precision numbers as single-precision ones, exactly.
+pub(crate) fn widen(isa: Isa, halves: &[f16], out: &mut [f32]) {
+    assert_eq!(halves.len(), out.len());
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the kind is only made where the instructions were detected, F16C among them.
+        Kind::Avx2(_) => unsafe { widen_f16c(halves, out) },
+        _ => widen_one_by_one(halves, out),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn widen_f16c(halves: &[f16], out: &mut [f32]) {
+    use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+    let (whole, rest) = halves.as_chunks::<8>();
+    let (out, out_rest) = out.as_chunks_mut::<8>();
+    for (halves, out) in whole.iter().zip(out) {
+        // SAFETY: eight numbers each.
+        unsafe {
+            let halves = _mm_loadu_si128(halves.as_ptr().cast());
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(halves));
+        }
+    }
+    widen_one_by_one(rest, out_rest);
+}
+
+fn widen_one_by_one(halves: &[f16], out: &mut [f32]) {
+    for (half, out) in halves.iter().zip(out) {
+        *out = half.to_f32();
+    }
+}
 
 /// `a * b + c`, fused where the instruction exists; `f32::mul_add` would call a slow library routine elsewhere.
 #[inline(always)]
@@ -137,6 +174,22 @@ pub(crate) fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], halves: b
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_half_is_widened_exactly() {
+        let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+        for isa in Isa::all() {
+            for n_left_out in [0, 3] {
+                let halves = &halves[n_left_out..];
+                let mut wide = vec![0.0; halves.len()];
+                widen(isa, halves, &mut wide);
+                for (half, wide) in halves.iter().zip(wide) {
+                    let expected = half.to_f32();
+                    assert!(expected.to_bits() == wide.to_bits() || expected.is_nan() && wide.is_nan());
+                }
+            }
+        }
+    }
 
     #[test]
     fn exp_is_within_two_units_in_the_last_place() {

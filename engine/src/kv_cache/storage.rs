@@ -5,6 +5,7 @@
 use half::{f16, slice::HalfFloatSliceExt, vec::HalfBitsVecExt};
 
 use super::{BLOCK_LEN, CacheType};
+use crate::kernels::{Isa, float::widen};
 
 /// Numbers of one slot that share a scale in [`CacheType::Q8_0`].
 pub(super) const RUN_LEN: usize = 32;
@@ -116,14 +117,14 @@ impl Storage {
 
     /// The first `n_slots` slots of a head block in its own orientation, as `out`; keys come with all slots.
     #[inline(always)]
-    pub(super) fn load(&self, head_block: usize, n_slots: usize, out: &mut [f32]) {
+    pub(super) fn load(&self, isa: Isa, head_block: usize, n_slots: usize, out: &mut [f32]) {
         let len = match self.orientation {
             Orientation::SlotsInside => self.head_block_len(),
             Orientation::SlotsOutside => n_slots * self.head_dim,
         };
         let (start, out) = (head_block * self.head_block_len(), &mut out[..len]);
         match &self.numbers {
-            Numbers::F16(numbers) => numbers[start..start + len].convert_to_f32_slice(out),
+            Numbers::F16(numbers) => widen(isa, &numbers[start..start + len], out),
             Numbers::F32(numbers) => out.copy_from_slice(&numbers[start..start + len]),
             Numbers::Q8_0 { values, scales } => {
                 let values = &values[start..start + len];

@@ -3,9 +3,13 @@
 //! The draft follows the original as long as the answer does. Where they part, the answer so far is aligned with the
 //! original by edit distance (Needleman and Wunsch 1970, with the distance from where they parted as the start), and a
 //! few tokens that agree in a row anchor it again. What was replaced by what is remembered: in a rename, the draft
-//! writes the new name itself from the second place on.
+//! writes the new name itself from the second place on. So is how far a line was moved in or out: code that is wrapped has
+//! all its lines moved, whatever their indentation is.
+
+use std::{borrow::Cow, sync::Arc};
 
 use super::drafter::{Draft, Drafter, DrafterKind, Evidence};
+use crate::tokenizer::Tokenizer;
 
 /// Agreeing tokens in a row that make a place certain.
 const ANCHOR: u32 = 4;
@@ -21,13 +25,14 @@ const MAX_REPLACEMENTS: usize = 16;
 const SUBSTITUTION: u32 = 2;
 
 /// Follows the original of one sequence.
-#[derive(Debug)]
 pub struct EditDraft {
+    tokenizer: Arc<Tokenizer>,
     original: Vec<u32>,
     /// Tokens of the sequence that were read; the answer starts after the prompt.
     n_read: usize,
     place: Place,
     replacements: Vec<Replacement>,
+    shift: Option<Shift>,
 }
 
 /// Where in the original the answer is.
@@ -62,15 +67,26 @@ struct Replacement {
     n_missed: usize,
 }
 
+/// How much further in lines have come to begin.
+#[derive(Debug, PartialEq, Eq)]
+struct Shift {
+    n_bytes: isize,
+    n_seen: usize,
+    /// How often a line stayed where it was.
+    n_missed: usize,
+}
+
 impl EditDraft {
     /// Follows `original`, tokens that stand somewhere in the prompt, through an answer after `prompt_len` tokens.
-    pub fn new(mut original: Vec<u32>, prompt_len: usize) -> Self {
+    pub fn new(tokenizer: Arc<Tokenizer>, mut original: Vec<u32>, prompt_len: usize) -> Self {
         original.truncate(MAX_ORIGINAL);
         Self {
+            tokenizer,
             original,
             n_read: prompt_len,
             place: Place::Known { at: 0, n_agreed: 0 },
             replacements: Vec::new(),
+            shift: None,
         }
     }
 
@@ -100,10 +116,12 @@ impl EditDraft {
                     let old = self.original.get(from..at - n_agreed);
                     let new = tokens.get(since..tokens.len() - n_agreed);
                     if let (Some(old), Some(new)) = (old, new) {
-                        // What was replaced as a whole comes first, as the latest.
-                        for (old, new) in differences(old, new).into_iter().chain([(old, new)]) {
+                        for (old, new) in differences(old, new) {
                             note_replacement(&mut self.replacements, old, new);
+                            note_shift(&self.tokenizer, &mut self.shift, old, new);
                         }
+                        // What was replaced as a whole comes first, as the latest.
+                        note_replacement(&mut self.replacements, old, new);
                     }
                 }
             }
@@ -117,34 +135,84 @@ impl EditDraft {
             let was_due = rest.starts_with(&replacement.old) && replacement.new.first() != rest.first();
             replacement.n_missed += usize::from(was_due);
         }
+        let n_blank = self.indentation(at).len();
+        if let Some(shift) = &mut self.shift {
+            shift.n_missed += usize::from(n_blank > 0);
+        }
+    }
+
+    /// The white space at `at` of the original, if a line begins there.
+    fn indentation(&self, at: usize) -> &[u32] {
+        let bytes = |token: &u32| self.tokenizer.token_bytes(*token);
+        let begins_line = at == 0
+            || self
+                .original
+                .get(at - 1)
+                .is_some_and(|it| bytes(it).ends_with(b"\n"));
+        let rest = self
+            .original
+            .get(at..)
+            .filter(|_| begins_line)
+            .unwrap_or_default();
+        let n_blank = rest
+            .iter()
+            .take_while(|token| blank_of(bytes(token)).is_some())
+            .count();
+        &rest[..n_blank]
     }
 
     /// How the answer goes on: the rest of a replacement, the place in the original after it, and in how many tokens the
     /// two agree before.
-    fn place(&self, tokens: &[u32]) -> (&[u32], usize, usize) {
+    fn place(&self, tokens: &[u32]) -> (Cow<'_, [u32]>, usize, usize) {
         let alignment = match &self.place {
-            Place::Known { at, n_agreed } => return (&[], *at, *n_agreed),
+            Place::Known { at, n_agreed } => return (Cow::default(), *at, *n_agreed),
             Place::Lost(alignment) => alignment,
         };
         let new = &tokens[alignment.since..];
-        if let Some(due) = self.due(alignment.from)
-            && let Some(rest) = due.new.strip_prefix(new)
+        if let Some((n_old, due)) = self.due(alignment.from)
+            && due.starts_with(new)
         {
-            return (rest, alignment.from + due.old.len(), new.len());
+            let rest = match due {
+                Cow::Borrowed(due) => Cow::Borrowed(&due[new.len()..]),
+                Cow::Owned(due) => Cow::Owned(due[new.len()..].to_vec()),
+            };
+            return (rest, alignment.from + n_old, new.len());
         }
         match alignment.best_place(1) {
-            Some((at, n_agreed)) => (&[], at, n_agreed),
+            Some((at, n_agreed)) => (Cow::default(), at, n_agreed),
             // Nothing fits yet: as many tokens may have been replaced as have come.
-            None => (&[], alignment.from + new.len(), 0),
+            None => (Cow::default(), alignment.from + new.len(), 0),
         }
     }
 
-    /// The replacement to expect at token `at` of the original.
-    fn due(&self, at: usize) -> Option<&Replacement> {
+    /// What to expect at token `at` of the original in the place of how many tokens, if something else than they.
+    fn due(&self, at: usize) -> Option<(usize, Cow<'_, [u32]>)> {
         let rest = self.original.get(at..)?;
         let mut replacements = self.replacements.iter();
-        replacements.find(|it| it.n_seen > it.n_missed && rest.starts_with(&it.old))
+        let replacement = replacements.find(|it| it.n_seen > it.n_missed && rest.starts_with(&it.old));
+        if let Some(it) = replacement {
+            return Some((it.old.len(), Cow::Borrowed(&it.new)));
+        }
+        let shift = self.shift.as_ref().filter(|it| it.n_seen > it.n_missed)?;
+        let old = self.indentation(at);
+        let blank = blank_of(self.tokenizer.token_bytes(*old.last()?))?;
+        let n_bytes: usize = old
+            .iter()
+            .map(|token| self.tokenizer.token_bytes(*token).len())
+            .sum();
+        let n_bytes = n_bytes.checked_add_signed(shift.n_bytes)?;
+        let new = self
+            .tokenizer
+            .encode(&blank.to_string().repeat(n_bytes), false)
+            .ok()?;
+        Some((old.len(), Cow::Owned(new)))
     }
+}
+
+/// The space or tab that all of `bytes` are.
+fn blank_of(bytes: &[u8]) -> Option<char> {
+    let (&first, rest) = bytes.split_first()?;
+    (matches!(first, b' ' | b'\t') && rest.iter().all(|byte| *byte == first)).then_some(char::from(first))
 }
 
 /// The runs of tokens in which two texts differ, in order, by a longest common subsequence. None in texts longer than
@@ -211,6 +279,34 @@ fn note_replacement(replacements: &mut Vec<Replacement>, old: &[u32], new: &[u32
     replacements.truncate(MAX_REPLACEMENTS);
 }
 
+/// Remembers how far a line was moved, if `old` and `new` are indentations.
+fn note_shift(tokenizer: &Tokenizer, shift: &mut Option<Shift>, old: &[u32], new: &[u32]) {
+    let blank = |tokens: &[u32]| {
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| tokenizer.token_bytes(*token))
+            .copied()
+            .collect();
+        Some((blank_of(&bytes)?, bytes.len() as isize))
+    };
+    let (Some((old_blank, n_old)), Some((new_blank, n_new))) = (blank(old), blank(new)) else {
+        return;
+    };
+    if old_blank != new_blank || n_old == n_new {
+        return;
+    }
+    match shift {
+        Some(shift) if shift.n_bytes == n_new - n_old => shift.n_seen += 1,
+        _ => {
+            *shift = Some(Shift {
+                n_bytes: n_new - n_old,
+                n_seen: 1,
+                n_missed: 0,
+            });
+        }
+    }
+}
+
 impl Alignment {
     fn new(from: usize, since: usize, original_len: usize) -> Self {
         Self {
@@ -262,10 +358,8 @@ impl Drafter for EditDraft {
             draft.push(token, evidence);
         }
         while draft.len() < max_len && at < self.original.len() {
-            let (n_old, new) = match self.due(at) {
-                Some(due) => (due.old.len(), &due.new[..]),
-                None => (1, &self.original[at..=at]),
-            };
+            let due = self.due(at);
+            let (n_old, new) = due.unwrap_or((1, Cow::Borrowed(&self.original[at..=at])));
             for &token in &new[..new.len().min(max_len - draft.len())] {
                 draft.push(token, evidence);
             }
@@ -276,13 +370,15 @@ impl Drafter for EditDraft {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::tokenizer::Tokenizer;
+    use crate::weights::{Gguf, WeightSource};
 
     /// What is drafted after each beginning of `answer`, as text, up to `len` bytes.
     fn draft_after(original: &str, answer: &str, len: usize) -> String {
         let tokens = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
-        let mut drafter = EditDraft::new(tokens(original), 0);
+        let mut drafter = EditDraft::new(Arc::new(Tokenizer::bytes()), tokens(original), 0);
         let mut draft = Draft::default();
         let answer = tokens(answer);
         for end in 1..=answer.len() {
@@ -349,6 +445,30 @@ mod tests {
         // Lines moved in by one level, each too short to be an anchor.
         let draft = draft_after("1a;2b;then1c;2d;1e;2f;", "3a;4b;then3", 11);
         assert_eq!(draft, "c;4d;3e;4f;");
+    }
+
+    /// With tokens for runs of spaces, as vocabularies for code have them.
+    #[test]
+    fn lines_are_expected_to_move_as_far_as_those_before() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/surmise.gguf");
+        let gguf = Gguf::open(WeightSource::File(file)).unwrap();
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
+        let draft_after = |original: &str, answer: &str| {
+            let tokens = |text: &str| tokenizer.encode(text, false).unwrap();
+            let mut drafter = EditDraft::new(Arc::clone(&tokenizer), tokens(original), 0);
+            let (mut draft, answer) = (Draft::default(), tokens(answer));
+            for end in 1..=answer.len() {
+                drafter.draft(&answer[..end], 40, &mut draft);
+            }
+            tokenizer.decode(&draft.tokens().collect::<Vec<_>>())
+        };
+        let original = "  let a = b(c);\n      if a {\n          d(a);\n      }\n  e(a);\n";
+        let moved = "      let a = b(c);\n          if a {\n              d(a);\n          }\n      e(a);\n";
+        assert_eq!(draft_after(original, &moved[..20]), moved[20..]);
+        // A line that stays where it was ends that.
+        let (moved, kept) = (&moved[..20], &original[16..]);
+        let stays = format!("{moved}{}", &kept[..13]);
+        assert!(draft_after(original, &stays).starts_with(&kept[13..36]));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 use surmise_engine::{Engine, copy::CopySource};
@@ -29,25 +30,47 @@ pub struct SourceCache {
 }
 
 impl SourceCache {
-    fn get(&self, engine: &Engine, text: &str) -> Option<Arc<CopySource>> {
-        let hash = self.hasher.hash_one(text);
+    /// The texts, prepared: those that are not known on a thread each.
+    fn get(&self, engine: &Engine, texts: &[String]) -> Vec<Arc<CopySource>> {
+        let hashes: Vec<u64> = texts.iter().map(|text| self.hasher.hash_one(text)).collect();
+        let mut sources: Vec<_> = hashes.iter().map(|hash| self.known(*hash)).collect();
+        let mut lacking = sources
+            .iter_mut()
+            .zip(texts)
+            .filter(|(source, _)| source.is_none());
+        let first = lacking.next();
+        thread::scope(|scope| {
+            for (source, text) in lacking {
+                scope.spawn(move || *source = prepare(engine, text));
+            }
+            if let Some((source, text)) = first {
+                *source = prepare(engine, text);
+            }
+        });
+        let prepared = hashes.into_iter().zip(sources);
+        let prepared: Vec<_> = prepared
+            .filter_map(|(hash, source)| Some((hash, source?)))
+            .collect();
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let source = match entries.iter().position(|entry| entry.0 == hash) {
-            Some(idx) => entries.remove(idx).1,
-            None => match engine.copy_source(text) {
-                Ok(source) => source?,
-                Err(error) => {
-                    tracing::debug!("nothing is copied from a text: {error}");
-                    return None;
-                }
-            },
-        };
-        entries.push((hash, Arc::clone(&source)));
-        if entries.len() > MAX_ENTRIES {
-            entries.remove(0);
-        }
-        Some(source)
+        entries.retain(|entry| prepared.iter().all(|it| it.0 != entry.0));
+        entries.extend(prepared.iter().cloned());
+        let n_old = entries.len().saturating_sub(MAX_ENTRIES);
+        entries.drain(..n_old);
+        prepared.into_iter().map(|(_, source)| source).collect()
     }
+
+    fn known(&self, hash: u64) -> Option<Arc<CopySource>> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.iter().find(|entry| entry.0 == hash);
+        entry.map(|(_, source)| Arc::clone(source))
+    }
+}
+
+fn prepare(engine: &Engine, text: &str) -> Option<Arc<CopySource>> {
+    engine.copy_source(text).unwrap_or_else(|error| {
+        tracing::debug!("nothing is copied from a text: {error}");
+        None
+    })
 }
 
 /// The texts beside `excerpt`, the part of the query's document that the prompt holds, the nearest first.
@@ -64,10 +87,8 @@ pub(super) fn gather(engine: &Engine, query: &Query, excerpt: Range<usize>) -> V
         .neighbours
         .iter()
         .map(|document| document.excerpt(0..snap(document, MAX_BYTES)));
-    own.chain(others)
-        .filter(|text| !text.is_empty())
-        .filter_map(|text| query.sources.get(engine, &text))
-        .collect()
+    let texts: Vec<String> = own.chain(others).filter(|text| !text.is_empty()).collect();
+    query.sources.get(engine, &texts)
 }
 
 /// Whole chunks of the file before byte `end`.
