@@ -14,7 +14,12 @@ pub mod transformer;
 pub use checkpoint::Checkpoint;
 pub use rope::{Rope, RopePairing};
 
-use crate::{error::EngineError, kernels::Isa, kv_cache::KvCache, model::transformer::Transformer};
+use crate::{
+    error::EngineError,
+    kernels::Isa,
+    kv_cache::{BLOCK_LEN, CachedSequence, KvCache},
+    model::transformer::Transformer,
+};
 
 /// Makes the model that `checkpoint` describes, on `n_threads` threads of the CPU.
 ///
@@ -159,7 +164,7 @@ pub struct LayerConfig {
 pub struct Row {
     /// Token id, below [`ModelConfig::vocab`].
     pub token: u32,
-    /// Which of [`Batch::blocks`] holds its keys and values.
+    /// Which of [`Batch::sequences`] it belongs to.
     pub sequence_idx: u32,
     /// Slots that it sees from the first one on; its own is the last of them unless it stands in a tree.
     pub context_len: u32,
@@ -211,8 +216,16 @@ impl Row {
 pub struct Batch<'a> {
     /// Rows, one token each.
     pub rows: &'a [Row],
-    /// For each sequence, its KV cache blocks in order of slots.
-    pub blocks: &'a [&'a [u32]],
+    /// What the cache holds of each sequence.
+    pub sequences: &'a [&'a CachedSequence],
+}
+
+impl Batch<'_> {
+    /// Block and slot within it where `row`'s key and value belong.
+    pub fn place(&self, row: &Row) -> (u32, usize) {
+        let (slot, sequence) = (row.slot(), self.sequences[row.sequence_idx as usize]);
+        (sequence.blocks()[slot / BLOCK_LEN], slot % BLOCK_LEN)
+    }
 }
 
 /// A transformer that can run a batch of rows.

@@ -70,10 +70,10 @@ fn a_step_after_the_first_ones_allocates_nothing() {
                     .enumerate()
                     .map(|(row, &token)| Row::chain(token, start + row, 0, true))
                     .collect();
-                let blocks = [sequence.blocks()];
+                let sequences = [&sequence];
                 let batch = Batch {
                     rows: &rows,
-                    blocks: &blocks,
+                    sequences: &sequences,
                 };
                 let before = N_ALLOCATIONS.load(Ordering::Relaxed);
                 model.forward(batch, &mut cache, &mut logits).unwrap();

@@ -83,7 +83,7 @@ fn run(
             .forward(
                 Batch {
                     rows: &rows,
-                    blocks: &[sequence.blocks()],
+                    sequences: &[&*sequence],
                 },
                 cache,
                 &mut logits,
@@ -297,7 +297,7 @@ fn check_chunks_steps_batches_and_rollbacks(name: &str, file: &str) {
         .forward(
             Batch {
                 rows: &draft,
-                blocks: &[sequence.blocks()],
+                sequences: &[&sequence],
             },
             &mut cache,
             &mut logits,
@@ -321,12 +321,12 @@ fn check_chunks_steps_batches_and_rollbacks(name: &str, file: &str) {
     cache.reserve(&mut second, 1).unwrap();
     let mut mixed = rows(&tokens[11..17], 11, 0);
     mixed.extend(rows(&tokens[29..30], 29, 1));
-    let blocks = [first.blocks(), second.blocks()];
+    let sequences = [&first, &second];
     model
         .forward(
             Batch {
                 rows: &mixed,
-                blocks: &blocks,
+                sequences: &sequences,
             },
             &mut cache,
             &mut logits,
@@ -371,10 +371,10 @@ fn check_tree(name: &str, file: &str) {
                         ..root
                     });
                 }
-                let (blocks, mut logits) = (sequence.blocks().to_vec(), Vec::new());
+                let mut logits = Vec::new();
                 let batch = Batch {
                     rows: &tree,
-                    blocks: &[&blocks],
+                    sequences: &[&sequence],
                 };
                 model.forward(batch, &mut cache, &mut logits).unwrap();
                 let row = |row: usize| &logits[row * vocab..(row + 1) * vocab];
@@ -550,7 +550,7 @@ fn a_token_outside_the_vocabulary_is_refused() {
     let rows = rows(&[u32::MAX], 0, 0);
     let batch = Batch {
         rows: &rows,
-        blocks: &[sequence.blocks()],
+        sequences: &[&sequence],
     };
     let error = model.forward(batch, &mut cache, &mut Vec::new()).unwrap_err();
     assert!(matches!(error, EngineError::BadRequest(_)), "{error}");

@@ -57,6 +57,17 @@ PHI = SMALL | {
     "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "hidden_act": "silu",
     "original_max_position_embeddings": 32, "pad_token_id": 0, "sliding_window": None, "rope_scaling": None,
 }  # fmt: skip
+# Three layers with a state to one with attention; value heads that share the heads of keys, a quarter of a head rotated.
+QWEN_35 = SMALL | {
+    "num_hidden_layers": 4, "head_dim": 32, "hidden_act": "silu", "attention_bias": False, "attn_output_gate": True,
+    "full_attention_interval": 4, "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    "linear_conv_kernel_dim": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False,
+    "rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000000.0, "partial_rotary_factor": 0.25, "mrope_interleaved": True,
+        "mrope_section": [2, 1, 1],
+    },
+}  # fmt: skip
 # Rows of 256, as K-quants need them.
 WIDE = {
     "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -70,6 +81,7 @@ MODELS = {
     "r1-distill-qwen": ("qwen2", QWEN | {"rope_theta": 10000.0, "tie_word_embeddings": False, "sliding_window": 128}),
     "qwen3": ("qwen3", QWEN_3 | {"tie_word_embeddings": True}),
     "qwen3-moe": ("qwen3_moe", QWEN_3 | MOE),
+    "qwen3.5": ("qwen3_5_text", QWEN_35 | {"tie_word_embeddings": True}),
     "granite": ("granite", LLAMA | {
         "embedding_multiplier": 3.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1, "logits_scaling": 2.0,
         "tie_word_embeddings": True,
@@ -113,17 +125,24 @@ MODELS = {
 }  # fmt: skip
 
 
-def initialise(model, is_gemma: bool, generator) -> None:
+def initialise(model, norms_around_one: bool, generator) -> None:
+    """Gives every parameter random numbers. Some families store norms as differences from 1."""
     for name, parameter in model.named_parameters():
         x = torch.randn(parameter.shape, generator=generator)
         if name.endswith("bias"):
             x = 0.3 * x
+        elif name.endswith("A_log"):
+            x = 1.5 * x - 2  # States that fade within one to some hundred positions.
+        elif name.endswith("conv1d.weight"):
+            x = 0.7 * x
+        elif name.endswith("linear_attn.norm.weight"):
+            x = 1 + 0.2 * x
         elif name.endswith("sinks"):
             pass
         elif "norm" in name:
-            x = 0.2 * x if is_gemma else 1 + 0.2 * x
+            x = 0.2 * x if norms_around_one else 1 + 0.2 * x
         elif "embed_tokens" in name:
-            x = 0.15 * x if is_gemma else 0.7 * x
+            x = 0.15 * x if model.config.model_type.startswith("gemma") else 0.7 * x
         else:
             n_inputs = parameter.shape[1] if parameter.ndim == 3 else parameter.shape[-1]
             x = 1.5 * x / math.sqrt(n_inputs)
@@ -168,13 +187,27 @@ def split_experts(tensors: dict, width: int) -> dict:
     return result
 
 
+def multi_token_prediction(model, generator) -> dict:
+    """The drafting layer that released Qwen 3.5 checkpoints hold besides the model, of which transformers reads nothing."""
+    hidden, last = model.config.hidden_size, len(model.model.layers) - 1
+    prefix = f"model.layers.{last}."
+    shapes = {
+        f"mtp.layers.0.{name.removeprefix(prefix)}": parameter.shape
+        for name, parameter in model.named_parameters()
+        if name.startswith(prefix)
+    }
+    shapes["mtp.fc.weight"] = (hidden, 2 * hidden)
+    shapes |= {f"mtp.{part}.weight": (hidden,) for part in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")}
+    return {name: torch.randn(shape, generator=generator).to(torch.bfloat16) for name, shape in shapes.items()}
+
+
 def make(out: Path, name: str) -> None:
     model_type, keys = MODELS[name]
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
     config = transformers.AutoConfig.for_model(model_type, **json.loads(json.dumps(keys)))
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
-    initialise(model, model_type.startswith("gemma"), generator)
+    initialise(model, model_type.startswith(("gemma", "qwen3_5")), generator)
     packed = mxfp4_experts(model, generator) if model_type == "gpt_oss" else {}
     model.tie_weights()
     ids = torch.randint(3, keys["vocab_size"], (1, PROMPT), generator=generator)
@@ -185,6 +218,8 @@ def make(out: Path, name: str) -> None:
         tensors.pop("lm_head.weight", None)
     for key in packed:
         tensors.pop(key.removesuffix("_blocks").removesuffix("_scales"), None)
+    if model_type.startswith("qwen3_5"):
+        tensors |= multi_token_prediction(model, generator)
     if model_type == "qwen3_moe":
         tensors = split_experts(tensors, keys["moe_intermediate_size"])
     config = {"architectures": [type(model).__name__], "model_type": model_type, "torch_dtype": "bfloat16"} | keys

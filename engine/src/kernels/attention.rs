@@ -94,7 +94,7 @@ pub(crate) fn attend(
         // The last tiles of a prompt see the most positions: first come the expensive ones.
         let tile = tiles[tiles.len() - 1 - task_idx / shape.n_kv_heads];
         let kv_head = task_idx % shape.n_kv_heads;
-        let blocks = batch.blocks[tile.sequence_idx];
+        let blocks = batch.sequences[tile.sequence_idx].blocks();
         let rows = &batch.rows[tile.first_row..][..tile.n_rows];
         SCRATCH.with_borrow_mut(|scratch| {
             let task = Task {

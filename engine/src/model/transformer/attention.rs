@@ -10,7 +10,7 @@ use crate::{
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
         norm::rms_norm_in_place,
     },
-    kv_cache::{BLOCK_LEN, KvCache},
+    kv_cache::KvCache,
     model::{Batch, LayerConfig, ModelConfig, RopePairing},
 };
 
@@ -149,9 +149,8 @@ impl Attention {
             .chunks_exact(key_width)
             .zip(own.value.chunks_exact(key_width));
         for (row, (key, value)) in batch.rows.iter().zip(keys_and_values) {
-            let slot = row.slot();
-            let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
-            cache.write(layer_idx, block, slot % BLOCK_LEN, key, value);
+            let (block, slot) = batch.place(row);
+            cache.write(layer_idx, block, slot, key, value);
         }
         let shape = AttentionShape {
             n_heads: config.n_heads,
