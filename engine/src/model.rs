@@ -67,6 +67,10 @@ pub struct ModelConfig {
     pub residual_scale: f32,
     /// Multiplies the logits.
     pub logit_scale: f32,
+    /// Whether what a head attends to is multiplied by the sigmoid of a gate, which the query's matrix gives too.
+    pub gates_attention: bool,
+    /// The heads of layers that keep a state in place of keys and values, if there are such layers.
+    pub delta_net: Option<DeltaNet>,
     /// Rotary embeddings that layers choose from.
     pub ropes: Vec<Rope>,
     /// What differs from layer to layer, `n_layers` of them.
@@ -97,8 +101,18 @@ impl ModelConfig {
             embedding_scale: 1.0,
             residual_scale: 1.0,
             logit_scale: 1.0,
+            gates_attention: false,
+            delta_net: None,
             ropes: Vec::new(),
             layers: Vec::new(),
+        }
+    }
+
+    /// Layers before `layer_idx` that keep a state (true) or keys and values (false): its place among those of its kind.
+    pub fn n_layers_before(&self, layer_idx: usize, has_state: bool) -> usize {
+        match has_state {
+            true => self.layers.iter().take(layer_idx).filter(|it| it.has_state).count(),
+            false => layer_idx - self.n_layers_before(layer_idx, true),
         }
     }
 }
@@ -147,6 +161,64 @@ pub struct LayerConfig {
     pub window: Option<usize>,
     /// Which of [`ModelConfig::ropes`] turns its heads.
     pub rope_idx: usize,
+    /// Whether it is a gated delta net, which sees what came before through a state: [`ModelConfig::delta_net`].
+    pub has_state: bool,
+}
+
+/// The heads of a gated delta net (Yang et al. 2024, "Gated Delta Networks: Improving Mamba2 with Delta Rule").
+///
+/// Queries, keys and values pass a short convolution over the last positions. The state of a value head is a matrix,
+/// `(key_dim, value_dim)`, which every position fades, corrects by its key and value, and reads by its query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaNet {
+    /// Heads of queries and of keys.
+    pub n_key_heads: usize,
+    /// Heads of values, a multiple of `n_key_heads`: some of them share a query and a key.
+    pub n_value_heads: usize,
+    /// Width of a query and of a key.
+    pub key_dim: usize,
+    /// Width of a value, a multiple of [`STATE_COLUMNS`](crate::kernels::delta_rule::STATE_COLUMNS).
+    pub value_dim: usize,
+    /// Positions that the convolution sees, its own included.
+    pub conv_len: usize,
+    /// Which value heads share a key head: neighbours, or those that are `n_key_heads` apart.
+    pub shares_with_neighbours: bool,
+}
+
+impl DeltaNet {
+    /// Numbers of all queries, or of all keys, of a position.
+    pub fn key_width(&self) -> usize {
+        self.n_key_heads * self.key_dim
+    }
+
+    /// Numbers of all values of a position.
+    pub fn value_width(&self) -> usize {
+        self.n_value_heads * self.value_dim
+    }
+
+    /// Numbers of a position that the convolution sees: queries, keys, values.
+    pub fn conv_width(&self) -> usize {
+        2 * self.key_width() + self.value_width()
+    }
+
+    /// Numbers of the states of all heads: `(n_value_heads, value_dim / STATE_COLUMNS, key_dim, STATE_COLUMNS)`.
+    pub fn state_len(&self) -> usize {
+        self.n_value_heads * self.key_dim * self.value_dim
+    }
+
+    /// Numbers that a position leaves to the states: what the convolution sees, then what fades and what corrects each head.
+    pub fn input_width(&self) -> usize {
+        self.conv_width() + 2 * self.n_value_heads
+    }
+
+    /// The head of queries and keys that `value_head` reads.
+    pub fn key_head(&self, value_head: usize) -> usize {
+        if self.shares_with_neighbours {
+            value_head * self.n_key_heads / self.n_value_heads
+        } else {
+            value_head % self.n_key_heads
+        }
+    }
 }
 
 /// One token to run: a row of the forward pass.
@@ -193,6 +265,21 @@ impl Row {
     /// Index in the text of its sequence, from 0: what the rotary embedding sees.
     pub fn position(&self) -> usize {
         (self.context_len + self.ancestors.count_ones()) as usize - 1
+    }
+
+    /// Slot of the row that comes before it in its text, if there is one.
+    pub fn parent_slot(&self) -> Option<usize> {
+        let context_len = self.context_len as usize;
+        match self.ancestors {
+            0 => context_len.checked_sub(2),
+            nodes => {
+                let above = nodes ^ (1 << nodes.ilog2());
+                match above {
+                    0 => context_len.checked_sub(1),
+                    above => Some(context_len + above.ilog2() as usize),
+                }
+            }
+        }
     }
 
     /// Where its key and value stand among the slots of its sequence. Equal to the position outside of a tree.

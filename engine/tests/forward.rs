@@ -140,6 +140,7 @@ fn every_family_gives_the_logits_of_transformers_from_gguf() {
         "phi3-long",
         "gemma3",
         "starcoder2-nowindow",
+        "qwen3.5",
     ] {
         let checkpoint = open(fixture(model).join("bf16.gguf"));
         check_logits(&format!("{model}, GGUF"), &checkpoint, model);
@@ -159,6 +160,7 @@ fn every_family_gives_the_logits_of_transformers_from_safetensors() {
         "phi3-long",
         "gemma3",
         "starcoder2",
+        "qwen3.5",
     ] {
         let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
         check_logits(&format!("{model}, safetensors"), &checkpoint, model);
@@ -255,12 +257,13 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
 }
 
 /// One model for each way in which rows could disturb each other: quantised rows, windows with two rotary embeddings,
-/// experts that share rows, sinks.
-const BIT_MODELS: [(&str, &str); 4] = [
+/// experts that share rows, sinks, states.
+const BIT_MODELS: [(&str, &str); 5] = [
     ("qwen2-k", "q4_k_m.gguf"),
     ("gemma3", "bf16.gguf"),
     ("qwen3-moe-k", "q4_k_m.gguf"),
     ("gpt-oss", "bf16.gguf"),
+    ("qwen3.5", "bf16.gguf"),
 ];
 
 #[test]
@@ -275,7 +278,7 @@ fn check_chunks_steps_batches_and_rollbacks(name: &str, file: &str) {
     let mut model = load(&checkpoint, Isa::detect());
     let (tokens, _) = expected(name, "logits");
     let vocab = model.config().vocab;
-    let mut cache = KvCache::new(model.config(), 32);
+    let mut cache = KvCache::new(model.config(), 512);
     let mut sequence = CachedSequence::default();
     let whole = run(&mut model, &mut cache, &mut sequence, &tokens, tokens.len());
     for chunk in [1, 2, 5, 13, 31] {
@@ -353,7 +356,7 @@ fn check_tree(name: &str, file: &str) {
         let mut model = load(&checkpoint, isa);
         let vocab = model.config().vocab;
         for cache_type in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
-            let mut cache = KvCache::with_type(model.config(), 16, cache_type);
+            let mut cache = KvCache::with_type(model.config(), 64, cache_type);
             let mut plain = CachedSequence::default();
             let whole = run(&mut model, &mut cache, &mut plain, &tokens, 7);
             // Contexts that end within a block, at its end, and so that the tree crosses it.

@@ -125,7 +125,7 @@ MODELS = {
 }  # fmt: skip
 
 
-def initialise(model, norms_around_one: bool, generator) -> None:
+def initialise(model, norms_around_zero: bool, generator) -> None:
     """Gives every parameter random numbers. Some families store norms as differences from 1."""
     for name, parameter in model.named_parameters():
         x = torch.randn(parameter.shape, generator=generator)
@@ -140,9 +140,9 @@ def initialise(model, norms_around_one: bool, generator) -> None:
         elif name.endswith("sinks"):
             pass
         elif "norm" in name:
-            x = 0.2 * x if norms_around_one else 1 + 0.2 * x
+            x = 0.2 * x if norms_around_zero else 1 + 0.2 * x
         elif "embed_tokens" in name:
-            x = 0.15 * x if model.config.model_type.startswith("gemma") else 0.7 * x
+            x = (0.15 if norms_around_zero else 0.7) * x
         else:
             n_inputs = parameter.shape[1] if parameter.ndim == 3 else parameter.shape[-1]
             x = 1.5 * x / math.sqrt(n_inputs)

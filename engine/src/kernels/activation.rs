@@ -23,6 +23,16 @@ pub(crate) fn activate(isa: Isa, activation: Activation, gate: &mut [f32], up: &
     }
 }
 
+/// `x = x * sigmoid(gate)`, both of one length.
+pub(crate) fn multiply_by_sigmoid(isa: Isa, x: &mut [f32], gate: &[f32]) {
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        super::Kind::Avx2(_) => unsafe { multiply_by_sigmoid_avx2(x, gate) },
+        _ => multiply_by_sigmoid_generic::<false>(x, gate),
+    }
+}
+
 /// `out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias`, all of one length.
 pub(crate) fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     match isa.0 {
@@ -37,6 +47,12 @@ pub(crate) fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], eps:
 #[target_feature(enable = "avx2,fma,f16c")]
 fn activate_avx2(activation: Activation, gate: &mut [f32], up: &[f32]) {
     activate_generic::<true>(activation, gate, up);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_by_sigmoid_avx2(x: &mut [f32], gate: &[f32]) {
+    multiply_by_sigmoid_generic::<true>(x, gate);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -67,6 +83,13 @@ fn activate_generic<const FMA: bool>(activation: Activation, gate: &mut [f32], u
                 *gate = bounded * sigmoid::<FMA>(1.702 * bounded) * (up + 1.0);
             }
         }
+    }
+}
+
+#[inline(always)]
+fn multiply_by_sigmoid_generic<const FMA: bool>(x: &mut [f32], gate: &[f32]) {
+    for (x, gate) in x.iter_mut().zip(gate) {
+        *x *= sigmoid::<FMA>(*gate);
     }
 }
 

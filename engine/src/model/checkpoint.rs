@@ -9,7 +9,7 @@ use super::{
     config::Stated,
     family::Family,
     mxfp4::unpack_experts,
-    names::{canonical_gguf_name, canonical_hugging_face_name},
+    names::{canonical_gguf_name, canonical_hugging_face_name, layer_of},
 };
 use crate::{
     error::EngineError,
@@ -31,6 +31,8 @@ impl Checkpoint {
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, EngineError> {
         let family = Family::of_gguf(gguf.metadata().require_str("general.architecture")?)?;
         let stated = Stated::from_gguf(gguf, family.gguf)?;
+        // Engines that draft with them run these layers; this one does not.
+        let drafting = stated.n_layers..stated.n_layers + stated.n_drafting_layers;
         let config = stated
             .into_config(family)
             .map_err(|fault| fault.of(gguf.path()))?;
@@ -43,7 +45,10 @@ impl Checkpoint {
         ] {
             weights.take(name);
         }
-        weights.rename(|name| Some(canonical_gguf_name(family, name)))?;
+        weights.rename(|name| match layer_of(name) {
+            Some(layer_idx) if drafting.contains(&layer_idx) => None,
+            _ => Some(canonical_gguf_name(family, name)),
+        })?;
         Ok(Self { config, weights })
     }
 

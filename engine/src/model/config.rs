@@ -4,17 +4,23 @@ mod gguf;
 mod hugging_face;
 
 use super::{
-    Activation, ExpertChoice, LayerConfig, ModelConfig, Norm,
+    Activation, DeltaNet, ExpertChoice, LayerConfig, ModelConfig, Norm,
     family::{Family, Source},
     rope::{Rope, RopePairing, RopeScaling},
 };
-use crate::error::EngineError;
+use crate::{error::EngineError, kernels::delta_rule::STATE_COLUMNS, kv_cache::BLOCK_LEN};
 
 /// Largest width, count or length that a file may give; beyond it, activations alone would take gigabytes.
 const MAX_WIDTH: usize = 1 << 20;
 
 /// Most layers that a file may give.
 const MAX_LAYERS: usize = 1 << 12;
+
+/// Most heads of a delta net that a file may give, and their largest width: they are multiplied by each other.
+const MAX_HEAD: usize = 1 << 12;
+
+/// One layer in so many is no delta net, if the file says nothing else.
+const DEFAULT_ATTENTION_INTERVAL: usize = 4;
 
 /// The numbers of a file, before a family makes sense of them. What is `None` was not there.
 #[derive(Debug, Clone)]
@@ -23,6 +29,8 @@ pub(super) struct Stated {
     pub(super) vocab: usize,
     pub(super) hidden: usize,
     pub(super) n_layers: usize,
+    /// Layers after those, which only draft.
+    pub(super) n_drafting_layers: usize,
     pub(super) n_heads: usize,
     pub(super) n_kv_heads: Option<usize>,
     pub(super) head_dim: Option<usize>,
@@ -48,6 +56,11 @@ pub(super) struct Stated {
     pub(super) expert_feed_forward: Option<usize>,
     /// Largest magnitude inside a clamped SwiGLU.
     pub(super) swiglu_limit: Option<f32>,
+    pub(super) delta_net: Option<DeltaNet>,
+    /// One layer in so many is no delta net, where the file does not list them.
+    pub(super) attention_interval: Option<usize>,
+    /// Which layers are delta nets, where the file lists them.
+    pub(super) has_state: Option<Vec<bool>>,
 }
 
 impl Stated {
@@ -114,6 +127,9 @@ impl Stated {
             None => self.feed_forward,
         };
         check_size("width of an expert", feed_forward, MAX_WIDTH)?;
+        if let Some(delta_net) = &self.delta_net {
+            check_delta_net(delta_net)?;
+        }
         let (ropes, layers) = self.layers(family, rope_dims)?;
         Ok(ModelConfig {
             architecture: family.gguf.into(),
@@ -144,6 +160,8 @@ impl Stated {
             embedding_scale: self.embedding_scale.unwrap_or(1.0),
             residual_scale: self.residual_scale.unwrap_or(1.0),
             logit_scale: 1.0 / self.logit_divisor.unwrap_or(1.0),
+            gates_attention: family.gates_attention,
+            delta_net: self.delta_net,
             ropes,
             layers,
         })
@@ -163,13 +181,14 @@ impl Stated {
         if let Some(theta) = self.window_rope_theta {
             ropes.push(rope(theta, &RopeScaling::None)?);
         }
-        if let Some(listed) = self
-            .has_window
-            .as_ref()
-            .filter(|listed| listed.len() != self.n_layers)
-        {
-            let reason = format!("{} layers found, {} expected", listed.len(), self.n_layers);
-            return Err(Fault::new("list of layers with a window", reason));
+        for (name, listed) in [
+            ("list of layers with a window", &self.has_window),
+            ("list of layers with a state", &self.has_state),
+        ] {
+            if let Some(listed) = listed.as_ref().filter(|it| it.len() != self.n_layers) {
+                let reason = format!("{} layers found, {} expected", listed.len(), self.n_layers);
+                return Err(Fault::new(name, reason));
+            }
         }
         let layers = (0..self.n_layers).map(|layer_idx| {
             let has_window = match &self.has_window {
@@ -177,8 +196,18 @@ impl Stated {
                 None => (family.has_window)(layer_idx),
             };
             let window = self.window.filter(|_| has_window);
-            let rope_idx = if window.is_some() { ropes.len() - 1 } else { 0 };
-            LayerConfig { window, rope_idx }
+            LayerConfig {
+                window,
+                rope_idx: if window.is_some() { ropes.len() - 1 } else { 0 },
+                has_state: match (&self.delta_net, &self.has_state) {
+                    (None, _) => false,
+                    (Some(_), Some(listed)) => listed[layer_idx],
+                    (Some(_), None) => {
+                        let interval = self.attention_interval.unwrap_or(DEFAULT_ATTENTION_INTERVAL);
+                        (layer_idx + 1) % interval.max(1) != 0
+                    }
+                },
+            }
         });
         let layers = layers.collect();
         Ok((ropes, layers))
@@ -205,6 +234,39 @@ impl Fault {
             reason: self.reason,
         }
     }
+}
+
+/// The heads of a delta net have to fit together, and into what its kernel works on at once.
+fn check_delta_net(delta_net: &DeltaNet) -> Result<(), Fault> {
+    let DeltaNet {
+        n_key_heads,
+        n_value_heads,
+        key_dim,
+        value_dim,
+        conv_len,
+        ..
+    } = *delta_net;
+    for (name, value) in [
+        ("key heads of a delta net", n_key_heads),
+        ("value heads of a delta net", n_value_heads),
+        ("width of a delta net's keys", key_dim),
+        ("width of a delta net's values", value_dim),
+    ] {
+        check_size(name, value, MAX_HEAD)?;
+    }
+    if !n_value_heads.is_multiple_of(n_key_heads) {
+        let reason = format!("{n_value_heads} found, a multiple of the {n_key_heads} key heads expected");
+        return Err(Fault::new("value heads of a delta net", reason));
+    }
+    if !value_dim.is_multiple_of(STATE_COLUMNS) {
+        let reason = format!("{value_dim} found, a multiple of {STATE_COLUMNS} expected");
+        return Err(Fault::new("width of a delta net's values", reason));
+    }
+    if !(2..=BLOCK_LEN).contains(&conv_len) {
+        let reason = format!("{conv_len} found, 2 to {BLOCK_LEN} expected");
+        return Err(Fault::new("positions of a delta net's convolution", reason));
+    }
+    Ok(())
 }
 
 fn check_size(name: &'static str, value: usize, most: usize) -> Result<(), Fault> {

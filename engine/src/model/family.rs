@@ -7,18 +7,20 @@ mod llama;
 mod mistral;
 mod phi3;
 mod qwen;
+mod qwen35;
 mod starcoder2;
 
 use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 10] = [
+const ARCHITECTURES: [&Family; 11] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &qwen35::FAMILY,
     &gemma3::FAMILY,
     &gpt_oss::FAMILY,
     &granite::FAMILY,
@@ -49,6 +51,8 @@ pub(super) struct Family {
     /// What safetensors files leave out of the norms' weights.
     pub(super) norm_weight_offset: f32,
     pub(super) activation: Activation,
+    /// Whether the matrix of queries also gives gates for what is attended to.
+    pub(super) gates_attention: bool,
     /// Layers with a window, where the file gives a window but not its layers.
     pub(super) has_window: fn(usize) -> bool,
     /// Adds the constants that files leave out.
@@ -65,6 +69,7 @@ impl Family {
         norm_subtracts_mean: false,
         norm_weight_offset: 0.0,
         activation: Activation::SwiGlu,
+        gates_attention: false,
         has_window: |_| true,
         complete: |_| {},
     };

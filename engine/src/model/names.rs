@@ -28,11 +28,14 @@ const LAYER_PARTS: [(&str, &str); 18] = [
 /// Where the text model of a checkpoint that also sees pictures starts.
 const TEXT_PREFIXES: [&str; 3] = ["model.language_model.", "language_model.model.", "model."];
 
-/// What checkpoints hold besides the text model: the half that sees, and numbers that follow from the configuration.
-const OTHER_PARTS: [&str; 4] = [
+/// What checkpoints hold besides the text model: the half that sees, layers that draft, and numbers that follow from the
+/// configuration.
+const OTHER_PARTS: [&str; 6] = [
     "vision_tower",
     "vision_model",
     "multi_modal_projector",
+    "visual.",
+    "mtp.",
     "rotary_emb.inv_freq",
 ];
 
@@ -76,6 +79,11 @@ pub(super) fn canonical_hugging_face_name(family: &Family, name: &str) -> Option
         Some(format!("blk.{layer}.{}", expert_part(meant, rest)?))
     });
     Some(canonical.unwrap_or_else(|| name.into()))
+}
+
+/// Layer of a tensor, by its name in a GGUF file.
+pub(super) fn layer_of(name: &str) -> Option<usize> {
+    split_layer(name, "blk.")?.0.parse().ok()
 }
 
 /// `blk.7.attn_q.weight` as `7` and `attn_q.weight`.

@@ -5,7 +5,7 @@
 use candle_core::{D, DType, Device, Tensor};
 
 use super::{
-    Activation, Checkpoint, ExpertChoice, LayerConfig, ModelConfig, RopePairing, transformer::dequantize,
+    Activation, Checkpoint, DeltaNet, ExpertChoice, LayerConfig, ModelConfig, RopePairing, transformer::dequantize,
 };
 use crate::error::EngineError;
 
@@ -66,7 +66,10 @@ impl Reference<'_> {
         for layer in 0..config.n_layers {
             let name = |part: &str| format!("blk.{layer}.{part}");
             let normed = self.norm(&residual, &name("attn_norm"))?;
-            let attended = self.attention(&normed, layer)?;
+            let attended = match config.delta_net {
+                Some(shape) if config.layers[layer].has_state => self.delta_net(&normed, layer, shape)?,
+                _ => self.attention(&normed, layer)?,
+            };
             residual = self.add(residual, attended, &name("post_attention_norm"))?;
             let normed = self.norm(&residual, &name("ffn_norm"))?;
             let fed = self.feed_forward(&normed, layer)?;
@@ -110,20 +113,95 @@ impl Reference<'_> {
             };
             Ok(rows.reshape(((), n, head_dim))?)
         };
-        let turned = |part: &str, n: usize, first: usize| -> Result<Tensor> {
-            let mut y = heads(part, n, first)?;
+        let norm_and_turn = |part: &str, mut y: Tensor| -> Result<Tensor> {
             if let Some(weight) = self.optional(&name(&format!("attn_{part}_norm.weight")))? {
                 let weight = (weight + f64::from(self.config.norm.weight_offset))?;
                 y = self.rms_norm(&y)?.broadcast_mul(&weight)?;
             }
             self.rotate(&y, self.config.layers[layer].rope_idx)
         };
-        let q = turned("q", n_heads, 0)?;
-        let k = turned("k", n_kv_heads, n_heads)?;
+        let (q, gate) = if self.config.gates_attention {
+            let both = self
+                .linear(x, &name("attn_q"))?
+                .reshape(((), n_heads, 2 * head_dim))?;
+            let gate = both.narrow(2, head_dim, head_dim)?.flatten_from(1)?;
+            (both.narrow(2, 0, head_dim)?, Some(gate))
+        } else {
+            (heads("q", n_heads, 0)?, None)
+        };
+        let q = norm_and_turn("q", q)?;
+        let k = norm_and_turn("k", heads("k", n_kv_heads, n_heads)?)?;
         let v = heads("v", n_kv_heads, n_heads + n_kv_heads)?;
         let sinks = self.optional(&name("attn_sinks.weight"))?;
-        let attended = self.attend(&q, &k, &v, self.config.layers[layer], sinks)?;
+        let mut attended = self.attend(&q, &k, &v, self.config.layers[layer], sinks)?;
+        if let Some(gate) = gate {
+            attended = (attended * sigmoid(&gate)?)?;
+        }
         self.linear(&attended, &name("attn_output"))
+    }
+
+    /// `x`: (tokens, hidden) -> (tokens, hidden).
+    fn delta_net(&self, x: &Tensor, layer: usize, shape: DeltaNet) -> Result<Tensor> {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let DeltaNet {
+            n_key_heads,
+            n_value_heads,
+            key_dim,
+            value_dim,
+            conv_len,
+            ..
+        } = shape;
+        let n_tokens = x.dim(0)?;
+        let mixed = self.linear(x, &name("attn_qkv"))?;
+        let weights = self.tensor(&name("ssm_conv1d.weight"))?;
+        let weights = weights.reshape((shape.conv_width(), conv_len))?;
+        // Position by position, those before the first are zeros.
+        let padded = mixed.pad_with_zeros(0, conv_len - 1, 0)?;
+        let mut convolved = mixed.zeros_like()?;
+        for tap in 0..conv_len {
+            let weight = weights.narrow(1, tap, 1)?.t()?;
+            convolved = (convolved + padded.narrow(0, tap, n_tokens)?.broadcast_mul(&weight)?)?;
+        }
+        let convolved = convolved.silu()?;
+        let heads = |first: usize, n: usize, dim: usize| -> Result<Tensor> {
+            Ok(convolved.narrow(1, first, n * dim)?.reshape((n_tokens, n, dim))?)
+        };
+        let unit = |x: Tensor| -> Result<Tensor> {
+            let square = x.sqr()?.sum_keepdim(D::Minus1)?;
+            Ok(x.broadcast_div(&(square + 1e-6)?.sqrt()?)?)
+        };
+        let queries = (unit(heads(0, n_key_heads, key_dim)?)? / (key_dim as f64).sqrt())?;
+        let keys = unit(heads(shape.key_width(), n_key_heads, key_dim)?)?;
+        let values = heads(2 * shape.key_width(), n_value_heads, value_dim)?;
+        let rate = match self.optional(&name("ssm_a_log"))? {
+            Some(log) => log.exp()?.neg()?,
+            None => self.tensor(&name("ssm_a"))?,
+        };
+        let fade = self
+            .linear(x, &name("ssm_alpha"))?
+            .broadcast_add(&self.tensor(&name("ssm_dt.bias"))?)?;
+        let softplus = (fade.exp()? + 1.0)?.log()?;
+        let kept = softplus.broadcast_mul(&rate)?.exp()?;
+        let learned = sigmoid(&self.linear(x, &name("ssm_beta"))?)?;
+        let mut answers = Vec::new();
+        let mut states = vec![Tensor::zeros((key_dim, value_dim), DType::F32, &self.device)?; n_value_heads];
+        for token in 0..n_tokens {
+            for (head, state) in states.iter_mut().enumerate() {
+                let at = |all: &Tensor, head: usize| all.get(token)?.get(head);
+                let key = at(&keys, shape.key_head(head))?.unsqueeze(1)?; // (key_dim, 1)
+                let query = at(&queries, shape.key_head(head))?.unsqueeze(0)?; // (1, key_dim)
+                let value = at(&values, head)?.unsqueeze(0)?; // (1, value_dim)
+                let faded = state.broadcast_mul(&at(&kept, head)?)?;
+                let wrong = (value - key.t()?.matmul(&faded)?)?.broadcast_mul(&at(&learned, head)?)?;
+                *state = (faded + key.matmul(&wrong)?)?;
+                answers.push(query.matmul(state)?);
+            }
+        }
+        let answers = Tensor::cat(&answers, 0)?.reshape((n_tokens, n_value_heads, value_dim))?;
+        let weight = self.tensor(&name("ssm_norm.weight"))?;
+        let normed = self.rms_norm(&answers)?.broadcast_mul(&weight)?;
+        let gate = self.linear(x, &name("attn_gate"))?.silu()?;
+        self.linear(&(normed.flatten_from(1)? * gate)?, &name("ssm_out"))
     }
 
     /// `q`: (tokens, n_heads, head_dim), `k`, `v`: (tokens, n_kv_heads, head_dim), `sinks`: (n_heads)
@@ -323,6 +401,10 @@ impl Reference<'_> {
         let is_there = self.checkpoint.weights().get(name).is_some();
         is_there.then(|| self.tensor(name)).transpose()
     }
+}
+
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    Ok((x.neg()?.exp()? + 1.0)?.recip()?)
 }
 
 /// Over the last dimension.

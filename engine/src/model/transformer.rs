@@ -1,14 +1,15 @@
 //! The forward pass that all families share, on a CPU.
 //!
 //! What a family does differently is in its [`ModelConfig`] and in what its file holds: biases, norms of queries and
-//! keys, norms after each half of a layer, sinks, experts. The slow version is [`super::reference`].
+//! keys, norms after each half of a layer, sinks, gates, delta nets, experts. The slow version is [`super::reference`].
 
 mod attention;
+mod delta_net;
 mod feed_forward;
 mod load;
 
 pub(super) use self::load::dequantize;
-use self::{attention::Attention, feed_forward::FeedForward, load::Loader};
+use self::{attention::Attention, delta_net::GatedDeltaNet, feed_forward::FeedForward, load::Loader};
 use crate::{
     error::EngineError,
     kernels::{
@@ -40,8 +41,14 @@ pub struct Transformer {
 }
 
 struct Layer {
-    attention: Attention,
+    mixer: Mixer,
     feed_forward: FeedForward,
+}
+
+/// The half of a layer that looks at other positions.
+enum Mixer {
+    Attention(Box<Attention>),
+    DeltaNet(Box<GatedDeltaNet>),
 }
 
 /// Weights of a norm, `(hidden)`.
@@ -69,6 +76,7 @@ struct Buffers {
     /// What a half of a layer adds to the residual stream, `(rows, hidden)`.
     projected: Vec<f32>,
     attention: attention::Buffers,
+    delta_net: delta_net::Buffers,
     feed_forward: feed_forward::Buffers,
 }
 
@@ -90,7 +98,7 @@ impl Transformer {
         let layers = (0..config.n_layers)
             .map(|layer_idx| {
                 Ok(Layer {
-                    attention: Attention::load(&mut loader, layer_idx)?,
+                    mixer: Mixer::load(&mut loader, layer_idx)?,
                     feed_forward: FeedForward::load(&mut loader, layer_idx)?,
                 })
             })
@@ -144,6 +152,9 @@ impl Model for Transformer {
             .resize(n_rows * self.captured_layers.len() * hidden, 0.0);
         self.embed(batch);
         self.buffers.attention.prepare(&self.config, batch);
+        if let Some(shape) = &self.config.delta_net {
+            self.buffers.delta_net.prepare(shape, batch, cache);
+        }
         for layer_idx in 0..self.layers.len() {
             self.capture_residual(layer_idx);
             let context = &mut Context {
@@ -152,9 +163,10 @@ impl Model for Transformer {
                 pool: &mut self.pool,
             };
             let layer = &self.layers[layer_idx];
-            layer
-                .attention
-                .run(context, layer_idx, batch, cache, &mut self.buffers);
+            match &layer.mixer {
+                Mixer::Attention(it) => it.run(context, layer_idx, batch, cache, &mut self.buffers),
+                Mixer::DeltaNet(it) => it.run(context, cache, &mut self.buffers),
+            }
             layer.feed_forward.run(context, n_rows, &mut self.buffers);
         }
         self.capture_residual(self.layers.len());
@@ -227,6 +239,19 @@ impl Transformer {
         let product = Product { matrix, out: logits };
         multiply(self.isa, context.pool, buffers.input(), n_wanted, [product]);
         scale_by(logits, config.logit_scale);
+    }
+}
+
+impl Mixer {
+    fn load(loader: &mut Loader<'_>, layer_idx: usize) -> Result<Self, EngineError> {
+        let shape = loader
+            .config
+            .delta_net
+            .filter(|_| loader.config.layers[layer_idx].has_state);
+        Ok(match shape {
+            Some(shape) => Self::DeltaNet(Box::new(GatedDeltaNet::load(loader, layer_idx, shape)?)),
+            None => Self::Attention(Box::new(Attention::load(loader, layer_idx)?)),
+        })
     }
 }
 

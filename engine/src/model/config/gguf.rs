@@ -1,7 +1,7 @@
 //! What the metadata of a GGUF file states, under the keys of the GGUF specification.
 
 use super::{
-    super::{family::Source, transformer::dequantize},
+    super::{DeltaNet, family::Source, transformer::dequantize},
     RopeScaling, Stated,
 };
 use crate::{
@@ -36,11 +36,17 @@ impl Stated {
                 .metadata
                 .require_f32(&keys.key("attention.layer_norm_epsilon"))?,
         };
+        let n_drafting_layers = keys.size("nextn_predict_layers")?.unwrap_or(0);
+        let Some(n_layers) = require("block_count")?.checked_sub(n_drafting_layers) else {
+            let reason = format!("{n_drafting_layers} found, more than all layers");
+            return Err(keys.metadata.bad(&keys.key("nextn_predict_layers"), reason));
+        };
         Ok(Self {
             source: Source::Gguf,
             vocab: gguf.require("token_embd.weight")?.shape[0],
             hidden: require("embedding_length")?,
-            n_layers: require("block_count")?,
+            n_layers,
+            n_drafting_layers,
             n_heads: require("attention.head_count")?,
             n_kv_heads: keys.size("attention.head_count_kv")?,
             head_dim,
@@ -62,6 +68,9 @@ impl Stated {
             n_chosen_experts: keys.size("expert_used_count")?,
             expert_feed_forward: keys.size("expert_feed_forward_length")?,
             swiglu_limit: None,
+            delta_net: keys.delta_net()?,
+            attention_interval: keys.size("full_attention_interval")?,
+            has_state: keys.has_state(n_layers)?,
         })
     }
 }
@@ -82,6 +91,37 @@ impl Keys<'_> {
 
     fn number(&self, name: &str) -> Result<Option<f32>, EngineError> {
         self.metadata.get_f32(&self.key(name))
+    }
+
+    /// The heads of a delta net, under the keys of state space models.
+    fn delta_net(&self) -> Result<Option<DeltaNet>, EngineError> {
+        let Some(key_dim) = self.size("ssm.state_size")? else {
+            return Ok(None);
+        };
+        let require = |name: &str| -> Result<usize, EngineError> {
+            Ok(self.metadata.require_u32(&self.key(name))? as usize)
+        };
+        let n_value_heads = require("ssm.time_step_rank")?;
+        Ok(Some(DeltaNet {
+            n_key_heads: require("ssm.group_count")?,
+            n_value_heads,
+            key_dim,
+            value_dim: require("ssm.inner_size")? / n_value_heads.max(1),
+            conv_len: require("ssm.conv_kernel")?,
+            // The converter sorts value heads so that llama.cpp can repeat all key heads one after the other.
+            shares_with_neighbours: false,
+        }))
+    }
+
+    fn has_state(&self, n_layers: usize) -> Result<Option<Vec<bool>>, EngineError> {
+        let listed = self
+            .metadata
+            .get_bool_array(&self.key("attention.recurrent_layers"))?;
+        // Layers that draft are listed too.
+        Ok(listed.map(|mut listed| {
+            listed.truncate(n_layers);
+            listed
+        }))
     }
 
     fn rope_scaling(&self, gguf: &Gguf) -> Result<RopeScaling, EngineError> {

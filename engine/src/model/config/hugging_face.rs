@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{super::family::Source, Fault, RopeScaling, Stated};
+use super::{
+    super::{DeltaNet, family::Source},
+    Fault, RopeScaling, Stated,
+};
 
 impl Stated {
     /// Reads `config`, the part of a `config.json` that describes the text model.
@@ -31,6 +34,7 @@ impl Stated {
             vocab: keys.require_size("vocab_size")?,
             hidden,
             n_layers,
+            n_drafting_layers: 0,
             n_heads,
             n_kv_heads: keys.size("num_key_value_heads")?,
             head_dim,
@@ -66,6 +70,9 @@ impl Stated {
             n_chosen_experts: keys.size("num_experts_per_tok")?,
             expert_feed_forward: keys.size("moe_intermediate_size")?,
             swiglu_limit: keys.number("swiglu_limit")?,
+            delta_net: keys.delta_net()?,
+            attention_interval: keys.size("full_attention_interval")?,
+            has_state: keys.has_state(),
         })
     }
 }
@@ -194,11 +201,34 @@ impl<'a> Keys<'a> {
         Ok((scaling, share))
     }
 
+    /// The heads of layers with linear attention.
+    fn delta_net(self) -> Result<Option<DeltaNet>, Fault> {
+        let Some(n_value_heads) = self.size("linear_num_value_heads")? else {
+            return Ok(None);
+        };
+        Ok(Some(DeltaNet {
+            n_key_heads: self.require_size("linear_num_key_heads")?,
+            n_value_heads,
+            key_dim: self.require_size("linear_key_head_dim")?,
+            value_dim: self.require_size("linear_value_head_dim")?,
+            conv_len: self.require_size("linear_conv_kernel_dim")?,
+            shares_with_neighbours: true,
+        }))
+    }
+
+    /// Which layers have linear attention, if the kinds of layers are listed.
+    fn has_state(self) -> Option<Vec<bool>> {
+        let list = self.get("layer_types").and_then(Value::as_array);
+        let kinds = list.map(|list| list.iter().map(|it| it.as_str() == Some("linear_attention")));
+        kinds.map(Iterator::collect)
+    }
+
     fn has_window(self, n_layers: usize) -> Result<Option<Vec<bool>>, Fault> {
         if let Some(list) = self.get("layer_types") {
             let kind = |it: &Value| match it.as_str() {
                 Some("sliding_attention") => Ok(true),
                 Some("full_attention") => Ok(false),
+                Some("linear_attention") if self.get("linear_num_value_heads").is_some() => Ok(false),
                 _ => Err(Fault::new("layer_types", format!("{it} is not supported"))),
             };
             let list = list.as_array().into_iter().flatten();

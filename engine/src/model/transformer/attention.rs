@@ -5,6 +5,7 @@ use crate::{
     error::EngineError,
     kernels::{
         SharedOut,
+        activation::multiply_by_sigmoid,
         attention::{AttentionShape, attend},
         float::rotate,
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
@@ -15,7 +16,10 @@ use crate::{
 };
 
 pub(super) struct Attention {
+    /// Its place among the layers with keys and values.
+    cache_layer: usize,
     norm: NormWeights,
+    /// With gates, twice as wide: a head's query, then its gate.
     query: Projection,
     key: Projection,
     value: Projection,
@@ -37,6 +41,9 @@ struct Projection {
 pub(super) struct Buffers {
     /// `(rows, n_heads, head_dim)`.
     query: Vec<f32>,
+    /// `(rows, n_heads, 2, head_dim)`, and of those the gates; empty if the family has none.
+    gated_query: Vec<f32>,
+    gate: Vec<f32>,
     /// `(rows, n_kv_heads, head_dim)`.
     key: Vec<f32>,
     value: Vec<f32>,
@@ -64,6 +71,11 @@ impl Attention {
             ..
         } = *loader.config;
         let (query_width, key_width) = (n_heads * head_dim, loader.config.n_kv_heads * head_dim);
+        let query_outputs = if loader.config.gates_attention {
+            2 * query_width
+        } else {
+            query_width
+        };
         let norm = loader.norm(&name("attn_norm"))?;
         let [query, key, value] = if loader.has(&name("attn_qkv.weight")) {
             let fused = name("attn_qkv.weight");
@@ -78,12 +90,13 @@ impl Attention {
             [part(0)?, part(1)?, part(2)?]
         } else {
             [
-                Projection::load(loader, &name("attn_q"), query_width, hidden)?,
+                Projection::load(loader, &name("attn_q"), query_outputs, hidden)?,
                 Projection::load(loader, &name("attn_k"), key_width, hidden)?,
                 Projection::load(loader, &name("attn_v"), key_width, hidden)?,
             ]
         };
         Ok(Self {
+            cache_layer: loader.config.n_layers_before(layer_idx, false),
             norm,
             query,
             key,
@@ -106,15 +119,22 @@ impl Attention {
         buffers: &mut super::Buffers,
     ) {
         let (config, isa, n_rows) = (context.config, context.isa, batch.rows.len());
-        let LayerConfig { window, rope_idx } = config.layers[layer_idx];
+        let LayerConfig {
+            window, rope_idx, ..
+        } = config.layers[layer_idx];
         buffers.norm_residual(context, &self.norm);
         let input = Input {
             rows: &buffers.normed,
             quantized: &buffers.quantized,
         };
         let own = &mut buffers.attention;
+        let query_out = if config.gates_attention {
+            &mut own.gated_query
+        } else {
+            &mut own.query
+        };
         let products = [
-            (&self.query, &mut own.query),
+            (&self.query, &mut *query_out),
             (&self.key, &mut own.key),
             (&self.value, &mut own.value),
         ];
@@ -123,9 +143,10 @@ impl Attention {
             out,
         });
         multiply(isa, context.pool, input, n_rows, products);
-        add_bias(&mut own.query, self.query.bias.as_deref());
+        add_bias(query_out, self.query.bias.as_deref());
         add_bias(&mut own.key, self.key.bias.as_deref());
         add_bias(&mut own.value, self.value.bias.as_deref());
+        own.split_gates(config.head_dim);
         let pairing = config.ropes[rope_idx].pairing;
         let rotations = &own.rotations[rope_idx];
         norm_and_rotate(
@@ -150,7 +171,7 @@ impl Attention {
             .zip(own.value.chunks_exact(key_width));
         for (row, (key, value)) in batch.rows.iter().zip(keys_and_values) {
             let (block, slot) = batch.place(row);
-            cache.write(layer_idx, block, slot, key, value);
+            cache.write(self.cache_layer, block, slot, key, value);
         }
         let shape = AttentionShape {
             n_heads: config.n_heads,
@@ -165,10 +186,13 @@ impl Attention {
             context.pool,
             shape,
             batch,
-            (cache, layer_idx),
+            (cache, self.cache_layer),
             &own.query,
             &mut own.attended,
         );
+        if config.gates_attention {
+            multiply_by_sigmoid(isa, &mut own.attended, &own.gate);
+        }
         own.quantized
             .set_rows(isa, context.pool, &own.attended, config.n_heads * config.head_dim);
         let input = Input {
@@ -203,8 +227,11 @@ impl Buffers {
     /// Makes room for the rows of `batch`; cosines and sines are the same in every layer.
     pub(super) fn prepare(&mut self, config: &ModelConfig, batch: Batch<'_>) {
         let n_rows = batch.rows.len();
+        let n_gates = if config.gates_attention { config.n_heads } else { 0 };
         for (buffer, n_heads) in [
             (&mut self.query, config.n_heads),
+            (&mut self.gated_query, 2 * n_gates),
+            (&mut self.gate, n_gates),
             (&mut self.attended, config.n_heads),
             (&mut self.key, config.n_kv_heads),
             (&mut self.value, config.n_kv_heads),
@@ -225,6 +252,16 @@ impl Buffers {
                     (*cosine, *sine) = (cos * rope.amplitude, sin * rope.amplitude);
                 }
             }
+        }
+    }
+
+    /// Takes queries and gates apart, where the family has gates.
+    fn split_gates(&mut self, head_dim: usize) {
+        let heads = self.gated_query.chunks_exact(2 * head_dim);
+        let parts = self.query.chunks_exact_mut(head_dim).zip(self.gate.chunks_exact_mut(head_dim));
+        for (head, (query, gate)) in heads.zip(parts) {
+            query.copy_from_slice(&head[..head_dim]);
+            gate.copy_from_slice(&head[head_dim..]);
         }
     }
 }

@@ -130,6 +130,14 @@ impl<'a> Loader<'a> {
         dequantize(self.tensor(name, shape)?)
     }
 
+    /// Weights of a convolution over positions, `(width, len)`; some files have them as `(width, 1, len)`.
+    pub(super) fn conv(&mut self, name: &str, width: usize, len: usize) -> Result<Vec<f32>, EngineError> {
+        match self.weights.require(name)?.shape.len() {
+            3 => self.numbers(name, &[width, 1, len]),
+            _ => self.numbers(name, &[width, len]),
+        }
+    }
+
     /// A norm of the residual stream; `name` goes without `.weight`.
     pub(super) fn norm(&mut self, name: &str) -> Result<NormWeights, EngineError> {
         let hidden = self.config.hidden;
