@@ -48,6 +48,7 @@ fn a_step_after_the_first_ones_allocates_nothing() {
         "qwen2-k/q4_k_m.gguf",
         "qwen3/bf16.gguf",
         "gemma3/bf16.gguf",
+        "qwen3.5/bf16.gguf",
     ] {
         let gguf = Gguf::open(WeightSource::File(fixtures.join(file))).unwrap();
         let checkpoint = Checkpoint::from_gguf(&gguf).unwrap();

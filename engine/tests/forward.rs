@@ -311,9 +311,12 @@ fn check_chunks_steps_batches_and_rollbacks(name: &str, file: &str) {
         whole[20 * vocab..]
     );
     cache.truncate(&mut sequence, 7);
+    // Of a state that is ahead of it nothing is left.
+    let left = sequence.len();
+    assert!(left == 7 || left == 0 && model.config().delta_net.is_some(), "{name}");
     assert_eq!(
-        run(&mut model, &mut cache, &mut sequence, &tokens[7..], 11),
-        whole[7 * vocab..]
+        run(&mut model, &mut cache, &mut sequence, &tokens[left..], 11),
+        whole[left * vocab..]
     );
 
     // Two sequences at different positions in one batch.

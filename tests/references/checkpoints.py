@@ -60,6 +60,7 @@ PHI = SMALL | {
 # Three layers with a state to one with attention; value heads that share the heads of keys, a quarter of a head rotated.
 QWEN_35 = SMALL | {
     "num_hidden_layers": 4, "head_dim": 32, "hidden_act": "silu", "attention_bias": False, "attn_output_gate": True,
+    "max_position_embeddings": 2048,
     "full_attention_interval": 4, "layer_types": ["linear_attention"] * 3 + ["full_attention"],
     "linear_conv_kernel_dim": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32, "linear_num_key_heads": 2,
     "linear_num_value_heads": 4, "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False,
