@@ -10,13 +10,13 @@ mod prefix_tree;
 mod states;
 mod storage;
 
+pub use self::states::{LayerStates, StateId, StateSteps};
 use self::{
     block_pool::BlockPool,
     prefix_tree::{FoundPrefix, NodeId, PrefixTree},
     states::{BLOCKS_PER_STATE, States},
     storage::{Orientation, RUN_LEN, Storage},
 };
-pub use self::states::{LayerStates, StateId, StateSteps};
 use crate::{error::EngineError, kernels::Isa, model::ModelConfig};
 
 /// Positions in a block: the unit of allocation and of sharing.
@@ -365,7 +365,10 @@ impl KvCache {
         for block_idx in from / BLOCK_LEN..to / BLOCK_LEN {
             let len = (block_idx + 1) * BLOCK_LEN;
             let is_wanted = len.is_multiple_of(STATE_INTERVAL) || sequence.state_places.contains(&len);
-            let known = sequence.shared.get(block_idx).and_then(|&node| self.tree.state(node));
+            let known = sequence
+                .shared
+                .get(block_idx)
+                .and_then(|&node| self.tree.state(node));
             if is_wanted
                 && known.is_none()
                 && let Some(copy) = self.take_state()
@@ -399,7 +402,8 @@ impl KvCache {
                 }
             }
             if let Some(state) = sequence.state {
-                self.states.copy_input(state, context_len + node, context_len + to_node);
+                self.states
+                    .copy_input(state, context_len + node, context_len + to_node);
             }
         }
     }
@@ -435,7 +439,9 @@ impl KvCache {
 
     /// A state that may hold anything; one is taken from a remembered prefix if none is free.
     fn take_state(&mut self) -> Option<StateId> {
-        self.states.take().or_else(|| self.tree.evict_least_recent_state())
+        self.states
+            .take()
+            .or_else(|| self.tree.evict_least_recent_state())
     }
 
     /// Gives the states that the last pass kept on the way to `state` to the blocks that end there.

@@ -111,7 +111,12 @@ impl ModelConfig {
     /// Layers before `layer_idx` that keep a state (true) or keys and values (false): its place among those of its kind.
     pub fn n_layers_before(&self, layer_idx: usize, has_state: bool) -> usize {
         match has_state {
-            true => self.layers.iter().take(layer_idx).filter(|it| it.has_state).count(),
+            true => self
+                .layers
+                .iter()
+                .take(layer_idx)
+                .filter(|it| it.has_state)
+                .count(),
             false => layer_idx - self.n_layers_before(layer_idx, true),
         }
     }

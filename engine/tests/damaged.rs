@@ -135,6 +135,7 @@ fn broken_files_are_refused_in_time() {
         ("gemma3", "bf16.gguf"),
         ("phi3-long", "bf16.gguf"),
         ("starcoder2-nowindow", "bf16.gguf"),
+        ("qwen3.5", "bf16.gguf"),
     ] {
         let bytes = fs::read(fixtures().join(model).join(file)).unwrap();
         let data = Gguf::open(WeightSource::File(fixtures().join(model).join(file))).unwrap();
@@ -150,7 +151,15 @@ fn broken_files_are_refused_in_time() {
             count(load(&path, &format!("{model}, damage {round}")));
         }
     }
-    for model in ["llama3", "qwen3-moe", "gemma3", "phi3", "starcoder2", "mistral"] {
+    for model in [
+        "llama3",
+        "qwen3-moe",
+        "gemma3",
+        "phi3",
+        "starcoder2",
+        "mistral",
+        "qwen3.5",
+    ] {
         let read = |file: &str| fs::read(fixtures().join(model).join(file)).unwrap();
         let (config, tensors) = (read("config.json"), read("model.safetensors"));
         let header_bytes = 8 + u64::from_le_bytes(tensors[..8].try_into().unwrap()) as usize;

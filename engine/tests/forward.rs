@@ -313,7 +313,10 @@ fn check_chunks_steps_batches_and_rollbacks(name: &str, file: &str) {
     cache.truncate(&mut sequence, 7);
     // Of a state that is ahead of it nothing is left.
     let left = sequence.len();
-    assert!(left == 7 || left == 0 && model.config().delta_net.is_some(), "{name}");
+    assert!(
+        left == 7 || left == 0 && model.config().delta_net.is_some(),
+        "{name}"
+    );
     assert_eq!(
         run(&mut model, &mut cache, &mut sequence, &tokens[left..], 11),
         whole[left * vocab..]

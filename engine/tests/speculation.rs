@@ -245,7 +245,10 @@ fn a_model_with_states_drafts_for_one() {
             assert_eq!(bits(&answer), bits(plain), "{len:?}");
             let stats = answer.finish.speculation.total();
             assert!(len.is_none() || stats.accepted > 0, "{len:?}: {stats:?}");
-            assert!(len.is_none_or(|len| len == 1) || stats.accepted < stats.proposed, "{len:?}: {stats:?}");
+            assert!(
+                len.is_none_or(|len| len == 1) || stats.accepted < stats.proposed,
+                "{len:?}: {stats:?}"
+            );
         }
     }
 }

@@ -106,12 +106,7 @@ fn take_step_generic<const FMA: bool>(state: &mut [f32], step: DeltaStep<'_>, ou
 }
 
 #[inline(always)]
-fn convolve_generic<const FMA: bool>(
-    shape: &DeltaNet,
-    weights: &[f32],
-    inputs: &[&[f32]],
-    out: &mut [f32],
-) {
+fn convolve_generic<const FMA: bool>(shape: &DeltaNet, weights: &[f32], inputs: &[&[f32]], out: &mut [f32]) {
     out.fill(0.0);
     for (input, weights) in inputs.iter().zip(weights.chunks_exact(out.len())) {
         for ((out, x), weight) in out.iter_mut().zip(*input).zip(weights) {
@@ -171,7 +166,11 @@ mod tests {
             };
             take_step(isa, &mut state, step, &mut out);
             for (found, expected) in out.iter().zip(&value) {
-                assert!((found - expected).abs() < 1e-5, "{}: {found}, {expected}", isa.name());
+                assert!(
+                    (found - expected).abs() < 1e-5,
+                    "{}: {found}, {expected}",
+                    isa.name()
+                );
             }
         }
     }

@@ -71,19 +71,29 @@ fn run_states(cache: &mut KvCache, sequence: &CachedSequence, all: &[u32], n_run
     let layer = cache.states_mut(0);
     let state_len = STATE_COLUMNS;
     let mark = |len: usize| if len == 0 { 0.0 } else { fingerprint(&all[..len]) };
-    assert_eq!(layer.numbers_mut()[steps.state.range(state_len)][0], mark(steps.from));
+    assert_eq!(
+        layer.numbers_mut()[steps.state.range(state_len)][0],
+        mark(steps.from)
+    );
     let input_width = config_with_states().delta_net.unwrap().input_width();
     let first = steps.from.saturating_sub(3);
     for (idx, input) in layer.inputs(steps.state).chunks_exact(input_width).enumerate() {
         // Those of rows that were rolled back come after.
         if first + idx < sequence.len() {
-            assert_eq!(input[0], mark(first + idx + 1), "input {idx} of a state of {}", steps.from);
+            assert_eq!(
+                input[0],
+                mark(first + idx + 1),
+                "input {idx} of a state of {}",
+                steps.from
+            );
         }
     }
     let n_known = layer.inputs(steps.state).len() / input_width;
     assert!(first + n_known >= sequence.len());
     let inputs = |from: usize, to: usize| -> Vec<f32> {
-        (from..to).flat_map(|position| vec![mark(position + 1); input_width]).collect()
+        (from..to)
+            .flat_map(|position| vec![mark(position + 1); input_width])
+            .collect()
     };
     let all_copies = steps.copies.iter().map(|&(len, copy)| (len, copy, len));
     for (len, state, end) in all_copies.chain([(to, steps.state, all.len())]) {

@@ -172,6 +172,16 @@ mod tests {
             ),
             ("starcoder2", "model.layers.0.mlp.c_fc.bias", "blk.0.ffn_up.bias"),
             (
+                "qwen3_5_text",
+                "model.language_model.layers.0.linear_attn.dt_bias",
+                "blk.0.ssm_dt.bias",
+            ),
+            (
+                "qwen3_5_text",
+                "model.layers.0.linear_attn.norm.weight",
+                "blk.0.ssm_norm.weight",
+            ),
+            (
                 "llama",
                 "model.layers.0.mlp.c_fc.bias",
                 "model.layers.0.mlp.c_fc.bias",
@@ -180,6 +190,8 @@ mod tests {
             assert_eq!(name(model_type, found).as_deref(), Some(expected), "{model_type}");
         }
         assert_eq!(name("gemma3", "vision_tower.vision_model.head.weight"), None);
+        assert_eq!(name("qwen3_5", "mtp.layers.0.mlp.up_proj.weight"), None);
+        assert_eq!(name("qwen3_5", "model.visual.blocks.0.norm1.weight"), None);
         let gpt_oss = Family::of_gguf("gpt-oss").unwrap();
         assert_eq!(
             canonical_gguf_name(gpt_oss, "blk.2.post_attention_norm.weight"),

@@ -5,7 +5,8 @@
 use candle_core::{D, DType, Device, Tensor};
 
 use super::{
-    Activation, Checkpoint, DeltaNet, ExpertChoice, LayerConfig, ModelConfig, RopePairing, transformer::dequantize,
+    Activation, Checkpoint, DeltaNet, ExpertChoice, LayerConfig, ModelConfig, RopePairing,
+    transformer::dequantize,
 };
 use crate::error::EngineError;
 

@@ -119,9 +119,7 @@ impl Attention {
         buffers: &mut super::Buffers,
     ) {
         let (config, isa, n_rows) = (context.config, context.isa, batch.rows.len());
-        let LayerConfig {
-            window, rope_idx, ..
-        } = config.layers[layer_idx];
+        let LayerConfig { window, rope_idx, .. } = config.layers[layer_idx];
         buffers.norm_residual(context, &self.norm);
         let input = Input {
             rows: &buffers.normed,
@@ -258,7 +256,10 @@ impl Buffers {
     /// Takes queries and gates apart, where the family has gates.
     fn split_gates(&mut self, head_dim: usize) {
         let heads = self.gated_query.chunks_exact(2 * head_dim);
-        let parts = self.query.chunks_exact_mut(head_dim).zip(self.gate.chunks_exact_mut(head_dim));
+        let parts = self
+            .query
+            .chunks_exact_mut(head_dim)
+            .zip(self.gate.chunks_exact_mut(head_dim));
         for (head, (query, gate)) in heads.zip(parts) {
             query.copy_from_slice(&head[..head_dim]);
             gate.copy_from_slice(&head[head_dim..]);
