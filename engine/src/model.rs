@@ -49,7 +49,7 @@ pub struct ModelConfig {
     pub n_kv_heads: usize,
     /// Width of one head.
     pub head_dim: usize,
-    /// Width of the feed-forward layer, or of one expert.
+    /// Width of the feed-forward layer, or of one of the experts that rows choose from.
     pub feed_forward: usize,
     /// Positions the model was trained for.
     pub context_length: usize,
@@ -157,6 +157,8 @@ pub struct ExpertChoice {
     pub n_experts: usize,
     /// Experts that one row runs, those with the highest scores.
     pub n_chosen: usize,
+    /// Width of the one that all rows run besides, if there is one.
+    pub shared_width: Option<usize>,
 }
 
 /// What differs from layer to layer.

@@ -141,6 +141,7 @@ fn every_family_gives_the_logits_of_transformers_from_gguf() {
         "gemma3",
         "starcoder2-nowindow",
         "qwen3.5",
+        "qwen3.5-moe",
     ] {
         let checkpoint = open(fixture(model).join("bf16.gguf"));
         check_logits(&format!("{model}, GGUF"), &checkpoint, model);
@@ -161,6 +162,7 @@ fn every_family_gives_the_logits_of_transformers_from_safetensors() {
         "gemma3",
         "starcoder2",
         "qwen3.5",
+        "qwen3.5-moe",
     ] {
         let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
         check_logits(&format!("{model}, safetensors"), &checkpoint, model);
@@ -257,13 +259,14 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
 }
 
 /// One model for each way in which rows could disturb each other: quantised rows, windows with two rotary embeddings,
-/// experts that share rows, sinks, states.
-const BIT_MODELS: [(&str, &str); 5] = [
+/// experts that share rows, sinks, states, an expert that all rows run.
+const BIT_MODELS: [(&str, &str); 6] = [
     ("qwen2-k", "q4_k_m.gguf"),
     ("gemma3", "bf16.gguf"),
     ("qwen3-moe-k", "q4_k_m.gguf"),
     ("gpt-oss", "bf16.gguf"),
     ("qwen3.5", "bf16.gguf"),
+    ("qwen3.5-moe", "bf16.gguf"),
 ];
 
 #[test]

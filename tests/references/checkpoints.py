@@ -83,6 +83,11 @@ MODELS = {
     "qwen3": ("qwen3", QWEN_3 | {"tie_word_embeddings": True}),
     "qwen3-moe": ("qwen3_moe", QWEN_3 | MOE),
     "qwen3.5": ("qwen3_5_text", QWEN_35 | {"tie_word_embeddings": True}),
+    "qwen3.5-moe": ("qwen3_5_moe_text", {key: value for key, value in QWEN_35.items() if key != "intermediate_size"} | {
+        "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
+        "num_hidden_layers": 2, "full_attention_interval": 2, "layer_types": ["linear_attention", "full_attention"],
+        "tie_word_embeddings": False,
+    }),
     "granite": ("granite", LLAMA | {
         "embedding_multiplier": 3.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1, "logits_scaling": 2.0,
         "tie_word_embeddings": True,

@@ -54,6 +54,8 @@ pub(super) struct Stated {
     pub(super) n_experts: Option<usize>,
     pub(super) n_chosen_experts: Option<usize>,
     pub(super) expert_feed_forward: Option<usize>,
+    /// Width of the expert that all rows run.
+    pub(super) shared_feed_forward: Option<usize>,
     /// Largest magnitude inside a clamped SwiGLU.
     pub(super) swiglu_limit: Option<f32>,
     pub(super) delta_net: Option<DeltaNet>,
@@ -115,7 +117,11 @@ impl Stated {
         let experts = match (self.n_experts.unwrap_or(0), self.n_chosen_experts) {
             (0, _) => None,
             (n_experts, Some(n_chosen)) if (1..=n_experts).contains(&n_chosen) && n_experts <= MAX_WIDTH => {
-                Some(ExpertChoice { n_experts, n_chosen })
+                Some(ExpertChoice {
+                    n_experts,
+                    n_chosen,
+                    shared_width: self.shared_feed_forward.filter(|width| *width > 0),
+                })
             }
             (n_experts, n_chosen) => {
                 let reason = format!("{n_chosen:?} chosen of {n_experts} found");
@@ -127,6 +133,8 @@ impl Stated {
             None => self.feed_forward,
         };
         check_size("width of an expert", feed_forward, MAX_WIDTH)?;
+        let shared_width = self.shared_feed_forward.unwrap_or(0);
+        check_size("width of the shared expert", shared_width.max(1), MAX_WIDTH)?;
         if let Some(delta_net) = &self.delta_net {
             check_delta_net(delta_net)?;
         }

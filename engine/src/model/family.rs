@@ -14,13 +14,14 @@ use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 11] = [
+const ARCHITECTURES: [&Family; 12] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
-    &qwen35::FAMILY,
+    &qwen35::DENSE,
+    &qwen35::MOE,
     &gemma3::FAMILY,
     &gpt_oss::FAMILY,
     &granite::FAMILY,

@@ -3,7 +3,7 @@
 use super::family::Family;
 
 /// Parts of names in safetensors files, as Llama and most others have them, and GGUF's words for them.
-const LAYER_PARTS: [(&str, &str); 18] = [
+const LAYER_PARTS: [(&str, &str); 22] = [
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
@@ -19,6 +19,10 @@ const LAYER_PARTS: [(&str, &str); 18] = [
     ("mlp.gate_up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
     ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
+    ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
+    ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+    ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
     // Both at once, and one apart from the other: the rest of the name follows.
     ("mlp.experts.gate_up_proj", "ffn_gate_up_exps"),
     ("mlp.experts.down_proj", "ffn_down_exps"),
@@ -99,8 +103,11 @@ fn strip_part<'a>(name: &'a str, part: &str) -> Option<&'a str> {
 
 /// The canonical rest of a name: `.5.gate_proj.weight` of the experts becomes `ffn_gate_exps.5.weight`.
 fn expert_part(meant: &str, rest: &str) -> Option<String> {
-    if meant != "expert" {
-        return Some(format!("{meant}{rest}"));
+    match (meant, rest) {
+        ("expert", _) => {}
+        // A parameter that holds all experts is no layer of its own with a weight.
+        ("ffn_gate_up_exps" | "ffn_down_exps", "") => return Some(format!("{meant}.weight")),
+        _ => return Some(format!("{meant}{rest}")),
     }
     let (expert, part) = rest.strip_prefix('.')?.split_once('.')?;
     let (projection, kind) = part.split_once('.')?;
@@ -175,6 +182,16 @@ mod tests {
                 "qwen3_5_text",
                 "model.language_model.layers.0.linear_attn.dt_bias",
                 "blk.0.ssm_dt.bias",
+            ),
+            (
+                "qwen3_5_moe_text",
+                "model.layers.0.mlp.experts.gate_up_proj",
+                "blk.0.ffn_gate_up_exps.weight",
+            ),
+            (
+                "qwen3_5_moe_text",
+                "model.layers.0.mlp.shared_expert.up_proj.weight",
+                "blk.0.ffn_up_shexp.weight",
             ),
             (
                 "qwen3_5_text",

@@ -259,17 +259,13 @@ impl Reference<'_> {
     /// `x`: (tokens, hidden) -> (tokens, hidden).
     fn feed_forward(&self, x: &Tensor, layer: usize) -> Result<Tensor> {
         let name = |part: &str| format!("blk.{layer}.{part}");
-        let Some(ExpertChoice { n_experts, n_chosen }) = self.config.experts else {
-            let up = self.linear(x, &name("ffn_up"))?;
-            let hidden = if self.optional(&name("ffn_gate.weight"))?.is_some() {
-                self.activate(&self.linear(x, &name("ffn_gate"))?, &up)?
-            } else if self.config.activation == Activation::Gelu {
-                up.gelu()?
-            } else {
-                let halves = up.chunk(2, 1)?;
-                self.activate(&halves[0], &halves[1])?
-            };
-            return self.linear(&hidden, &name("ffn_down"));
+        let Some(ExpertChoice {
+            n_experts,
+            n_chosen,
+            shared_width,
+        }) = self.config.experts
+        else {
+            return self.mlp(x, layer, "");
         };
         // Every row runs every expert; those that it did not choose have no share.
         let scores: Vec<Vec<f32>> = self.linear(x, &name("ffn_gate_inp"))?.to_vec2()?;
@@ -288,14 +284,46 @@ impl Reference<'_> {
             }));
         }
         let shares = Tensor::from_vec(shares, (x.dim(0)?, n_experts), &self.device)?;
-        let mut mixed = x.zeros_like()?;
+        let mut mixed = match shared_width {
+            Some(_) => self.mlp(x, layer, "_shexp")?,
+            None => x.zeros_like()?,
+        };
+        if let Some(gate) = self.optional(&name("ffn_gate_inp_shexp.weight"))? {
+            let gate = sigmoid(&x.matmul(&gate.reshape((1, ()))?.t()?)?)?;
+            mixed = mixed.broadcast_mul(&gate)?;
+        }
+        let fused = self.optional(&name("ffn_gate_up_exps.weight"))?;
         for expert in 0..n_experts {
-            let gate = self.expert(x, &name("ffn_gate_exps"), expert)?;
-            let up = self.expert(x, &name("ffn_up_exps"), expert)?;
+            let (gate, up) = match &fused {
+                Some(both) => {
+                    let halves = x.matmul(&both.get(expert)?.t()?)?.chunk(2, 1)?;
+                    (halves[0].clone(), halves[1].clone())
+                }
+                None => (
+                    self.expert(x, &name("ffn_gate_exps"), expert)?,
+                    self.expert(x, &name("ffn_up_exps"), expert)?,
+                ),
+            };
             let out = self.expert(&self.activate(&gate, &up)?, &name("ffn_down_exps"), expert)?;
             mixed = (mixed + out.broadcast_mul(&shares.narrow(1, expert, 1)?)?)?;
         }
         Ok(mixed)
+    }
+
+    /// One feed-forward layer; what its names end in tells which. `x`: (tokens, hidden) -> (tokens, hidden).
+    fn mlp(&self, x: &Tensor, layer: usize, which: &str) -> Result<Tensor> {
+        let name = |part: &str| format!("blk.{layer}.{part}{which}");
+        let up = self.linear(x, &name("ffn_up"))?;
+        let gate_name = name("ffn_gate");
+        let hidden = if self.optional(&format!("{gate_name}.weight"))?.is_some() {
+            self.activate(&self.linear(x, &gate_name)?, &up)?
+        } else if self.config.activation == Activation::Gelu {
+            up.gelu()?
+        } else {
+            let halves = up.chunk(2, 1)?;
+            self.activate(&halves[0], &halves[1])?
+        };
+        self.linear(&hidden, &name("ffn_down"))
     }
 
     fn activate(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {

@@ -41,6 +41,7 @@ impl Stated {
             let reason = format!("{n_drafting_layers} found, more than all layers");
             return Err(keys.metadata.bad(&keys.key("nextn_predict_layers"), reason));
         };
+        let expert_feed_forward = keys.size("expert_feed_forward_length")?;
         Ok(Self {
             source: Source::Gguf,
             vocab: gguf.require("token_embd.weight")?.shape[0],
@@ -51,7 +52,10 @@ impl Stated {
             n_kv_heads: keys.size("attention.head_count_kv")?,
             head_dim,
             rope_dims: keys.size("rope.dimension_count")?,
-            feed_forward: require("feed_forward_length")?,
+            feed_forward: match (keys.size("feed_forward_length")?, expert_feed_forward) {
+                (Some(width), _) | (None, Some(width)) => width,
+                (None, None) => require("feed_forward_length")?,
+            },
             context_length: require("context_length")?,
             norm_epsilon,
             rope_theta: keys.number("rope.freq_base")?,
@@ -66,7 +70,8 @@ impl Stated {
             logit_divisor: keys.number("logit_scale")?,
             n_experts: keys.size("expert_count")?,
             n_chosen_experts: keys.size("expert_used_count")?,
-            expert_feed_forward: keys.size("expert_feed_forward_length")?,
+            expert_feed_forward,
+            shared_feed_forward: keys.size("expert_shared_feed_forward_length")?,
             swiglu_limit: None,
             delta_net: keys.delta_net()?,
             attention_interval: keys.size("full_attention_interval")?,

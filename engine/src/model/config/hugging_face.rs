@@ -15,7 +15,11 @@ impl Stated {
     pub(in crate::model) fn from_hugging_face(config: &Value) -> Result<Self, Fault> {
         let keys = Keys(config);
         let n_layers = keys.require_size("num_hidden_layers")?;
-        let feed_forward = keys.require_size("intermediate_size")?;
+        let expert_feed_forward = keys.size("moe_intermediate_size")?;
+        let feed_forward = match (keys.size("intermediate_size")?, expert_feed_forward) {
+            (Some(width), _) | (None, Some(width)) => width,
+            (None, None) => keys.require_size("intermediate_size")?,
+        };
         let head_dim = keys.size("head_dim")?;
         let (rope_scaling, rope_dims_share) = keys.rope_scaling()?;
         let n_heads = keys.require_size("num_attention_heads")?;
@@ -68,7 +72,8 @@ impl Stated {
                 None => keys.size("num_local_experts")?,
             },
             n_chosen_experts: keys.size("num_experts_per_tok")?,
-            expert_feed_forward: keys.size("moe_intermediate_size")?,
+            expert_feed_forward,
+            shared_feed_forward: keys.size("shared_expert_intermediate_size")?,
             swiglu_limit: keys.number("swiglu_limit")?,
             delta_net: keys.delta_net()?,
             attention_interval: keys.size("full_attention_interval")?,

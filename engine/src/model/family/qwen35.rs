@@ -1,8 +1,9 @@
-//! Qwen 3.5: three gated delta nets to one layer with gated attention, of whose heads a quarter is rotated.
+//! Qwen 3.5: three gated delta nets to one layer with gated attention, of whose heads a quarter is rotated. Its mixture of
+//! experts has one that all rows run, through a gate.
 
 use super::{Family, RopePairing};
 
-pub(super) const FAMILY: Family = Family {
+pub(super) const DENSE: Family = Family {
     gguf: "qwen35",
     hugging_face: &["qwen3_5_text", "qwen3_5"],
     gguf_pairing: RopePairing::Halves,
@@ -21,4 +22,10 @@ pub(super) const FAMILY: Family = Family {
     norm_weight_offset: 1.0,
     gates_attention: true,
     ..Family::LLAMA
+};
+
+pub(super) const MOE: Family = Family {
+    gguf: "qwen35moe",
+    hugging_face: &["qwen3_5_moe_text", "qwen3_5_moe"],
+    ..DENSE
 };

@@ -1,12 +1,13 @@
 //! The half of a layer that looks at each row alone: one feed-forward layer, or some of many experts.
 
-use super::{Context, NormWeights, add_bias, load::Loader};
+use super::{Context, NormWeights, add_bias, add_to, load::Loader};
 use crate::{
     error::EngineError,
     kernels::{
         SharedOut,
         activation::activate,
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
+        norm::dot_product,
     },
     model::{Activation, ExpertChoice, ModelConfig},
 };
@@ -24,11 +25,20 @@ enum Kind {
         router: Matrix,
         router_bias: Option<Vec<f32>>,
         experts: Vec<Mlp>,
+        shared: Option<Box<Shared>>,
     },
+}
+
+/// An expert that all rows run.
+struct Shared {
+    mlp: Mlp,
+    /// The sigmoid of its product with a row multiplies the result, `(hidden)`.
+    gate: Option<Vec<f32>>,
 }
 
 /// `down(activation(gate(x), up(x)))`.
 struct Mlp {
+    width: usize,
     gate: Matrix,
     /// Absent where the activation has no gate: then `gate` is what is activated.
     up: Option<Matrix>,
@@ -54,7 +64,7 @@ pub(super) struct Buffers {
 
 #[derive(Default)]
 struct MlpBuffers {
-    /// `(rows, feed_forward)`, the first also in 8 bits.
+    /// `(rows, width)`, the first also in 8 bits.
     gate: Vec<f32>,
     up: Vec<f32>,
     quantized: QuantizedRows,
@@ -72,12 +82,19 @@ impl FeedForward {
         let name = |part: &str| format!("blk.{layer_idx}.{part}");
         let hidden = loader.config.hidden;
         let kind = match loader.config.experts {
-            Some(ExpertChoice { n_experts, .. }) => Kind::Experts {
+            Some(ExpertChoice {
+                n_experts,
+                shared_width,
+                ..
+            }) => Kind::Experts {
                 router: loader.matrix(&name("ffn_gate_inp.weight"), n_experts, hidden)?,
                 router_bias: loader.optional_vector(&name("ffn_gate_inp.bias"), n_experts)?,
                 experts: Mlp::load_experts(loader, n_experts, name)?,
+                shared: shared_width
+                    .map(|width| Shared::load(loader, width, name).map(Box::new))
+                    .transpose()?,
             },
-            None => Kind::Dense(Box::new(Mlp::load(loader, name)?)),
+            None => Kind::Dense(Box::new(Mlp::load(loader, loader.config.feed_forward, name)?)),
         };
         Ok(Self {
             norm: loader.norm(&name("ffn_norm"))?,
@@ -106,6 +123,7 @@ impl FeedForward {
                 router,
                 router_bias,
                 experts,
+                shared,
             } => {
                 own.scores.resize(n_rows * experts.len(), 0.0);
                 let product = Product {
@@ -116,6 +134,11 @@ impl FeedForward {
                 add_bias(&mut own.scores, router_bias.as_deref());
                 own.choose(context.config, experts.len());
                 own.run_experts(context, experts, normed, projected);
+                if let Some(shared) = shared {
+                    own.expert_out.resize(projected.len(), 0.0);
+                    shared.run(context, input, &mut own.inner, &mut own.expert_out);
+                    add_to(projected, &own.expert_out);
+                }
             }
         }
         buffers.add_projected(context, self.post_norm.as_ref());
@@ -194,13 +217,45 @@ fn softmax(choices: &mut [Choice]) {
     choices.iter_mut().for_each(|choice| choice.share /= total);
 }
 
+impl Shared {
+    fn load(
+        loader: &mut Loader<'_>,
+        width: usize,
+        name: impl Fn(&str) -> String,
+    ) -> Result<Self, EngineError> {
+        let hidden = loader.config.hidden;
+        let part_name = |part: &str| match part.split_once('.') {
+            Some((matrix, kind)) => name(&format!("{matrix}_shexp.{kind}")),
+            None => name(part),
+        };
+        Ok(Self {
+            mlp: Mlp::load(loader, width, part_name)?,
+            gate: loader.optional_row(&name("ffn_gate_inp_shexp.weight"), hidden)?,
+        })
+    }
+
+    /// `out` is `(rows, hidden)`.
+    fn run(&self, context: &mut Context<'_>, input: Input<'_>, buffers: &mut MlpBuffers, out: &mut [f32]) {
+        let hidden = context.config.hidden;
+        self.mlp.run(context, input, out.len() / hidden, buffers, out);
+        if let Some(weights) = &self.gate {
+            for (row, out) in input.rows.chunks_exact(hidden).zip(out.chunks_exact_mut(hidden)) {
+                let score = dot_product(context.isa, row, weights);
+                let share = 1.0 / (1.0 + (-score).exp());
+                out.iter_mut().for_each(|x| *x *= share);
+            }
+        }
+    }
+}
+
 impl Mlp {
-    fn load(loader: &mut Loader<'_>, name: impl Fn(&str) -> String) -> Result<Self, EngineError> {
+    fn load(
+        loader: &mut Loader<'_>,
+        width: usize,
+        name: impl Fn(&str) -> String,
+    ) -> Result<Self, EngineError> {
         let ModelConfig {
-            hidden,
-            feed_forward: width,
-            activation,
-            ..
+            hidden, activation, ..
         } = *loader.config;
         let up_name = name("ffn_up.weight");
         let (gate, up) = if activation == Activation::Gelu {
@@ -222,6 +277,7 @@ impl Mlp {
             ),
         };
         Ok(Self {
+            width,
             gate,
             up,
             down: loader.matrix(&name("ffn_down.weight"), hidden, width)?,
@@ -253,9 +309,11 @@ impl Mlp {
             .enumerate()
             .map(|(expert_idx, ((gate_bias, up_bias), down_bias))| {
                 let which = (expert_idx, n_experts);
+                let [gate, up] = loader.expert_gate_and_up(&name, which, width, hidden)?;
                 Ok(Self {
-                    gate: loader.expert(&name("ffn_gate_exps"), which, width, hidden)?,
-                    up: Some(loader.expert(&name("ffn_up_exps"), which, width, hidden)?),
+                    width,
+                    gate,
+                    up: Some(up),
                     down: loader.expert(&name("ffn_down_exps"), which, hidden, width)?,
                     gate_bias,
                     up_bias,
@@ -274,11 +332,7 @@ impl Mlp {
         buffers: &mut MlpBuffers,
         out: &mut [f32],
     ) {
-        let (isa, width, activation) = (
-            context.isa,
-            context.config.feed_forward,
-            context.config.activation,
-        );
+        let (isa, width, activation) = (context.isa, self.width, context.config.activation);
         let MlpBuffers { gate, up, quantized } = buffers;
         gate.resize(n_rows * width, 0.0);
         up.resize(n_rows * width, 0.0);

@@ -106,9 +106,57 @@ impl<'a> Loader<'a> {
         if self.has(&alone) {
             return self.matrix(&alone, n_outputs, n_inputs);
         }
-        let all = self.tensor(&format!("{name}.weight"), &[n_experts, n_outputs, n_inputs])?;
-        let own = all.rows(expert_idx * n_outputs..(expert_idx + 1) * n_outputs);
-        Matrix::new(own, self.isa, self.pool, &mut self.arena)
+        self.expert_rows(
+            &format!("{name}.weight"),
+            (n_experts, n_outputs, n_inputs),
+            expert_idx * n_outputs,
+            n_outputs,
+        )
+    }
+
+    /// Some rows of the tensor that holds all experts, one below the other.
+    fn expert_rows(
+        &mut self,
+        name: &str,
+        (n_experts, n_outputs, n_inputs): (usize, usize, usize),
+        first: usize,
+        n_rows: usize,
+    ) -> Result<Matrix, EngineError> {
+        let all = self.tensor(name, &[n_experts, n_outputs, n_inputs])?;
+        Matrix::new(
+            all.rows(first..first + n_rows),
+            self.isa,
+            self.pool,
+            &mut self.arena,
+        )
+    }
+
+    /// The first two matrices of one expert, `(width, n_inputs)` each: gate and up, which some files keep together.
+    pub(super) fn expert_gate_and_up(
+        &mut self,
+        name: impl Fn(&str) -> String,
+        (expert_idx, n_experts): (usize, usize),
+        width: usize,
+        n_inputs: usize,
+    ) -> Result<[Matrix; 2], EngineError> {
+        let both = name("ffn_gate_up_exps.weight");
+        if self.has(&both) {
+            let shape = (n_experts, 2 * width, n_inputs);
+            let first = 2 * expert_idx * width;
+            let mut half = |first| self.expert_rows(&both, shape, first, width);
+            return Ok([half(first)?, half(first + width)?]);
+        }
+        let mut one = |part| self.expert(&name(part), (expert_idx, n_experts), width, n_inputs);
+        Ok([one("ffn_gate_exps")?, one("ffn_up_exps")?])
+    }
+
+    /// The one row of a matrix, which some files have as a vector.
+    pub(super) fn optional_row(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, EngineError> {
+        match self.weights.get(name).map(|tensor| tensor.shape.len()) {
+            None => Ok(None),
+            Some(1) => self.vector(name, len).map(Some),
+            Some(_) => self.numbers(name, &[1, len]).map(Some),
+        }
     }
 
     /// A vector of `len` numbers, as single precision.
