@@ -107,7 +107,7 @@ impl KvCache {
 
     /// Makes an empty cache of `n_blocks` blocks. Memory is taken from the system as blocks are first used.
     pub fn with_type(config: &ModelConfig, n_blocks: usize, cache_type: CacheType) -> Self {
-        let n_layers = config.n_layers_before(config.n_layers, false);
+        let n_layers = config.n_layers - config.n_state_layers(config.n_layers);
         let n_head_blocks = n_layers * n_blocks * config.n_kv_heads;
         let storage = |orientation| Storage::new(cache_type, orientation, config.head_dim, n_head_blocks);
         Self {
@@ -125,7 +125,7 @@ impl KvCache {
 
     /// Bytes that one block takes in all layers, with its share of the memory for states.
     pub fn block_bytes(config: &ModelConfig, cache_type: CacheType) -> usize {
-        let n_layers = config.n_layers_before(config.n_layers, false);
+        let n_layers = config.n_layers - config.n_state_layers(config.n_layers);
         let head_bytes = BLOCK_LEN * cache_type.head_bytes(config.head_dim);
         2 * n_layers * config.n_kv_heads * head_bytes + States::state_bytes(config) / BLOCKS_PER_STATE
     }

@@ -4,6 +4,7 @@ mod checkpoint;
 mod config;
 pub mod dictated;
 mod family;
+mod head_groups;
 mod mxfp4;
 mod names;
 pub mod reference;
@@ -108,17 +109,10 @@ impl ModelConfig {
         }
     }
 
-    /// Layers before `layer_idx` that keep a state (true) or keys and values (false): its place among those of its kind.
-    pub fn n_layers_before(&self, layer_idx: usize, has_state: bool) -> usize {
-        match has_state {
-            true => self
-                .layers
-                .iter()
-                .take(layer_idx)
-                .filter(|it| it.has_state)
-                .count(),
-            false => layer_idx - self.n_layers_before(layer_idx, true),
-        }
+    /// How many of the first `n_layers` layers keep a state; the others keep keys and values.
+    pub fn n_state_layers(&self, n_layers: usize) -> usize {
+        let layers = self.layers.iter().take(n_layers);
+        layers.filter(|it| it.has_state).count()
     }
 }
 
@@ -305,7 +299,8 @@ impl Row {
 /// The rows of one forward pass, prefill chunks and decode steps of several sequences side by side.
 ///
 /// Rows of one sequence stand together, in order of slots without gaps: first those outside of a tree, then the nodes of
-/// at most one tree, each after its parent.
+/// at most one tree, all of it, each after its parent. Rows whose logits are not wanted come before all others of their
+/// sequence and are final: layers with states take them in at once, so they have to be committed.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// Rows, one token each.

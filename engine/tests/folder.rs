@@ -199,7 +199,7 @@ fn an_unknown_architecture_is_refused_by_name() {
     let error = Checkpoint::from_folder(folder.path()).err().unwrap().to_string();
     assert_eq!(
         error,
-        "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, qwen3_5_text, qwen3_5, \
+        "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, qwen3_next, qwen3_5_text, qwen3_5, \
          qwen3_5_moe_text, qwen3_5_moe, gemma3_text, gemma3, gpt_oss, granite, phi3, starcoder2"
     );
 }

@@ -142,6 +142,7 @@ fn every_family_gives_the_logits_of_transformers_from_gguf() {
         "starcoder2-nowindow",
         "qwen3.5",
         "qwen3.5-moe",
+        "qwen3-next",
     ] {
         let checkpoint = open(fixture(model).join("bf16.gguf"));
         check_logits(&format!("{model}, GGUF"), &checkpoint, model);
@@ -163,6 +164,7 @@ fn every_family_gives_the_logits_of_transformers_from_safetensors() {
         "starcoder2",
         "qwen3.5",
         "qwen3.5-moe",
+        "qwen3-next",
     ] {
         let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
         check_logits(&format!("{model}, safetensors"), &checkpoint, model);

@@ -88,6 +88,13 @@ MODELS = {
         "num_hidden_layers": 2, "full_attention_interval": 2, "layer_types": ["linear_attention", "full_attention"],
         "tie_word_embeddings": False,
     }),
+    "qwen3-next": ("qwen3_next", {
+        key: value for key, value in QWEN_35.items() if not key.startswith(("mtp", "rope", "layer_types"))
+    } | MOE | {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
+        "num_hidden_layers": 2, "full_attention_interval": 2, "rope_theta": 10000000.0, "partial_rotary_factor": 0.25,
+        "rope_scaling": None,
+    }),
     "granite": ("granite", LLAMA | {
         "embedding_multiplier": 3.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1, "logits_scaling": 2.0,
         "tie_word_embeddings": True,
@@ -194,7 +201,7 @@ def split_experts(tensors: dict, width: int) -> dict:
 
 
 def multi_token_prediction(model, generator) -> dict:
-    """The drafting layer that released Qwen 3.5 checkpoints hold besides the model, of which transformers reads nothing."""
+    """The drafting layer that released Qwen 3 Next and 3.5 checkpoints hold besides the model, of which transformers reads nothing."""
     hidden, last = model.config.hidden_size, len(model.model.layers) - 1
     prefix = f"model.layers.{last}."
     shapes = {
@@ -213,7 +220,7 @@ def make(out: Path, name: str) -> None:
     config = transformers.AutoConfig.for_model(model_type, **json.loads(json.dumps(keys)))
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
-    initialise(model, model_type.startswith(("gemma", "qwen3_5")), generator)
+    initialise(model, model_type.startswith(("gemma", "qwen3_5", "qwen3_next")), generator)
     packed = mxfp4_experts(model, generator) if model_type == "gpt_oss" else {}
     model.tie_weights()
     ids = torch.randint(3, keys["vocab_size"], (1, PROMPT), generator=generator)
@@ -224,9 +231,9 @@ def make(out: Path, name: str) -> None:
         tensors.pop("lm_head.weight", None)
     for key in packed:
         tensors.pop(key.removesuffix("_blocks").removesuffix("_scales"), None)
-    if model_type.startswith("qwen3_5"):
+    if model_type.startswith(("qwen3_5", "qwen3_next")):
         tensors |= multi_token_prediction(model, generator)
-    if model_type == "qwen3_moe":
+    if model_type in ("qwen3_moe", "qwen3_next"):
         tensors = split_experts(tensors, keys["moe_intermediate_size"])
     config = {"architectures": [type(model).__name__], "model_type": model_type, "torch_dtype": "bfloat16"} | keys
     if packed:

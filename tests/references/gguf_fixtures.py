@@ -35,11 +35,11 @@ from safetensors.numpy import load_file, save_file
 
 UNQUANTISED = [
     "llama3", "qwen2", "r1-distill-qwen", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma3",
-    "gpt-oss", "starcoder2-nowindow", "qwen3.5", "qwen3.5-moe",
+    "gpt-oss", "starcoder2-nowindow", "qwen3.5", "qwen3.5-moe", "qwen3-next",
 ]  # fmt: skip
 CHECKPOINTS = [
     "llama3", "mistral", "qwen2", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma3", "gpt-oss", "starcoder2",
-    "qwen3.5", "qwen3.5-moe",
+    "qwen3.5", "qwen3.5-moe", "qwen3-next",
 ]  # fmt: skip
 QUANTISED = {"llama3-k": ["q8_0", "q4_0"], "qwen2-k": ["q4_k_m", "q5_k_m"], "qwen3-moe-k": ["q4_k_m"]}
 WITH_RESIDUALS = "qwen3"

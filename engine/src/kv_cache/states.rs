@@ -85,7 +85,9 @@ impl States {
             input_width: delta_net.input_width(),
         };
         Self {
-            layers: (0..n_state_layers(config)).map(|_| layer()).collect(),
+            layers: (0..config.n_state_layers(config.n_layers))
+                .map(|_| layer())
+                .collect(),
             n_seen: delta_net.conv_len - 1,
             slots: vec![Slot::default(); n_states],
             free: (0..n_states as u32).rev().map(StateId).collect(),
@@ -95,7 +97,7 @@ impl States {
     /// Bytes of one state in all layers; 0 if no layer has one.
     pub(super) fn state_bytes(config: &ModelConfig) -> usize {
         let state_len = config.delta_net.as_ref().map_or(0, DeltaNet::state_len);
-        n_state_layers(config) * state_len * size_of::<f32>()
+        config.n_state_layers(config.n_layers) * state_len * size_of::<f32>()
     }
 
     /// Whether the model has any.
@@ -211,8 +213,4 @@ impl LayerStates {
         kept.clear();
         kept.extend_from_slice(inputs);
     }
-}
-
-fn n_state_layers(config: &ModelConfig) -> usize {
-    config.n_layers_before(config.n_layers, true)
 }

@@ -8,6 +8,7 @@ use super::{
     ModelConfig,
     config::Stated,
     family::Family,
+    head_groups::ungroup_heads,
     mxfp4::unpack_experts,
     names::{canonical_gguf_name, canonical_hugging_face_name, layer_of},
 };
@@ -49,6 +50,7 @@ impl Checkpoint {
             Some(layer_idx) if drafting.contains(&layer_idx) => None,
             _ => Some(canonical_gguf_name(family, name)),
         })?;
+        ungroup_heads(&mut weights, &config)?;
         Ok(Self { config, weights })
     }
 
@@ -80,6 +82,7 @@ impl Checkpoint {
         let mut weights = safetensors::open_folder(folder)?;
         weights.rename(|name| canonical_hugging_face_name(family, name))?;
         unpack_experts(&mut weights, config.n_layers)?;
+        ungroup_heads(&mut weights, &config)?;
         Ok(Self { config, weights })
     }
 

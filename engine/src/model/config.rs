@@ -169,7 +169,10 @@ impl Stated {
             residual_scale: self.residual_scale.unwrap_or(1.0),
             logit_scale: 1.0 / self.logit_divisor.unwrap_or(1.0),
             gates_attention: family.gates_attention,
-            delta_net: self.delta_net,
+            delta_net: self.delta_net.map(|stated| DeltaNet {
+                shares_with_neighbours: self.source == Source::HuggingFace || family.gguf_keeps_value_heads,
+                ..stated
+            }),
             ropes,
             layers,
         })

@@ -14,12 +14,13 @@ use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 12] = [
+const ARCHITECTURES: [&Family; 13] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &qwen35::NEXT,
     &qwen35::DENSE,
     &qwen35::MOE,
     &gemma3::FAMILY,
@@ -54,6 +55,9 @@ pub(super) struct Family {
     pub(super) activation: Activation,
     /// Whether the matrix of queries also gives gates for what is attended to.
     pub(super) gates_attention: bool,
+    /// Whether value heads that share a key head are neighbours in GGUF files too. Most are sorted, so that llama.cpp can
+    /// repeat all key heads one after the other.
+    pub(super) gguf_keeps_value_heads: bool,
     /// Layers with a window, where the file gives a window but not its layers.
     pub(super) has_window: fn(usize) -> bool,
     /// Adds the constants that files leave out.
@@ -71,6 +75,7 @@ impl Family {
         norm_weight_offset: 0.0,
         activation: Activation::SwiGlu,
         gates_attention: false,
+        gguf_keeps_value_heads: false,
         has_window: |_| true,
         complete: |_| {},
     };

@@ -113,8 +113,7 @@ impl Keys<'_> {
             key_dim,
             value_dim: require("ssm.inner_size")? / n_value_heads.max(1),
             conv_len: require("ssm.conv_kernel")?,
-            // The converter sorts value heads so that llama.cpp can repeat all key heads one after the other.
-            shares_with_neighbours: false,
+            shares_with_neighbours: true,
         }))
     }
 

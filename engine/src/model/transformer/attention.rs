@@ -96,7 +96,7 @@ impl Attention {
             ]
         };
         Ok(Self {
-            cache_layer: loader.config.n_layers_before(layer_idx, false),
+            cache_layer: layer_idx - loader.config.n_state_layers(layer_idx),
             norm,
             query,
             key,

@@ -122,7 +122,7 @@ impl GatedDeltaNet {
         Ok(Self {
             norm: loader.norm(&name("attn_norm"))?,
             shape,
-            state_layer: loader.config.n_layers_before(layer_idx, true),
+            state_layer: loader.config.n_state_layers(layer_idx),
             query_key_value: loader.matrix(&name("attn_qkv.weight"), conv_width, hidden)?,
             gate: loader.matrix(&name("attn_gate.weight"), value_width, hidden)?,
             fade: loader.matrix(&name("ssm_alpha.weight"), n_value_heads, hidden)?,
