@@ -326,7 +326,7 @@ impl Setup {
                 |(position, &token): (usize, &u32)| Row::chain(token, position, 0, position + 1 >= n_prompt);
             let batch = Batch {
                 rows: &(start..).zip(chunk).map(row).collect::<Vec<_>>(),
-                blocks: &[sequence.blocks()],
+                sequences: &[&sequence],
             };
             model.forward(batch, &mut cache, &mut logits)?;
             cache.commit(&mut sequence, chunk);

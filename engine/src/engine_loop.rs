@@ -317,10 +317,10 @@ impl EngineLoop {
         if self.rows.is_empty() {
             return Ok(());
         }
-        let blocks: Vec<&[u32]> = self.running.iter().map(|it| it.cached.blocks()).collect();
+        let sequences: Vec<_> = self.running.iter().map(|it| &it.cached).collect();
         let batch = Batch {
             rows: &self.rows,
-            blocks: &blocks,
+            sequences: &sequences,
         };
         let start = Instant::now();
         self.model.forward(batch, &mut self.cache, &mut self.logits)?;

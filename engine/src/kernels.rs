@@ -16,6 +16,7 @@ pub(crate) mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod delta_rule;
 pub(crate) mod float;
 mod float_product;
 mod formats;

@@ -2,15 +2,19 @@
 //!
 //! A sequence is a list of blocks of [`BLOCK_LEN`] positions. Full blocks are published in a prefix tree as
 //! soon as they are committed, so a later request that starts with the same tokens reuses them without a
-//! copy; of a block that agrees only in its beginning, that beginning is copied. Nothing here computes.
+//! copy; of a block that agrees only in its beginning, that beginning is copied. Where layers have states, a sequence
+//! begins after a block whose states were kept. Nothing here computes.
 
 mod block_pool;
 mod prefix_tree;
+mod states;
 mod storage;
 
+pub use self::states::{LayerStates, StateId, StateSteps};
 use self::{
     block_pool::BlockPool,
-    prefix_tree::{NodeId, PrefixTree},
+    prefix_tree::{FoundPrefix, NodeId, PrefixTree},
+    states::{BLOCKS_PER_STATE, States},
     storage::{Orientation, RUN_LEN, Storage},
 };
 use crate::{
@@ -21,6 +25,10 @@ use crate::{
 
 /// Positions in a block: the unit of allocation and of sharing.
 pub const BLOCK_LEN: usize = 32;
+
+/// Positions between the states of a sequence that are kept at least, for others to begin with. Besides those, the ones at
+/// the end of its prompt, and where it parts from others, as the next one will too.
+const STATE_INTERVAL: usize = 16 * BLOCK_LEN;
 
 /// Number format of the cached keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,6 +60,7 @@ pub struct KvCache {
     n_blocks: usize,
     pool: BlockPool,
     tree: PrefixTree,
+    states: States,
 }
 
 /// Head blocks of one layer, in order of block and head.
@@ -70,6 +79,10 @@ pub struct CachedSequence {
     blocks: Vec<u32>,
     /// Nodes of the prefix tree that own the first `shared.len()` blocks; the other blocks are ours alone.
     shared: Vec<NodeId>,
+    /// Its own state, if the model has such layers.
+    state: Option<StateId>,
+    /// Positions after which a state is worth keeping.
+    state_places: [usize; 2],
 }
 
 impl CachedSequence {
@@ -116,10 +129,11 @@ impl KvCache {
             n_blocks,
             pool: BlockPool::new(n_blocks),
             tree: PrefixTree::default(),
+            states: States::new(config, n_blocks),
         }
     }
 
-    /// Bytes that one block takes in all layers.
+    /// Bytes that one block takes in all layers, with its share of the memory for states.
     pub fn block_bytes(config: &ModelConfig, cache_type: CacheType) -> usize {
         let head_bytes = |shape: &CacheShape| {
             let values = if shape.values_are_keys {
@@ -129,7 +143,8 @@ impl KvCache {
             };
             shape.n_heads * (cache_type.head_bytes(shape.key_dim) + values)
         };
-        BLOCK_LEN * config.caches.iter().map(head_bytes).sum::<usize>()
+        let position_bytes: usize = config.caches.iter().map(head_bytes).sum();
+        BLOCK_LEN * position_bytes + States::state_bytes(config) / BLOCKS_PER_STATE
     }
 
     /// Blocks of the cache, used or not.
@@ -154,7 +169,11 @@ impl KvCache {
     pub fn open(&mut self, prompt: &[u32]) -> CachedSequence {
         let mut sequence = CachedSequence::default();
         let reusable = &prompt[..prompt.len().saturating_sub(1)];
-        let found = self.tree.longest_prefix(reusable);
+        let mut found = self.tree.longest_prefix(reusable);
+        if self.states.are_needed() {
+            sequence.state_places = [found.path.len(), reusable.len() / BLOCK_LEN].map(|it| it * BLOCK_LEN);
+            sequence.state = self.take_state_of(&mut found);
+        }
         for node in found.path {
             self.tree.acquire(node);
             sequence.blocks.push(self.tree.block(node));
@@ -181,13 +200,23 @@ impl KvCache {
         sequence
     }
 
-    /// Makes sure that `len() + n_positions` positions have blocks, evicting remembered prefixes that no
-    /// running sequence uses, least recently used first.
+    /// Makes sure that `len() + n_positions` positions have blocks, and the sequence a state where the model has such
+    /// layers, evicting remembered prefixes that no running sequence uses, least recently used first.
     ///
     /// # Errors
     /// [`EngineError::CacheFull`] if running sequences hold the rest; blocks already given stay with the
     /// sequence.
     pub fn reserve(&mut self, sequence: &mut CachedSequence, n_positions: usize) -> Result<(), EngineError> {
+        if self.states.are_needed() && sequence.state.is_none() {
+            let Some(state) = self.take_state() else {
+                return Err(EngineError::CacheFull {
+                    needed_blocks: BLOCKS_PER_STATE,
+                    free_blocks: 0,
+                });
+            };
+            self.states.clear(state);
+            sequence.state = Some(state);
+        }
         let needed = (sequence.len() + n_positions).div_ceil(BLOCK_LEN);
         while sequence.blocks.len() < needed {
             let Some(block) = self.take_block() else {
@@ -223,14 +252,19 @@ impl KvCache {
             sequence.blocks[block_idx] = self.tree.block(published.node);
             sequence.shared.push(published.node);
         }
+        if let Some(state) = sequence.state {
+            self.publish_states(sequence, state);
+        }
     }
 
     /// Drops all committed positions from `len` on; a few before it too, where a block that is shared had to be
     /// copied and there was no room for it.
+    /// Layers with states go back further, to one that was kept, where `len` lies before the sequence's own.
     pub fn truncate(&mut self, sequence: &mut CachedSequence, len: usize) {
         if len >= sequence.len() {
             return;
         }
+        let len = self.roll_back_state(sequence, len);
         sequence.tokens.truncate(len);
         let n_full = len / BLOCK_LEN;
         let n_shared = sequence.shared.len();
@@ -270,6 +304,9 @@ impl KvCache {
         }
         for block in own_blocks {
             self.pool.give(block);
+        }
+        if let Some(state) = sequence.state {
+            self.states.give(state);
         }
         for node in sequence.shared.drain(..).rev() {
             self.tree.release(node);
@@ -338,6 +375,43 @@ impl KvCache {
         }
     }
 
+    /// Brings the state of a sequence up to `to` positions, which have to be final, and says where copies of it are to be
+    /// kept on the way. A pass calls this once, and takes the steps in every layer.
+    ///
+    /// # Panics
+    /// If nothing was reserved for the sequence, or rows that were final have not been committed.
+    pub fn advance_state(&mut self, sequence: &CachedSequence, to: usize) -> StateSteps {
+        let state = sequence
+            .state
+            .expect("rows run only after a state was reserved for their sequence");
+        let from = self.states.len(state);
+        assert!(
+            from <= sequence.len(),
+            "a pass after rows that were final and are not committed"
+        );
+        let mut copies = Vec::new();
+        for block_idx in from / BLOCK_LEN..to / BLOCK_LEN {
+            let len = (block_idx + 1) * BLOCK_LEN;
+            let is_wanted = len.is_multiple_of(STATE_INTERVAL) || sequence.state_places.contains(&len);
+            let known = sequence
+                .shared
+                .get(block_idx)
+                .and_then(|&node| self.tree.state(node));
+            if is_wanted
+                && known.is_none()
+                && let Some(copy) = self.take_state()
+            {
+                copies.push((len, copy));
+            }
+        }
+        self.states.advance(state, to, copies)
+    }
+
+    /// States of one of the layers that have them, counted without the others.
+    pub fn states_mut(&mut self, layer: usize) -> &mut LayerStates {
+        self.states.layer(layer)
+    }
+
     /// Moves the rows of a path through a tree of drafts together: of the nodes whose slots follow position
     /// `context_len` (in order, each higher than the one before), the others are dropped. They can then be committed.
     ///
@@ -345,14 +419,18 @@ impl KvCache {
     /// If the slots were not reserved.
     pub fn keep_path(&mut self, sequence: &CachedSequence, context_len: usize, path: &[usize]) {
         let place = |slot: usize| (sequence.blocks[slot / BLOCK_LEN], slot % BLOCK_LEN);
-        for (to, &node) in path.iter().enumerate().filter(|(to, node)| to != *node) {
-            let (from, to) = (place(context_len + node), place(context_len + to));
+        for (to_node, &node) in path.iter().enumerate().filter(|(to, node)| to != *node) {
+            let (from, to) = (place(context_len + node), place(context_len + to_node));
             for layer in &mut self.layers {
                 for head in 0..layer.shape.n_heads {
                     let from = (layer.head_block(from.0, head), from.1);
                     let to = (layer.head_block(to.0, head), to.1);
                     layer.storages().for_each(|storage| storage.copy_slot(from, to));
                 }
+            }
+            if let Some(state) = sequence.state {
+                self.states
+                    .copy_input(state, context_len + node, context_len + to_node);
             }
         }
     }
@@ -370,7 +448,75 @@ impl KvCache {
     }
 
     fn take_block(&mut self) -> Option<u32> {
-        self.pool.take().or_else(|| self.tree.evict_least_recent())
+        if let Some(block) = self.pool.take() {
+            return Some(block);
+        }
+        let evicted = self.tree.evict_least_recent()?;
+        if let Some(state) = evicted.state {
+            self.states.give(state);
+        }
+        Some(evicted.block)
+    }
+
+    /// A state that may hold anything; one is taken from a remembered prefix if none is free.
+    fn take_state(&mut self) -> Option<StateId> {
+        self.states
+            .take()
+            .or_else(|| self.tree.evict_least_recent_state())
+    }
+
+    /// Gives the states that the last pass kept on the way to `state` to the blocks that end there.
+    fn publish_states(&mut self, sequence: &CachedSequence, state: StateId) {
+        for (len, copy) in self.states.take_copies(state) {
+            match sequence.shared.get(len / BLOCK_LEN - 1) {
+                Some(&node) if self.tree.state(node).is_none() => self.tree.set_state(node, Some(copy)),
+                _ => self.states.give(copy),
+            }
+        }
+    }
+
+    /// Cuts what was found of a prompt down to where a state was kept, and gives a copy of that state, or an empty one.
+    /// Without room for it, nothing is left of what was found.
+    fn take_state_of(&mut self, found: &mut FoundPrefix) -> Option<StateId> {
+        found.partial = None;
+        while let Some(&node) = found.path.last() {
+            if self.tree.state(node).is_some() {
+                return Some(self.copy_state_of(node));
+            }
+            found.path.pop();
+        }
+        let state = self.take_state()?;
+        self.states.clear(state);
+        Some(state)
+    }
+
+    /// Takes the state of `node`, which has one, and leaves it a copy if there is room.
+    fn copy_state_of(&mut self, node: NodeId) -> StateId {
+        let state = self.tree.state(node).expect("the caller saw a state");
+        self.tree.set_state(node, None);
+        if let Some(copy) = self.take_state() {
+            self.states.copy(state, copy);
+            self.tree.set_state(node, Some(copy));
+        }
+        state
+    }
+
+    /// Brings the state of a sequence that is cut to `len` positions to where it can go on from, and returns how many
+    /// positions that are.
+    fn roll_back_state(&mut self, sequence: &mut CachedSequence, len: usize) -> usize {
+        match sequence.state {
+            // The inputs since then are kept, and those after `len` will be replaced.
+            Some(state) if self.states.len(state) > len => {
+                self.states.give(state);
+                let mut found = FoundPrefix {
+                    path: sequence.shared[..len / BLOCK_LEN].to_vec(),
+                    partial: None,
+                };
+                sequence.state = self.take_state_of(&mut found);
+                found.path.len() * BLOCK_LEN
+            }
+            _ => len,
+        }
     }
 }
 

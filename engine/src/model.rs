@@ -4,6 +4,7 @@ mod checkpoint;
 mod config;
 pub mod dictated;
 mod family;
+mod head_groups;
 mod latent;
 mod mxfp4;
 mod names;
@@ -15,7 +16,12 @@ pub mod transformer;
 pub use checkpoint::Checkpoint;
 pub use rope::{Rope, RopePairing};
 
-use crate::{error::EngineError, kernels::Isa, kv_cache::KvCache, model::transformer::Transformer};
+use crate::{
+    error::EngineError,
+    kernels::Isa,
+    kv_cache::{BLOCK_LEN, CachedSequence, KvCache},
+    model::transformer::Transformer,
+};
 
 /// Makes the model that `checkpoint` describes, on `n_threads` threads of the CPU.
 ///
@@ -65,6 +71,10 @@ pub struct ModelConfig {
     pub logit_scale: f32,
     /// Bound that logits come near but do not reach: `cap * tanh(logit / cap)`.
     pub logit_cap: Option<f32>,
+    /// Whether what a head attends to is multiplied by the sigmoid of a gate, which the query's matrix gives too.
+    pub gates_attention: bool,
+    /// The heads of layers that keep a state in place of keys and values, if there are such layers.
+    pub delta_net: Option<DeltaNet>,
     /// Rotary embeddings that layers choose from.
     pub ropes: Vec<Rope>,
     /// What is kept of every position, for each layer of the cache.
@@ -103,10 +113,17 @@ impl ModelConfig {
             residual_scale: 1.0,
             logit_scale: 1.0,
             logit_cap: None,
+            gates_attention: false,
+            delta_net: None,
             ropes: Vec::new(),
             caches: vec![CacheShape::heads(n_heads, head_dim); n_layers],
             layers: Vec::new(),
         }
+    }
+
+    /// How many layers keep a state in place of keys and values.
+    pub fn n_state_layers(&self) -> usize {
+        self.layers.iter().filter(|it| it.has_state).count()
     }
 }
 
@@ -233,14 +250,72 @@ pub struct LayerConfig {
     pub window: Option<usize>,
     /// Which of [`ModelConfig::ropes`] turns its heads.
     pub rope_idx: usize,
-    /// Which of [`ModelConfig::caches`] holds its keys and values.
+    /// Whether it is a gated delta net, which sees what came before through a state: [`ModelConfig::delta_net`].
+    pub has_state: bool,
+    /// Which of [`ModelConfig::caches`] holds its keys and values; with a state, which of the layers with states it is.
     pub cache_idx: usize,
-    /// Whether those are an earlier layer's.
+    /// Whether the keys and values are an earlier layer's.
     pub shares_cache: bool,
     /// Width of its feed-forward layer, if that is not made of experts.
     pub feed_forward: usize,
     /// Whether it has experts, in a model that has any.
     pub has_experts: bool,
+}
+
+/// The heads of a gated delta net (Yang et al. 2024, "Gated Delta Networks: Improving Mamba2 with Delta Rule").
+///
+/// Queries, keys and values pass a short convolution over the last positions. The state of a value head is a matrix,
+/// `(key_dim, value_dim)`, which every position fades, corrects by its key and value, and reads by its query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaNet {
+    /// Heads of queries and of keys.
+    pub n_key_heads: usize,
+    /// Heads of values, a multiple of `n_key_heads`: some of them share a query and a key.
+    pub n_value_heads: usize,
+    /// Width of a query and of a key.
+    pub key_dim: usize,
+    /// Width of a value, a multiple of [`STATE_COLUMNS`](crate::kernels::delta_rule::STATE_COLUMNS).
+    pub value_dim: usize,
+    /// Positions that the convolution sees, its own included.
+    pub conv_len: usize,
+    /// Which value heads share a key head: neighbours, or those that are `n_key_heads` apart.
+    pub shares_with_neighbours: bool,
+}
+
+impl DeltaNet {
+    /// Numbers of all queries, or of all keys, of a position.
+    pub fn key_width(&self) -> usize {
+        self.n_key_heads * self.key_dim
+    }
+
+    /// Numbers of all values of a position.
+    pub fn value_width(&self) -> usize {
+        self.n_value_heads * self.value_dim
+    }
+
+    /// Numbers of a position that the convolution sees: queries, keys, values.
+    pub fn conv_width(&self) -> usize {
+        2 * self.key_width() + self.value_width()
+    }
+
+    /// Numbers of the states of all heads: `(n_value_heads, value_dim / STATE_COLUMNS, key_dim, STATE_COLUMNS)`.
+    pub fn state_len(&self) -> usize {
+        self.n_value_heads * self.key_dim * self.value_dim
+    }
+
+    /// Numbers that a position leaves to the states: what the convolution sees, then what fades and what corrects each head.
+    pub fn input_width(&self) -> usize {
+        self.conv_width() + 2 * self.n_value_heads
+    }
+
+    /// The head of queries and keys that `value_head` reads.
+    pub fn key_head(&self, value_head: usize) -> usize {
+        if self.shares_with_neighbours {
+            value_head * self.n_key_heads / self.n_value_heads
+        } else {
+            value_head % self.n_key_heads
+        }
+    }
 }
 
 /// One token to run: a row of the forward pass.
@@ -258,7 +333,7 @@ pub struct LayerConfig {
 pub struct Row {
     /// Token id, below [`ModelConfig::vocab`].
     pub token: u32,
-    /// Which of [`Batch::blocks`] holds its keys and values.
+    /// Which of [`Batch::sequences`] it belongs to.
     pub sequence_idx: u32,
     /// Slots that it sees from the first one on; its own is the last of them unless it stands in a tree.
     pub context_len: u32,
@@ -289,6 +364,21 @@ impl Row {
         (self.context_len + self.ancestors.count_ones()) as usize - 1
     }
 
+    /// Slot of the row that comes before it in its text, if there is one.
+    pub fn parent_slot(&self) -> Option<usize> {
+        let context_len = self.context_len as usize;
+        match self.ancestors {
+            0 => context_len.checked_sub(2),
+            nodes => {
+                let above = nodes ^ (1 << nodes.ilog2());
+                match above {
+                    0 => context_len.checked_sub(1),
+                    above => Some(context_len + above.ilog2() as usize),
+                }
+            }
+        }
+    }
+
     /// Where its key and value stand among the slots of its sequence. Equal to the position outside of a tree.
     pub fn slot(&self) -> usize {
         (self.context_len + u64::BITS - self.ancestors.leading_zeros()) as usize - 1
@@ -305,13 +395,22 @@ impl Row {
 /// The rows of one forward pass, prefill chunks and decode steps of several sequences side by side.
 ///
 /// Rows of one sequence stand together, in order of slots without gaps: first those outside of a tree, then the nodes of
-/// at most one tree, each after its parent.
+/// at most one tree, all of it, each after its parent. Rows whose logits are not wanted come before all others of their
+/// sequence and are final: layers with states take them in at once, so they have to be committed.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// Rows, one token each.
     pub rows: &'a [Row],
-    /// For each sequence, its KV cache blocks in order of slots.
-    pub blocks: &'a [&'a [u32]],
+    /// What the cache holds of each sequence.
+    pub sequences: &'a [&'a CachedSequence],
+}
+
+impl Batch<'_> {
+    /// Block and slot within it where `row`'s key and value belong.
+    pub fn place(&self, row: &Row) -> (u32, usize) {
+        let (slot, sequence) = (row.slot(), self.sequences[row.sequence_idx as usize]);
+        (sequence.blocks()[slot / BLOCK_LEN], slot % BLOCK_LEN)
+    }
 }
 
 /// A transformer that can run a batch of rows.

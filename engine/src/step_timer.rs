@@ -101,7 +101,7 @@ impl StepTimer {
         }));
         let batch = Batch {
             rows: &self.rows,
-            blocks: &[self.sequence.blocks()],
+            sequences: &[&self.sequence],
         };
         let started = Instant::now();
         self.model.forward(batch, &mut self.cache, &mut self.logits)?;

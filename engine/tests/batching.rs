@@ -110,6 +110,7 @@ fn thirty_two_sequences_of_a_transformer_give_the_bits_that_each_gives_alone() {
         "llama3-k/q8_0.gguf",
         "qwen2-k/q4_k_m.gguf",
         "qwen3-moe-k/q4_k_m.gguf",
+        "qwen3.5/bf16.gguf",
     ] {
         check_crowd(&transformer(name, 1), &transformer(name, 32));
     }
@@ -180,6 +181,28 @@ fn what_is_typed_on_in_two_files_is_kept_for_both() {
             assert_eq!(usage.prompt_tokens - usage.reused_tokens, 1);
         }
     }
+}
+
+/// Layers with a state keep it at the end of a prompt and where prompts part.
+#[test]
+fn a_model_with_states_begins_where_one_was_kept() {
+    let name = "qwen3.5/bf16.gguf";
+    let engine = transformer(name, 4);
+    let text = prompt(5, 300);
+    let check = |edited: &[u32], reused: usize| {
+        let warm = answer(&engine, request(edited.to_vec(), 30));
+        let cold = answer(&transformer(name, 4), request(edited.to_vec(), 30));
+        assert_eq!(warm.finish.usage.reused_tokens, reused);
+        assert_eq!(bits(&warm), bits(&cold));
+    };
+    answer(&engine, request(text.clone(), 0));
+    check(&text, 9 * BLOCK_LEN);
+    check(&[&text[..], &[7]].concat(), 9 * BLOCK_LEN);
+    let edited = |token: u32| [&text[..200], &[token], &text[200..]].concat();
+    check(&edited(1), 0);
+    check(&edited(2), 6 * BLOCK_LEN);
+    check(&edited(3), 6 * BLOCK_LEN);
+    check(&text, 9 * BLOCK_LEN);
 }
 
 #[test]

@@ -135,6 +135,7 @@ fn broken_files_are_refused_in_time() {
         ("gemma3", "bf16.gguf"),
         ("phi3-long", "bf16.gguf"),
         ("starcoder2-nowindow", "bf16.gguf"),
+        ("qwen3.5", "bf16.gguf"),
         ("deepseek-v2-lite", "bf16.gguf"),
         ("gemma4-moe", "bf16.gguf"),
         ("gemma4-e", "bf16.gguf"),
@@ -161,6 +162,7 @@ fn broken_files_are_refused_in_time() {
         "phi3",
         "starcoder2",
         "mistral",
+        "qwen3.5",
         "deepseek-v3",
         "gemma4-e",
     ] {

@@ -199,10 +199,35 @@ fn an_unknown_architecture_is_refused_by_name() {
     let error = Checkpoint::from_folder(folder.path()).err().unwrap().to_string();
     assert_eq!(
         error,
-        "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, deepseek_v2, \
-         deepseek_v3, glm4_moe_lite, gemma3_text, gemma3, gemma4_text, gemma4, gpt_oss, granite, phi3, \
-         starcoder2"
+        "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, qwen3_next, qwen3_5_text, \
+         qwen3_5, qwen3_5_moe_text, qwen3_5_moe, deepseek_v2, deepseek_v3, glm4_moe_lite, gemma3_text, gemma3, gemma4_text, \
+         gemma4, gpt_oss, granite, phi3, starcoder2"
     );
+}
+
+#[test]
+fn heads_of_a_delta_net_have_to_fit_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = fs::read(fixture("qwen3.5").join("config.json")).unwrap();
+    let refusal = |key: &str, value: u32| {
+        let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        config[key] = value.into();
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        Checkpoint::from_folder(folder.path()).err().unwrap().to_string()
+    };
+    for (key, value, expected) in [
+        (
+            "linear_num_value_heads",
+            5,
+            "5 found, a multiple of the 2 key heads expected",
+        ),
+        ("linear_num_key_heads", 0, "0 found, 1 to 4096 expected"),
+        ("linear_value_head_dim", 24, "24 found, a multiple of 32 expected"),
+        ("linear_conv_kernel_dim", 1, "1 found, 2 to 32 expected"),
+    ] {
+        let error = refusal(key, value);
+        assert!(error.ends_with(expected), "{key}: {error}");
+    }
 }
 
 #[test]

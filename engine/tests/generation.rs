@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use surmise_engine::{
     Answer, Engine, EngineError, EngineOptions, Generation,
-    kv_cache::{CacheType, KvCache},
+    kv_cache::{CacheType, CachedSequence, KvCache},
     model::{
         Batch, Model, ModelConfig, Row,
         scripted::{HashedScript, ScriptedModel},
@@ -206,12 +206,14 @@ fn expected_distribution(logits: &[f32], params: &SamplingParams) -> Vec<f64> {
 fn logits_after(script: HashedScript) -> Vec<Vec<f32>> {
     let mut model = ScriptedModel::hashed(script);
     let mut cache = KvCache::with_type(model.config(), 1, CacheType::F32);
+    let mut sequence = CachedSequence::default();
+    cache.reserve(&mut sequence, 1).unwrap();
     let rows = |token| [Row::chain(token, 0, 0, true)];
     let after = (0..script.vocab as u32).map(|token| {
         let mut logits = Vec::new();
         let batch = Batch {
             rows: &rows(token),
-            blocks: &[&[0]],
+            sequences: &[&sequence],
         };
         model.forward(batch, &mut cache, &mut logits).unwrap();
         logits

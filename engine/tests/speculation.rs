@@ -1,10 +1,10 @@
 //! Every drafter from outside: it is used, it is counted, and it changes nothing.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use gguf_builder::{Value, byte_level, open, strings};
 use surmise_engine::{
-    Answer, Engine, EngineOptions,
+    Answer, Engine, EngineOptions, WeightSource,
     kv_cache::KvCache,
     model::{
         Model,
@@ -204,4 +204,51 @@ fn a_draft_model_may_have_another_vocabulary() {
     assert_eq!(answer.text, text);
     let stats = answer.finish.speculation;
     assert!(stats.tokens_per_step() > 4.0, "{stats:?}");
+}
+
+/// Rejected drafts and trees leave no trace in the states of either model.
+#[test]
+fn a_model_with_states_drafts_for_one() {
+    let file = || {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/references");
+        WeightSource::File(fixtures.join("qwen3.5/bf16.gguf"))
+    };
+    let engine = |draft_model, max_running| {
+        let options = EngineOptions {
+            draft_model,
+            max_running,
+            threads: Some(2),
+            ..EngineOptions::default()
+        };
+        Engine::load(file(), options).unwrap()
+    };
+    // Greedy drafts for text that is not.
+    let sampling = SamplingParams {
+        temperature: 0.4,
+        seed: 9,
+        ..SamplingParams::default()
+    };
+    let alone = engine(None, 1);
+    let plain = (0..6).map(|seed| {
+        let request = request(seed, 100, &sampling, Speculation::Off);
+        alone.generate(request).blocking_collect().unwrap()
+    });
+    let plain: Vec<Answer> = plain.collect();
+    let drafted = engine(Some(file()), 8);
+    let drafter = DrafterKind::DraftModel;
+    for len in [Some(1), Some(7), Some(30), None] {
+        let speculation = Speculation::Only { drafter, len };
+        let generations = (0..6).map(|seed| drafted.generate(request(seed, 100, &sampling, speculation)));
+        let generations: Vec<_> = generations.collect();
+        for (generation, plain) in generations.into_iter().zip(&plain) {
+            let answer = generation.blocking_collect().unwrap();
+            assert_eq!(bits(&answer), bits(plain), "{len:?}");
+            let stats = answer.finish.speculation.total();
+            assert!(len.is_none() || stats.accepted > 0, "{len:?}: {stats:?}");
+            assert!(
+                len.is_none_or(|len| len == 1) || stats.accepted < stats.proposed,
+                "{len:?}: {stats:?}"
+            );
+        }
+    }
 }

@@ -80,6 +80,18 @@ DEEPSEEK = SMALL | {
         "original_max_position_embeddings": 32,
     },
 }  # fmt: skip
+# Three layers with a state to one with attention; value heads that share the heads of keys, a quarter of a head rotated.
+QWEN_35 = SMALL | {
+    "num_hidden_layers": 4, "head_dim": 32, "hidden_act": "silu", "attention_bias": False, "attn_output_gate": True,
+    "max_position_embeddings": 2048,
+    "full_attention_interval": 4, "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    "linear_conv_kernel_dim": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False,
+    "rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000000.0, "partial_rotary_factor": 0.25, "mrope_interleaved": True,
+        "mrope_section": [2, 1, 1],
+    },
+}  # fmt: skip
 # Rows of 256, as K-quants need them.
 WIDE = {
     "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -93,6 +105,19 @@ MODELS = {
     "r1-distill-qwen": ("qwen2", QWEN | {"rope_theta": 10000.0, "tie_word_embeddings": False, "sliding_window": 128}),
     "qwen3": ("qwen3", QWEN_3 | {"tie_word_embeddings": True}),
     "qwen3-moe": ("qwen3_moe", QWEN_3 | MOE),
+    "qwen3.5": ("qwen3_5_text", QWEN_35 | {"tie_word_embeddings": True}),
+    "qwen3.5-moe": ("qwen3_5_moe_text", {key: value for key, value in QWEN_35.items() if key != "intermediate_size"} | {
+        "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
+        "num_hidden_layers": 2, "full_attention_interval": 2, "layer_types": ["linear_attention", "full_attention"],
+        "tie_word_embeddings": False,
+    }),
+    "qwen3-next": ("qwen3_next", {
+        key: value for key, value in QWEN_35.items() if not key.startswith(("mtp", "rope", "layer_types"))
+    } | MOE | {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
+        "num_hidden_layers": 2, "full_attention_interval": 2, "rope_theta": 10000000.0, "partial_rotary_factor": 0.25,
+        "rope_scaling": None,
+    }),
     "granite": ("granite", LLAMA | {
         "embedding_multiplier": 3.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1, "logits_scaling": 2.0,
         "tie_word_embeddings": True,
@@ -166,17 +191,25 @@ MODELS = {
 
 
 def initialise(model, model_type: str, generator) -> None:
-    is_gemma = model_type.startswith("gemma")
+    """Gives every parameter random numbers. Some families store norms as differences from 1."""
+    norms_around_zero = model_type.startswith(("gemma3", "qwen3_5", "qwen3_next"))
+    narrow_embedding = model_type.startswith(("gemma", "qwen3_5", "qwen3_next"))
     for name, parameter in model.named_parameters():
         x = torch.randn(parameter.shape, generator=generator)
         if name.endswith("bias"):
             x = 0.3 * x
+        elif name.endswith("A_log"):
+            x = 1.5 * x - 2  # States that fade within one to some hundred positions.
+        elif name.endswith("conv1d.weight"):
+            x = 0.7 * x
+        elif name.endswith("linear_attn.norm.weight"):
+            x = 1 + 0.2 * x
         elif name.endswith("sinks"):
             pass
         elif "norm" in name or name.endswith("scale"):
-            x = 0.2 * x if model_type == "gemma3_text" else 1 + 0.2 * x
+            x = 0.2 * x if norms_around_zero else 1 + 0.2 * x
         elif "embed_tokens" in name:
-            x = 0.15 * x if is_gemma else 0.7 * x
+            x = (0.15 if narrow_embedding else 0.7) * x
         else:
             n_inputs = parameter.shape[1] if parameter.ndim == 3 else parameter.shape[-1]
             x = 1.5 * x / math.sqrt(n_inputs)
@@ -227,6 +260,20 @@ def split_experts(tensors: dict, width: int) -> dict:
     return result
 
 
+def multi_token_prediction(model, generator) -> dict:
+    """The drafting layer that released Qwen 3 Next and 3.5 checkpoints hold besides the model, of which transformers reads nothing."""
+    hidden, last = model.config.hidden_size, len(model.model.layers) - 1
+    prefix = f"model.layers.{last}."
+    shapes = {
+        f"mtp.layers.0.{name.removeprefix(prefix)}": parameter.shape
+        for name, parameter in model.named_parameters()
+        if name.startswith(prefix)
+    }
+    shapes["mtp.fc.weight"] = (hidden, 2 * hidden)
+    shapes |= {f"mtp.{part}.weight": (hidden,) for part in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")}
+    return {name: torch.randn(shape, generator=generator).to(torch.bfloat16) for name, shape in shapes.items()}
+
+
 def make(out: Path, name: str) -> None:
     model_type, keys = MODELS[name]
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
@@ -244,7 +291,9 @@ def make(out: Path, name: str) -> None:
         tensors.pop("lm_head.weight", None)
     for key in packed:
         tensors.pop(key.removesuffix("_blocks").removesuffix("_scales"), None)
-    if model_type in ("qwen3_moe", "deepseek_v2", "deepseek_v3", "glm4_moe_lite"):
+    if model_type.startswith(("qwen3_5", "qwen3_next")):
+        tensors |= multi_token_prediction(model, generator)
+    if model_type in ("qwen3_moe", "qwen3_next", "deepseek_v2", "deepseek_v3", "glm4_moe_lite"):
         tensors = split_experts(tensors, keys["moe_intermediate_size"])
     if keys.get("num_nextn_predict_layers"):
         # Further layers that predict more tokens, which transformers leaves out.

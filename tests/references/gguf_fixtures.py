@@ -35,12 +35,13 @@ from safetensors.numpy import load_file, save_file
 
 UNQUANTISED = [
     "llama3", "qwen2", "r1-distill-qwen", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma3",
-    "gpt-oss", "starcoder2-nowindow", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3", "glm4-lite", "gemma4",
-    "gemma4-moe", "gemma4-e",
+    "gpt-oss", "starcoder2-nowindow", "qwen3.5", "qwen3.5-moe", "qwen3-next", "deepseek-v2-lite", "deepseek-v2",
+    "deepseek-v3", "glm4-lite", "gemma4", "gemma4-moe", "gemma4-e",
 ]  # fmt: skip
 CHECKPOINTS = [
     "llama3", "mistral", "qwen2", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma3", "gpt-oss", "starcoder2",
-    "deepseek-v2-lite", "deepseek-v2", "deepseek-v3", "glm4-lite", "gemma4", "gemma4-moe", "gemma4-e",
+    "qwen3.5", "qwen3.5-moe", "qwen3-next", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3", "glm4-lite", "gemma4",
+    "gemma4-moe", "gemma4-e",
 ]  # fmt: skip
 QUANTISED = {
     "llama3-k": ["q8_0", "q4_0"], "qwen2-k": ["q4_k_m", "q5_k_m"], "qwen3-moe-k": ["q4_k_m"],

@@ -33,6 +33,16 @@ pub(crate) fn cap(isa: Isa, numbers: &mut [f32], limit: f32) {
     }
 }
 
+/// `x = x * sigmoid(gate)`, both of one length.
+pub(crate) fn multiply_by_sigmoid(isa: Isa, x: &mut [f32], gate: &[f32]) {
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        super::Kind::Avx2(_) => unsafe { multiply_by_sigmoid_avx2(x, gate) },
+        _ => multiply_by_sigmoid_generic::<false>(x, gate),
+    }
+}
+
 /// `out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias`, all of one length.
 pub(crate) fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     match isa.0 {
@@ -53,6 +63,12 @@ fn activate_avx2(activation: Activation, gate: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn cap_avx2(numbers: &mut [f32], limit: f32) {
     cap_generic::<true>(numbers, limit);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_by_sigmoid_avx2(x: &mut [f32], gate: &[f32]) {
+    multiply_by_sigmoid_generic::<true>(x, gate);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -91,6 +107,13 @@ fn activate_generic<const FMA: bool>(activation: Activation, gate: &mut [f32], u
 fn cap_generic<const FMA: bool>(numbers: &mut [f32], limit: f32) {
     for x in numbers {
         *x = limit * (2.0 * sigmoid::<FMA>(2.0 * *x / limit) - 1.0);
+    }
+}
+
+#[inline(always)]
+fn multiply_by_sigmoid_generic<const FMA: bool>(x: &mut [f32], gate: &[f32]) {
+    for (x, gate) in x.iter_mut().zip(gate) {
+        *x *= sigmoid::<FMA>(*gate);
     }
 }
 

@@ -103,7 +103,7 @@ pub(crate) fn attend(
         let (kv_head, part) = (task_idx % n_tasks / n_parts, task_idx % n_parts);
         let first_head = kv_head * group;
         let heads = first_head + group * part / n_parts..first_head + group * (part + 1) / n_parts;
-        let blocks = batch.blocks[tile.sequence_idx];
+        let blocks = batch.sequences[tile.sequence_idx].blocks();
         let rows = &batch.rows[tile.first_row..][..tile.n_rows];
         SCRATCH.with_borrow_mut(|scratch| {
             let task = Task {

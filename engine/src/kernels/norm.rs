@@ -1,8 +1,8 @@
-//! Norms and activations, on the best instructions at hand.
+//! Norms, activations and dot products, on the best instructions at hand.
 
 use super::{
     Isa,
-    float::{rms_norm_generic, rms_norm_in_place_generic, swiglu_generic},
+    float::{dot, rms_norm_generic, rms_norm_in_place_generic, swiglu_generic},
 };
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight`, all of one length.
@@ -25,6 +25,16 @@ pub(crate) fn rms_norm_in_place(isa: Isa, x: &mut [f32], weight: &[f32], eps: f3
     }
 }
 
+/// Sum of products, both of one length.
+pub(crate) fn dot_product(isa: Isa, a: &[f32], b: &[f32]) -> f32 {
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        super::Kind::Avx2(_) => unsafe { x86::dot_product(a, b) },
+        _ => dot::<false>(a, b),
+    }
+}
+
 /// `gate = silu(gate) * up`, both of one length.
 pub(crate) fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32]) {
     match isa.0 {
@@ -41,7 +51,7 @@ pub(crate) fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32]) {
 /// The same, compiled for AVX2 and FMA, and for AVX-512 where that pays.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{rms_norm_generic, rms_norm_in_place_generic, swiglu_generic};
+    use super::{dot, rms_norm_generic, rms_norm_in_place_generic, swiglu_generic};
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
@@ -51,6 +61,11 @@ mod x86 {
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
         rms_norm_in_place_generic::<true>(x, weight, eps);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn dot_product(a: &[f32], b: &[f32]) -> f32 {
+        dot::<true>(a, b)
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]

@@ -5,7 +5,7 @@
 //! their block is needed, least recently used first. (After RadixAttention, Zheng et al. 2024, "SGLang",
 //! section 3; ours is block-aligned and copies the part of a block that agrees.)
 
-use super::BLOCK_LEN;
+use super::{BLOCK_LEN, StateId};
 
 /// Index of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ struct Node {
     /// 1 to [`BLOCK_LEN`] tokens.
     tokens: Vec<u32>,
     block: u32,
+    /// What layers with a state make of all tokens up to here.
+    state: Option<StateId>,
     children: Vec<NodeId>,
     n_references: u32,
     last_used: u64,
@@ -49,6 +51,13 @@ pub(super) struct Published {
     pub(super) node: NodeId,
     /// A block that is no longer needed, because another one holds the same tokens.
     pub(super) spare_block: Option<u32>,
+}
+
+/// What a node held that was forgotten.
+#[derive(Debug)]
+pub(super) struct Evicted {
+    pub(super) block: u32,
+    pub(super) state: Option<StateId>,
 }
 
 impl PrefixTree {
@@ -98,7 +107,7 @@ impl PrefixTree {
         // What we hold now begins with all that the shorter leaf holds.
         let spare_block = shorter
             .filter(|&leaf| self.node(leaf).n_references == 0)
-            .map(|leaf| self.remove(leaf));
+            .map(|leaf| self.remove(leaf).block);
         Published { node, spare_block }
     }
 
@@ -122,13 +131,33 @@ impl PrefixTree {
         self.node(node).block
     }
 
+    /// State of `node`.
+    pub(super) fn state(&self, node: NodeId) -> Option<StateId> {
+        self.node(node).state
+    }
+
+    /// Gives `node` another state, or none, in place of its own.
+    pub(super) fn set_state(&mut self, node: NodeId, state: Option<StateId>) {
+        self.node_mut(node).state = state;
+    }
+
+    /// Takes the state that was not used for the longest time from its node.
+    pub(super) fn evict_least_recent_state(&mut self) -> Option<StateId> {
+        let nodes = self.nodes.iter_mut().flatten();
+        nodes
+            .filter(|node| node.state.is_some())
+            .min_by_key(|node| node.last_used)?
+            .state
+            .take()
+    }
+
     /// Nodes that no running sequence holds.
     pub(super) fn n_unreferenced(&self) -> usize {
         self.n_unreferenced
     }
 
-    /// Forgets the leaf that was not used for the longest time, and gives its block.
-    pub(super) fn evict_least_recent(&mut self) -> Option<u32> {
+    /// Forgets the leaf that was not used for the longest time, and gives what it held.
+    pub(super) fn evict_least_recent(&mut self) -> Option<Evicted> {
         let (leaf_idx, _) = self
             .nodes
             .iter()
@@ -144,6 +173,7 @@ impl PrefixTree {
             parent,
             tokens: tokens.to_vec(),
             block,
+            state: None,
             children: Vec::new(),
             n_references: 0,
             last_used: 0,
@@ -164,13 +194,14 @@ impl PrefixTree {
         id
     }
 
-    fn remove(&mut self, leaf: NodeId) -> u32 {
+    fn remove(&mut self, leaf: NodeId) -> Evicted {
         let parent = self.node(leaf).parent;
         self.children_mut(parent).retain(|&child| child != leaf);
         self.free_nodes.push(leaf);
         self.n_unreferenced -= 1;
         let node = self.nodes[leaf.0 as usize].take();
-        node.expect("a node id is only kept while its node lives").block
+        let Node { block, state, .. } = node.expect("a node id is only kept while its node lives");
+        Evicted { block, state }
     }
 
     fn touch(&mut self, node: NodeId) {

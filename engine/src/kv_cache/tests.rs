@@ -1,9 +1,39 @@
 //! The cache against a model of it: every row remembers the tokens up to it.
 
 use super::*;
+use crate::{
+    kernels::delta_rule::STATE_COLUMNS,
+    model::{DeltaNet, LayerConfig},
+};
 
 fn config() -> ModelConfig {
     ModelConfig::bare("test", 2, 2, 2)
+}
+
+/// Two layers with keys and values around one with a state.
+fn config_with_states() -> ModelConfig {
+    let layer = |(has_state, cache_idx)| LayerConfig {
+        window: None,
+        rope_idx: 0,
+        has_state,
+        cache_idx,
+        shares_cache: false,
+        feed_forward: 1,
+        has_experts: false,
+    };
+    ModelConfig {
+        n_layers: 3,
+        layers: [(false, 0), (true, 0), (false, 1)].map(layer).to_vec(),
+        delta_net: Some(DeltaNet {
+            n_key_heads: 1,
+            n_value_heads: 1,
+            key_dim: 1,
+            value_dim: STATE_COLUMNS,
+            conv_len: 4,
+            shares_with_neighbours: true,
+        }),
+        ..config()
+    }
 }
 
 /// A number that stands for all tokens up to a position.
@@ -31,7 +61,49 @@ fn run(cache: &mut KvCache, sequence: &mut CachedSequence, tokens: &[u32]) {
             );
         }
     }
+    if cache.states.are_needed() {
+        run_states(cache, sequence, &all, tokens.len());
+    }
     cache.commit(sequence, tokens);
+}
+
+/// Plays the model's part for the states: all but the last token of those just run are final, which are `all` but for
+/// what was committed before.
+fn run_states(cache: &mut KvCache, sequence: &CachedSequence, all: &[u32], n_run: usize) {
+    let to = sequence.len() + n_run - 1;
+    let steps = cache.advance_state(sequence, to);
+    let layer = cache.states_mut(0);
+    let state_len = STATE_COLUMNS;
+    let mark = |len: usize| if len == 0 { 0.0 } else { fingerprint(&all[..len]) };
+    assert_eq!(
+        layer.numbers_mut()[steps.state.range(state_len)][0],
+        mark(steps.from)
+    );
+    let input_width = config_with_states().delta_net.unwrap().input_width();
+    let first = steps.from.saturating_sub(3);
+    for (idx, input) in layer.inputs(steps.state).chunks_exact(input_width).enumerate() {
+        // Those of rows that were rolled back come after.
+        if first + idx < sequence.len() {
+            assert_eq!(
+                input[0],
+                mark(first + idx + 1),
+                "input {idx} of a state of {}",
+                steps.from
+            );
+        }
+    }
+    let n_known = layer.inputs(steps.state).len() / input_width;
+    assert!(first + n_known >= sequence.len());
+    let inputs = |from: usize, to: usize| -> Vec<f32> {
+        (from..to)
+            .flat_map(|position| vec![mark(position + 1); input_width])
+            .collect()
+    };
+    let all_copies = steps.copies.iter().map(|&(len, copy)| (len, copy, len));
+    for (len, state, end) in all_copies.chain([(to, steps.state, all.len())]) {
+        layer.numbers_mut()[state.range(state_len)].fill(mark(len));
+        layer.set_inputs(state, &inputs(len.saturating_sub(3), end));
+    }
 }
 
 fn assert_rows(cache: &KvCache, sequence: &CachedSequence) {
@@ -53,6 +125,10 @@ fn assert_rows(cache: &KvCache, sequence: &CachedSequence) {
 
 fn cache(n_blocks: usize) -> KvCache {
     KvCache::with_type(&config(), n_blocks, CacheType::F32)
+}
+
+fn cache_with_states(n_blocks: usize) -> KvCache {
+    KvCache::with_type(&config_with_states(), n_blocks, CacheType::F32)
 }
 
 fn prompt(len: usize, seed: u32) -> Vec<u32> {
@@ -142,8 +218,81 @@ fn a_full_cache_says_so_and_evicts_what_nobody_uses() {
 }
 
 #[test]
+fn states_are_kept_where_prompts_end_and_part() {
+    let mut cache = cache_with_states(1000);
+    let text = prompt(700, 1);
+    let mut ask = |tokens: &[u32]| {
+        let mut sequence = cache.open(tokens);
+        let n_reused = sequence.len();
+        let rest = tokens[n_reused..].to_vec();
+        for chunk in rest.chunks(100) {
+            run(&mut cache, &mut sequence, chunk);
+        }
+        assert_rows(&cache, &sequence);
+        cache.close(sequence);
+        n_reused
+    };
+    assert_eq!(ask(&text), 0);
+    assert_eq!(ask(&text), 672);
+    assert_eq!(ask(&text[..600]), STATE_INTERVAL);
+    let mut edited = text.clone();
+    edited[300] = 15;
+    assert_eq!(ask(&edited), 0);
+    edited[300] = 16;
+    assert_eq!(ask(&edited), 288);
+}
+
+#[test]
+fn a_state_goes_back_to_one_that_was_kept() {
+    let mut cache = cache_with_states(1000);
+    let text = prompt(700, 1);
+    let mut sequence = cache.open(&text);
+    for chunk in text.chunks(100) {
+        run(&mut cache, &mut sequence, chunk);
+    }
+    for token in 0..20 {
+        run(&mut cache, &mut sequence, &[token]);
+    }
+    // The last token's inputs are kept.
+    cache.truncate(&mut sequence, 719);
+    assert_eq!(sequence.len(), 719);
+    for (asked_for, left) in [(718, 672), (671, STATE_INTERVAL), (STATE_INTERVAL - 1, 0)] {
+        cache.truncate(&mut sequence, asked_for);
+        assert_eq!(sequence.len(), left);
+        assert_rows(&cache, &sequence);
+        let rest = text[left..].to_vec();
+        run(&mut cache, &mut sequence, &rest);
+        assert_rows(&cache, &sequence);
+    }
+}
+
+#[test]
+fn a_sequence_without_room_for_its_state_has_to_wait() {
+    let mut cache = cache_with_states(8);
+    let open = |cache: &mut KvCache, seed: u32| {
+        let mut sequence = cache.open(&prompt(40, seed));
+        cache.reserve(&mut sequence, 40).map(|()| sequence)
+    };
+    let first = open(&mut cache, 1).unwrap();
+    let second = open(&mut cache, 2).unwrap();
+    let error = open(&mut cache, 3).unwrap_err();
+    assert!(matches!(error, EngineError::CacheFull { .. }), "{error}");
+    cache.close(first);
+    let third = open(&mut cache, 3).unwrap();
+    cache.close(second);
+    cache.close(third);
+}
+
+#[test]
 fn thousands_of_random_requests_neither_leak_nor_mix_up_rows() {
-    let mut cache = cache(24);
+    check_random_requests(cache(24));
+    check_random_requests(cache_with_states(24));
+    check_random_requests(cache_with_states(24 * BLOCKS_PER_STATE));
+}
+
+#[track_caller]
+fn check_random_requests(mut cache: KvCache) {
+    let (n_blocks, n_states) = (cache.n_blocks(), cache.states.n_free());
     let mut random = 0x9e37_79b9_u32;
     let mut next = move |below: u32| {
         random ^= random << 13;
@@ -161,8 +310,14 @@ fn thousands_of_random_requests_neither_leak_nor_mix_up_rows() {
             }
             let mut sequence = cache.open(&tokens);
             let rest = tokens[sequence.len()..].to_vec();
-            run(&mut cache, &mut sequence, &rest);
-            running.push(sequence);
+            // Of two states, not all sequences that run can have one.
+            match cache.reserve(&mut sequence, rest.len()) {
+                Ok(()) => {
+                    run(&mut cache, &mut sequence, &rest);
+                    running.push(sequence);
+                }
+                Err(_) => cache.close(sequence),
+            }
         } else if !running.is_empty() {
             let mut sequence = running.swap_remove(next(running.len() as u32) as usize);
             assert_rows(&cache, &sequence);
@@ -171,6 +326,7 @@ fn thousands_of_random_requests_neither_leak_nor_mix_up_rows() {
                 1 => {
                     let len = next(sequence.len() as u32 + 1) as usize;
                     cache.truncate(&mut sequence, len);
+                    assert!(sequence.len() <= len);
                     running.push(sequence);
                 }
                 _ if sequence.len() < 140 => {
@@ -185,5 +341,7 @@ fn thousands_of_random_requests_neither_leak_nor_mix_up_rows() {
         cache.close(sequence);
     }
     assert_eq!(cache.n_held_blocks(), 0);
-    assert_eq!(cache.n_free_blocks() + cache.tree.n_unreferenced(), 24);
+    assert_eq!(cache.n_free_blocks() + cache.tree.n_unreferenced(), n_blocks);
+    let kept = std::iter::from_fn(|| cache.tree.evict_least_recent_state());
+    assert_eq!(kept.count() + cache.states.n_free(), n_states);
 }

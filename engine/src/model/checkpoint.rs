@@ -8,6 +8,7 @@ use super::{
     ModelConfig,
     config::Stated,
     family::Family,
+    head_groups::ungroup_heads,
     latent::split_joined,
     mxfp4::unpack_experts,
     names::{canonical_gguf_name, canonical_hugging_face_name, split_layer},
@@ -48,6 +49,7 @@ impl Checkpoint {
         drop_layers(&mut weights, "blk.", (config.n_layers, n_prediction_layers))?;
         weights.rename(|name| Some(canonical_gguf_name(family, name)))?;
         split_joined(&mut weights, &config)?;
+        ungroup_heads(&mut weights, &config)?;
         Ok(Self { config, weights })
     }
 
@@ -86,6 +88,7 @@ impl Checkpoint {
         weights.rename(|name| canonical_hugging_face_name(family, name))?;
         unpack_experts(&mut weights, config.n_layers)?;
         split_joined(&mut weights, &config)?;
+        ungroup_heads(&mut weights, &config)?;
         Ok(Self { config, weights })
     }
 

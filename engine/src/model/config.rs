@@ -4,18 +4,24 @@ mod gguf;
 mod hugging_face;
 
 use super::{
-    Activation, CacheShape, ExpertChoice, ExpertGroups, Gate, LatentAttention, LayerConfig, ModelConfig,
-    Norm,
+    Activation, CacheShape, DeltaNet, ExpertChoice, ExpertGroups, Gate, LatentAttention, LayerConfig,
+    ModelConfig, Norm,
     family::{Family, Source},
     rope::{Rope, RopeScaling},
 };
-use crate::error::EngineError;
+use crate::{error::EngineError, kernels::delta_rule::STATE_COLUMNS, kv_cache::BLOCK_LEN};
 
 /// Largest width, count or length that a file may give; beyond it, activations alone would take gigabytes.
 const MAX_WIDTH: usize = 1 << 20;
 
 /// Most layers that a file may give.
 const MAX_LAYERS: usize = 1 << 12;
+
+/// Most heads of a delta net that a file may give, and their largest width: they are multiplied by each other.
+const MAX_HEAD: usize = 1 << 12;
+
+/// One layer in so many is no delta net, if the file says nothing else.
+const DEFAULT_ATTENTION_INTERVAL: usize = 4;
 
 /// The numbers of a file, before a family makes sense of them. What is `None` was not there.
 #[derive(Debug, Clone)]
@@ -24,6 +30,8 @@ pub(super) struct Stated {
     pub(super) vocab: usize,
     pub(super) hidden: usize,
     pub(super) n_layers: usize,
+    /// Layers after those that predict further tokens, which nothing here runs.
+    pub(super) n_prediction_layers: usize,
     pub(super) n_heads: usize,
     pub(super) n_kv_heads: Option<PerLayer>,
     /// That of layers with a window, where it is another.
@@ -58,8 +66,8 @@ pub(super) struct Stated {
     pub(super) n_experts: Option<usize>,
     pub(super) n_chosen_experts: Option<usize>,
     pub(super) expert_feed_forward: Option<usize>,
-    /// Experts that all rows run, as one of so many times the width.
-    pub(super) n_shared_experts: Option<usize>,
+    /// Width of the expert that all rows run.
+    pub(super) shared_feed_forward: Option<usize>,
     /// First layers without experts.
     pub(super) n_dense_layers: Option<usize>,
     pub(super) expert_gate: Option<Gate>,
@@ -68,10 +76,13 @@ pub(super) struct Stated {
     /// Groups of experts, and how many of them a row can choose from.
     pub(super) expert_groups: Option<(usize, usize)>,
     pub(super) latent: Option<LatentAttention>,
-    /// Layers after the others that predict further tokens, which nothing here runs.
-    pub(super) n_prediction_layers: usize,
     /// Largest magnitude inside a clamped SwiGLU.
     pub(super) swiglu_limit: Option<f32>,
+    pub(super) delta_net: Option<DeltaNet>,
+    /// One layer in so many is no delta net, where the file does not list them.
+    pub(super) attention_interval: Option<usize>,
+    /// Which layers are delta nets, where the file lists them.
+    pub(super) has_state: Option<Vec<bool>>,
 }
 
 /// A number that all layers have, or one for each.
@@ -129,6 +140,9 @@ impl Stated {
                 return Err(Fault::new(name, reason));
             }
         }
+        if let Some(delta_net) = &self.delta_net {
+            check_delta_net(delta_net)?;
+        }
         let experts = self.experts(family)?;
         let ropes = self.ropes(family, head_dim)?;
         let (caches, layers) = self.layers(family, head_dim, ropes.len())?;
@@ -162,6 +176,11 @@ impl Stated {
             residual_scale: self.residual_scale.unwrap_or(1.0),
             logit_scale: 1.0 / self.logit_divisor.unwrap_or(1.0),
             logit_cap: self.logit_cap,
+            gates_attention: family.gates_attention,
+            delta_net: self.delta_net.map(|stated| DeltaNet {
+                shares_with_neighbours: self.source == Source::HuggingFace || family.gguf_keeps_value_heads,
+                ..stated
+            }),
             ropes,
             caches,
             layers,
@@ -234,11 +253,8 @@ impl Stated {
         };
         let width = self.expert_feed_forward.unwrap_or(self.feed_forward.of(0));
         check_size("width of an expert", width, MAX_WIDTH)?;
-        let shared_width = match self.n_shared_experts.unwrap_or(0) {
-            0 => None,
-            n_shared => Some(width.saturating_mul(n_shared)),
-        };
-        check_size("width of shared experts", shared_width.unwrap_or(1), MAX_WIDTH)?;
+        let shared_width = self.shared_feed_forward.filter(|it| *it > 0);
+        check_size("width of the shared expert", shared_width.unwrap_or(1), MAX_WIDTH)?;
         let groups = match self.expert_groups {
             None | Some((0 | 1, _)) => None,
             Some((n_groups, n_chosen_groups)) => {
@@ -309,40 +325,47 @@ impl Stated {
         head_dim: usize,
         n_ropes: usize,
     ) -> Result<(Vec<CacheShape>, Vec<LayerConfig>), Fault> {
-        if let Some(listed) = self
-            .has_window
-            .as_ref()
-            .filter(|listed| listed.len() != self.n_layers)
-        {
-            let reason = format!("{} layers found, {} expected", listed.len(), self.n_layers);
-            return Err(Fault::new("list of layers with a window", reason));
+        for (name, listed) in [
+            ("list of layers with a window", &self.has_window),
+            ("list of layers with a state", &self.has_state),
+        ] {
+            if let Some(listed) = listed.as_ref().filter(|it| it.len() != self.n_layers) {
+                let reason = format!("{} layers found, {} expected", listed.len(), self.n_layers);
+                return Err(Fault::new(name, reason));
+            }
         }
         let n_owning = self.n_layers.saturating_sub(self.n_sharing_layers);
         let (mut caches, mut layers) = (Vec::new(), Vec::<LayerConfig>::new());
+        let mut n_states = 0;
         for layer_idx in 0..self.n_layers {
             let has_window = match &self.has_window {
                 Some(listed) => listed[layer_idx],
                 None => (family.has_window)(layer_idx),
             };
             let window = self.window.filter(|_| has_window);
-            let shares_cache = layer_idx >= n_owning;
-            let cache_idx = if shares_cache {
+            let has_state = self.has_state(layer_idx);
+            let shares_cache = !has_state && layer_idx >= n_owning;
+            let cache_idx = if has_state {
+                n_states += 1;
+                n_states - 1
+            } else if shares_cache {
                 // The last one of its kind that has its own.
-                let mut owners = layers[..n_owning].iter();
-                let Some(owner) = owners.rposition(|it| it.window.is_some() == window.is_some()) else {
+                let mut owners = layers[..n_owning].iter().filter(|it| !it.has_state);
+                let Some(owner) = owners.rfind(|it| it.window.is_some() == window.is_some()) else {
                     let reason = format!("layer {layer_idx} has no earlier layer of its kind");
                     return Err(Fault::new("layers that share keys and values", reason));
                 };
-                owner
+                owner.cache_idx
             } else {
                 caches.push(self.cached(layer_idx, window.is_some(), head_dim)?);
-                layer_idx
+                caches.len() - 1
             };
             let feed_forward = self.feed_forward.of(layer_idx);
             check_size("width of the feed-forward layer", feed_forward, MAX_WIDTH)?;
             layers.push(LayerConfig {
                 window,
                 rope_idx: if window.is_some() { n_ropes - 1 } else { 0 },
+                has_state,
                 cache_idx,
                 shares_cache,
                 feed_forward,
@@ -350,6 +373,18 @@ impl Stated {
             });
         }
         Ok((caches, layers))
+    }
+
+    /// Whether a layer is a delta net.
+    fn has_state(&self, layer_idx: usize) -> bool {
+        match (&self.delta_net, &self.has_state) {
+            (None, _) => false,
+            (Some(_), Some(listed)) => listed[layer_idx],
+            (Some(_), None) => {
+                let interval = self.attention_interval.unwrap_or(DEFAULT_ATTENTION_INTERVAL);
+                (layer_idx + 1) % interval.max(1) != 0
+            }
+        }
     }
 }
 
@@ -373,6 +408,39 @@ impl Fault {
             reason: self.reason,
         }
     }
+}
+
+/// The heads of a delta net have to fit together, and into what its kernel works on at once.
+fn check_delta_net(delta_net: &DeltaNet) -> Result<(), Fault> {
+    let DeltaNet {
+        n_key_heads,
+        n_value_heads,
+        key_dim,
+        value_dim,
+        conv_len,
+        ..
+    } = *delta_net;
+    for (name, value) in [
+        ("key heads of a delta net", n_key_heads),
+        ("value heads of a delta net", n_value_heads),
+        ("width of a delta net's keys", key_dim),
+        ("width of a delta net's values", value_dim),
+    ] {
+        check_size(name, value, MAX_HEAD)?;
+    }
+    if !n_value_heads.is_multiple_of(n_key_heads) {
+        let reason = format!("{n_value_heads} found, a multiple of the {n_key_heads} key heads expected");
+        return Err(Fault::new("value heads of a delta net", reason));
+    }
+    if !value_dim.is_multiple_of(STATE_COLUMNS) {
+        let reason = format!("{value_dim} found, a multiple of {STATE_COLUMNS} expected");
+        return Err(Fault::new("width of a delta net's values", reason));
+    }
+    if !(2..=BLOCK_LEN).contains(&conv_len) {
+        let reason = format!("{conv_len} found, 2 to {BLOCK_LEN} expected");
+        return Err(Fault::new("positions of a delta net's convolution", reason));
+    }
+    Ok(())
 }
 
 fn check_size(name: &'static str, value: usize, most: usize) -> Result<(), Fault> {

@@ -9,18 +9,22 @@ mod llama;
 mod mistral;
 mod phi3;
 mod qwen;
+mod qwen35;
 mod starcoder2;
 
 use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 14] = [
+const ARCHITECTURES: [&Family; 17] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &qwen35::NEXT,
+    &qwen35::DENSE,
+    &qwen35::MOE,
     &deepseek::V2,
     &deepseek::V3,
     &deepseek::GLM_LITE,
@@ -61,6 +65,11 @@ pub(super) struct Family {
     /// Whether experts run beside a dense feed-forward layer.
     pub(super) experts_are_beside_dense: bool,
     pub(super) activation: Activation,
+    /// Whether the matrix of queries also gives gates for what is attended to.
+    pub(super) gates_attention: bool,
+    /// Whether value heads that share a key head are neighbours in GGUF files too. Most are sorted, so that llama.cpp can
+    /// repeat all key heads one after the other.
+    pub(super) gguf_keeps_value_heads: bool,
     /// Layers with a window, where the file gives a window but not its layers.
     pub(super) has_window: fn(usize) -> bool,
     /// Adds the constants that files leave out.
@@ -80,6 +89,8 @@ impl Family {
         norms_values: false,
         experts_are_beside_dense: false,
         activation: Activation::SwiGlu,
+        gates_attention: false,
+        gguf_keeps_value_heads: false,
         has_window: |_| true,
         complete: |_| {},
     };

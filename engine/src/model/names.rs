@@ -3,7 +3,7 @@
 use super::family::Family;
 
 /// Parts of names in safetensors files, as Llama and most others have them, and GGUF's words for them.
-const LAYER_PARTS: [(&str, &str); 18] = [
+const LAYER_PARTS: [(&str, &str); 22] = [
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
@@ -19,6 +19,10 @@ const LAYER_PARTS: [(&str, &str); 18] = [
     ("mlp.gate_up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
     ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
+    ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
+    ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+    ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
     // Both at once, and one apart from the other: the rest of the name follows.
     ("mlp.experts.gate_up_proj", "ffn_gate_up_exps"),
     ("mlp.experts.down_proj", "ffn_down_exps"),
@@ -28,14 +32,17 @@ const LAYER_PARTS: [(&str, &str); 18] = [
 /// Where the text model of a checkpoint that also sees pictures starts.
 const TEXT_PREFIXES: [&str; 3] = ["model.language_model.", "language_model.model.", "model."];
 
-/// What checkpoints hold besides the text model: the half that sees, and numbers that follow from the configuration.
-const OTHER_PARTS: [&str; 7] = [
+/// What checkpoints hold besides the text model: the halves that see and hear, layers that draft, and numbers that follow
+/// from the configuration.
+const OTHER_PARTS: [&str; 9] = [
     "vision_tower",
     "audio_tower",
     "embed_vision",
     "embed_audio",
     "vision_model",
     "multi_modal_projector",
+    "visual.",
+    "mtp.",
     "rotary_emb.inv_freq",
 ];
 
@@ -97,8 +104,11 @@ fn strip_part<'a>(name: &'a str, part: &str) -> Option<&'a str> {
 
 /// The canonical rest of a name: `.5.gate_proj.weight` of the experts becomes `ffn_gate_exps.5.weight`.
 fn expert_part(meant: &str, rest: &str) -> Option<String> {
-    if meant != "expert" {
-        return Some(format!("{meant}{rest}"));
+    match (meant, rest) {
+        ("expert", _) => {}
+        // A parameter that holds all experts is no layer of its own with a weight.
+        ("ffn_gate_up_exps" | "ffn_down_exps", "") => return Some(format!("{meant}.weight")),
+        _ => return Some(format!("{meant}{rest}")),
     }
     let (expert, part) = rest.strip_prefix('.')?.split_once('.')?;
     let (projection, kind) = part.split_once('.')?;
@@ -195,6 +205,26 @@ mod tests {
             ),
             ("starcoder2", "model.layers.0.mlp.c_fc.bias", "blk.0.ffn_up.bias"),
             (
+                "qwen3_5_text",
+                "model.language_model.layers.0.linear_attn.dt_bias",
+                "blk.0.ssm_dt.bias",
+            ),
+            (
+                "qwen3_5_moe_text",
+                "model.layers.0.mlp.experts.gate_up_proj",
+                "blk.0.ffn_gate_up_exps.weight",
+            ),
+            (
+                "qwen3_5_moe_text",
+                "model.layers.0.mlp.shared_expert.up_proj.weight",
+                "blk.0.ffn_up_shexp.weight",
+            ),
+            (
+                "qwen3_5_text",
+                "model.layers.0.linear_attn.norm.weight",
+                "blk.0.ssm_norm.weight",
+            ),
+            (
                 "llama",
                 "model.layers.0.mlp.c_fc.bias",
                 "model.layers.0.mlp.c_fc.bias",
@@ -203,6 +233,8 @@ mod tests {
             assert_eq!(name(model_type, found).as_deref(), Some(expected), "{model_type}");
         }
         assert_eq!(name("gemma3", "vision_tower.vision_model.head.weight"), None);
+        assert_eq!(name("qwen3_5", "mtp.layers.0.mlp.up_proj.weight"), None);
+        assert_eq!(name("qwen3_5", "model.visual.blocks.0.norm1.weight"), None);
         let gpt_oss = Family::of_gguf("gpt-oss").unwrap();
         assert_eq!(
             canonical_gguf_name(gpt_oss, "blk.2.post_attention_norm.weight"),

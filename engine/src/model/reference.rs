@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor};
 
 use super::{
-    Activation, CacheShape, Checkpoint, ExpertChoice, Gate, LatentAttention, LayerConfig, ModelConfig,
-    RopePairing, transformer::dequantize,
+    Activation, CacheShape, Checkpoint, DeltaNet, ExpertChoice, Gate, LatentAttention, LayerConfig,
+    ModelConfig, RopePairing, transformer::dequantize,
 };
 use crate::error::EngineError;
 
@@ -74,7 +74,10 @@ impl Reference<'_> {
         for layer in 0..config.n_layers {
             let name = |part: &str| format!("blk.{layer}.{part}");
             let normed = self.norm(&residual, &name("attn_norm"))?;
-            let attended = self.attention(&normed, layer, &mut cache)?;
+            let attended = match config.delta_net {
+                Some(shape) if config.layers[layer].has_state => self.delta_net(&normed, layer, shape)?,
+                _ => self.attention(&normed, layer, &mut cache)?,
+            };
             residual = self.add(residual, attended, &name("post_attention_norm"))?;
             let fed = self.feed_forward(&residual, layer)?;
             residual = self.add(residual, fed, &name("post_ffw_norm"))?;
@@ -149,22 +152,30 @@ impl Reference<'_> {
             };
             Ok(rows.reshape(((), n, head_dim))?)
         };
-        let turned = |part: &str, n: usize, first: usize| -> Result<Tensor> {
-            let mut y = heads(part, n, first)?;
+        let norm_and_turn = |part: &str, mut y: Tensor| -> Result<Tensor> {
             if let Some(weight) = self.optional(&name(&format!("attn_{part}_norm.weight")))? {
                 let weight = (weight + f64::from(self.config.norm.weight_offset))?;
                 y = self.rms_norm(&y)?.broadcast_mul(&weight)?;
             }
             self.rotate(&y, self.config.layers[layer].rope_idx)
         };
-        let q = turned("q", n_heads, 0)?;
+        let (q, gate) = if self.config.gates_attention {
+            let both = self
+                .linear(x, &name("attn_q"))?
+                .reshape(((), n_heads, 2 * head_dim))?;
+            let gate = both.narrow(2, head_dim, head_dim)?.flatten_from(1)?;
+            (both.narrow(2, 0, head_dim)?, Some(gate))
+        } else {
+            (heads("q", n_heads, 0)?, None)
+        };
+        let q = norm_and_turn("q", q)?;
         let LayerConfig {
             cache_idx,
             shares_cache,
             ..
         } = self.config.layers[layer];
         if !shares_cache {
-            let k = turned("k", n_kv_heads, n_heads)?;
+            let k = norm_and_turn("k", heads("k", n_kv_heads, n_heads)?)?;
             let has_value = fused.is_some() || self.optional(&name("attn_v.weight"))?.is_some();
             let mut v = heads(
                 if has_value { "v" } else { "k" },
@@ -178,7 +189,10 @@ impl Reference<'_> {
         }
         let (k, v) = &cache[&cache_idx];
         let sinks = self.optional(&name("attn_sinks.weight"))?;
-        let attended = self.attend(&q, k, v, self.config.layers[layer], sinks)?;
+        let mut attended = self.attend(&q, k, v, self.config.layers[layer], sinks)?;
+        if let Some(gate) = gate {
+            attended = (attended * sigmoid(&gate)?)?;
+        }
         self.linear(&attended, &name("attn_output"))
     }
 
@@ -221,6 +235,70 @@ impl Reference<'_> {
         let (k, v) = (Tensor::cat(&keys, 1)?, Tensor::cat(&values, 1)?);
         let attended = self.attend(&q, &k, &v, self.config.layers[layer], None)?;
         self.linear(&attended, &name("attn_output"))
+    }
+
+    /// `x`: (tokens, hidden) -> (tokens, hidden).
+    fn delta_net(&self, x: &Tensor, layer: usize, shape: DeltaNet) -> Result<Tensor> {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let DeltaNet {
+            n_key_heads,
+            n_value_heads,
+            key_dim,
+            value_dim,
+            conv_len,
+            ..
+        } = shape;
+        let n_tokens = x.dim(0)?;
+        let mixed = self.linear(x, &name("attn_qkv"))?;
+        let weights = self.tensor(&name("ssm_conv1d.weight"))?;
+        let weights = weights.reshape((shape.conv_width(), conv_len))?;
+        // Position by position, those before the first are zeros.
+        let padded = mixed.pad_with_zeros(0, conv_len - 1, 0)?;
+        let mut convolved = mixed.zeros_like()?;
+        for tap in 0..conv_len {
+            let weight = weights.narrow(1, tap, 1)?.t()?;
+            convolved = (convolved + padded.narrow(0, tap, n_tokens)?.broadcast_mul(&weight)?)?;
+        }
+        let convolved = convolved.silu()?;
+        let heads = |first: usize, n: usize, dim: usize| -> Result<Tensor> {
+            Ok(convolved.narrow(1, first, n * dim)?.reshape((n_tokens, n, dim))?)
+        };
+        let unit = |x: Tensor| -> Result<Tensor> {
+            let square = x.sqr()?.sum_keepdim(D::Minus1)?;
+            Ok(x.broadcast_div(&(square + 1e-6)?.sqrt()?)?)
+        };
+        let queries = (unit(heads(0, n_key_heads, key_dim)?)? / (key_dim as f64).sqrt())?;
+        let keys = unit(heads(shape.key_width(), n_key_heads, key_dim)?)?;
+        let values = heads(2 * shape.key_width(), n_value_heads, value_dim)?;
+        let rate = match self.optional(&name("ssm_a_log"))? {
+            Some(log) => log.exp()?.neg()?,
+            None => self.tensor(&name("ssm_a"))?,
+        };
+        let fade = self
+            .linear(x, &name("ssm_alpha"))?
+            .broadcast_add(&self.tensor(&name("ssm_dt.bias"))?)?;
+        let softplus = (fade.exp()? + 1.0)?.log()?;
+        let kept = softplus.broadcast_mul(&rate)?.exp()?;
+        let learned = sigmoid(&self.linear(x, &name("ssm_beta"))?)?;
+        let mut answers = Vec::new();
+        let mut states = vec![Tensor::zeros((key_dim, value_dim), DType::F32, &self.device)?; n_value_heads];
+        for token in 0..n_tokens {
+            for (head, state) in states.iter_mut().enumerate() {
+                let at = |all: &Tensor, head: usize| all.get(token)?.get(head);
+                let key = at(&keys, shape.key_head(head))?.unsqueeze(1)?; // (key_dim, 1)
+                let query = at(&queries, shape.key_head(head))?.unsqueeze(0)?; // (1, key_dim)
+                let value = at(&values, head)?.unsqueeze(0)?; // (1, value_dim)
+                let faded = state.broadcast_mul(&at(&kept, head)?)?;
+                let wrong = (value - key.t()?.matmul(&faded)?)?.broadcast_mul(&at(&learned, head)?)?;
+                *state = (faded + key.matmul(&wrong)?)?;
+                answers.push(query.matmul(state)?);
+            }
+        }
+        let answers = Tensor::cat(&answers, 0)?.reshape((n_tokens, n_value_heads, value_dim))?;
+        let weight = self.tensor(&name("ssm_norm.weight"))?;
+        let normed = self.rms_norm(&answers)?.broadcast_mul(&weight)?;
+        let gate = self.linear(x, &name("attn_gate"))?.silu()?;
+        self.linear(&(normed.flatten_from(1)? * gate)?, &name("ssm_out"))
     }
 
     /// `q`: (tokens, n_heads, key_dim), `k`: (tokens, n_kv_heads, key_dim), `v`: (tokens, n_kv_heads, value_dim),
@@ -299,7 +377,7 @@ impl Reference<'_> {
         };
         let all = match choice.gate {
             Gate::Softmax => softmax(&scores)?,
-            Gate::Sigmoid => (scores.neg()?.exp()? + 1.0)?.recip()?,
+            Gate::Sigmoid => sigmoid(&scores)?,
         };
         let all: Vec<Vec<f32>> = all.to_vec2()?;
         let shares: Vec<f32> = all.iter().flat_map(|row| shares(row, &bias, choice)).collect();
@@ -311,6 +389,10 @@ impl Reference<'_> {
             Some(_) => self.dense(x, |part| name(&format!("{part}_shexp")))?,
             None => x.zeros_like()?,
         };
+        if let Some(gate) = self.optional(&name("ffn_gate_inp_shexp.weight"))? {
+            let gate = sigmoid(&x.matmul(&gate.reshape((1, ()))?.t()?)?)?;
+            mixed = mixed.broadcast_mul(&gate)?;
+        }
         for expert in 0..choice.n_experts {
             let (gate, up) = match self.optional(&name("ffn_gate_up_exps.weight"))? {
                 Some(all) => {
@@ -495,6 +577,10 @@ fn highest(numbers: &[f32], n: usize) -> Vec<usize> {
 fn divide_by_root(x: &Tensor, epsilon: f32) -> Result<Tensor> {
     let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
     Ok(x.broadcast_div(&(mean_square + f64::from(epsilon))?.sqrt()?)?)
+}
+
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    Ok((x.neg()?.exp()? + 1.0)?.recip()?)
 }
 
 /// Over the last dimension.

@@ -125,7 +125,7 @@ impl Model for ScriptedModel {
                     row.token
                 )));
             }
-            let blocks = batch.blocks[row.sequence_idx as usize];
+            let blocks = batch.sequences[row.sequence_idx as usize].blocks();
             let (position, slot) = (row.position(), row.slot());
             let key = key_of(row.token);
             cache.write(0, blocks[slot / BLOCK_LEN], slot % BLOCK_LEN, &key, &[0.0; 2]);

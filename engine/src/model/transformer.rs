@@ -1,9 +1,10 @@
 //! The forward pass that all families share, on a CPU.
 //!
 //! What a family does differently is in its [`ModelConfig`] and in what its file holds: biases, norms of queries and
-//! keys, norms after each half of a layer, sinks, experts. The slow version is [`super::reference`].
+//! keys, norms after each half of a layer, sinks, gates, delta nets, experts. The slow version is [`super::reference`].
 
 mod attention;
+mod delta_net;
 mod feed_forward;
 mod heads;
 mod latent;
@@ -13,6 +14,7 @@ mod load;
 pub(super) use self::load::dequantize;
 use self::{
     attention::Attention,
+    delta_net::GatedDeltaNet,
     feed_forward::FeedForward,
     layer_embedding::{EmbeddingBuffers, LayerEmbedding, LayerInput},
     load::Loader,
@@ -49,11 +51,17 @@ pub struct Transformer {
 }
 
 struct Layer {
-    attention: Attention,
+    mixer: Mixer,
     feed_forward: FeedForward,
     input: Option<LayerInput>,
     /// Multiplies the residual stream that leaves the layer.
     scale: Option<f32>,
+}
+
+/// The half of a layer that looks at other positions.
+enum Mixer {
+    Attention(Box<Attention>),
+    DeltaNet(Box<GatedDeltaNet>),
 }
 
 /// Weights of a norm, `(hidden)`.
@@ -81,6 +89,7 @@ struct Buffers {
     /// What a half of a layer adds to the residual stream, `(rows, hidden)`.
     projected: Vec<f32>,
     attention: attention::Buffers,
+    delta_net: delta_net::Buffers,
     feed_forward: feed_forward::Buffers,
     layer_embedding: EmbeddingBuffers,
 }
@@ -104,7 +113,7 @@ impl Transformer {
             .map(|layer_idx| {
                 let scale_name = format!("blk.{layer_idx}.layer_output_scale.weight");
                 Ok(Layer {
-                    attention: Attention::load(&mut loader, layer_idx)?,
+                    mixer: Mixer::load(&mut loader, layer_idx)?,
                     feed_forward: FeedForward::load(&mut loader, layer_idx)?,
                     input: config
                         .layer_embedding
@@ -168,6 +177,9 @@ impl Model for Transformer {
             .resize(n_rows * self.captured_layers.len() * hidden, 0.0);
         self.embed(batch);
         self.buffers.attention.prepare(&self.config, batch);
+        if let Some(shape) = &self.config.delta_net {
+            self.buffers.delta_net.prepare(shape, batch, cache);
+        }
         if let Some(layer_embedding) = &self.layer_embedding {
             let context = &mut Context {
                 config: &self.config,
@@ -184,9 +196,10 @@ impl Model for Transformer {
                 pool: &mut self.pool,
             };
             let layer = &self.layers[layer_idx];
-            layer
-                .attention
-                .run(context, layer_idx, batch, cache, &mut self.buffers);
+            match &layer.mixer {
+                Mixer::Attention(it) => it.run(context, layer_idx, batch, cache, &mut self.buffers),
+                Mixer::DeltaNet(it) => it.run(context, cache, &mut self.buffers),
+            }
             layer.feed_forward.run(context, n_rows, &mut self.buffers);
             if let Some(input) = &layer.input {
                 input.run(context, (layer_idx, n_rows), &mut self.buffers);
@@ -266,6 +279,19 @@ impl Transformer {
         if let Some(limit) = config.logit_cap {
             cap(self.isa, logits, limit);
         }
+    }
+}
+
+impl Mixer {
+    fn load(loader: &mut Loader<'_>, layer_idx: usize) -> Result<Self, EngineError> {
+        let shape = loader
+            .config
+            .delta_net
+            .filter(|_| loader.config.layers[layer_idx].has_state);
+        Ok(match shape {
+            Some(shape) => Self::DeltaNet(Box::new(GatedDeltaNet::load(loader, layer_idx, shape)?)),
+            None => Self::Attention(Box::new(Attention::load(loader, layer_idx)?)),
+        })
     }
 }
 

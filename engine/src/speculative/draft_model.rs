@@ -90,7 +90,7 @@ impl DraftModel {
             follower.push_pending(0, PREFILL_ROWS, &mut self.rows);
             let batch = Batch {
                 rows: &self.rows,
-                blocks: &[follower.cached.blocks()],
+                sequences: &[&follower.cached],
             };
             self.model.forward(batch, &mut self.cache, &mut self.logits)?;
             follower.commit(PREFILL_ROWS, &mut self.cache);
@@ -101,10 +101,10 @@ impl DraftModel {
 
     /// Runs `rows`, which were pushed for the given sequences in order.
     fn forward(&mut self, sequences: &[u64]) -> Result<(), EngineError> {
-        let blocks = sequences.iter().map(|id| self.sequences[id].cached.blocks());
+        let sequences = sequences.iter().map(|id| &self.sequences[id].cached);
         let batch = Batch {
             rows: &self.rows,
-            blocks: &blocks.collect::<Vec<_>>(),
+            sequences: &sequences.collect::<Vec<_>>(),
         };
         self.model.forward(batch, &mut self.cache, &mut self.logits)
     }

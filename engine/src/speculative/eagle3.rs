@@ -177,16 +177,16 @@ impl Eagle3 {
         let hidden = self.head.config.shape.hidden;
         let mut features = Vec::new();
         self.rows.clear();
-        let mut blocks = Vec::new();
+        let mut cached = Vec::new();
         for (idx, (id, tokens, n_rows)) in sequences.iter().enumerate() {
             let follower = &self.sequences[id];
             follower.push_waiting(tokens, *n_rows, idx, &mut self.rows);
             features.extend_from_slice(&follower.waiting[..n_rows * hidden]);
-            blocks.push(follower.cached.blocks());
+            cached.push(&follower.cached);
         }
         let batch = Batch {
             rows: &self.rows,
-            blocks: &blocks,
+            sequences: &cached,
         };
         let (rolled, logits) = (&mut self.rolled, &mut self.logits);
         self.head
@@ -236,7 +236,7 @@ impl Eagle3 {
     fn grow(&mut self, tasks: &[DraftTask<'_>], trees: &mut [Tree]) {
         let HeadShape { hidden, vocab } = self.shape();
         self.rows.clear();
-        let (mut features, mut blocks) = (Vec::new(), Vec::new());
+        let (mut features, mut cached) = (Vec::new(), Vec::new());
         for tree in trees.iter_mut() {
             let follower = &self.sequences[&tasks[tree.task].sequence];
             for followed in &mut tree.frontier {
@@ -245,17 +245,17 @@ impl Eagle3 {
                 features.extend_from_slice(&followed.feature);
                 self.rows.push(Row {
                     token: tree.nodes[followed.node].token,
-                    sequence_idx: blocks.len() as u32,
+                    sequence_idx: cached.len() as u32,
                     context_len: follower.cached.len() as u32,
                     ancestors: followed.ancestors,
                     wants_logits: true,
                 });
             }
-            blocks.push(follower.cached.blocks());
+            cached.push(&follower.cached);
         }
         let batch = Batch {
             rows: &self.rows,
-            blocks: &blocks,
+            sequences: &cached,
         };
         let (rolled, logits) = (&mut self.rolled, &mut self.logits);
         self.head

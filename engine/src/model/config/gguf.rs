@@ -1,7 +1,7 @@
 //! What the metadata of a GGUF file states, under the keys of the GGUF specification.
 
 use super::{
-    super::{family::Source, transformer::dequantize},
+    super::{DeltaNet, family::Source, transformer::dequantize},
     Gate, LatentAttention, PerLayer, RopeScaling, Stated,
 };
 use crate::{
@@ -38,20 +38,27 @@ impl Stated {
                 .require_f32(&keys.key("attention.layer_norm_epsilon"))?,
         };
         let n_prediction_layers = keys.size("nextn_predict_layers")?.unwrap_or(0);
+        let Some(n_layers) = require("block_count")?.checked_sub(n_prediction_layers) else {
+            let reason = format!("{n_prediction_layers} found, more than all layers");
+            return Err(keys.metadata.bad(&keys.key("nextn_predict_layers"), reason));
+        };
+        let expert_feed_forward = keys.size("expert_feed_forward_length")?;
         Ok(Self {
             source: Source::Gguf,
             vocab: gguf.require("token_embd.weight")?.shape[0],
             hidden: require("embedding_length")?,
-            n_layers: require("block_count")?.saturating_sub(n_prediction_layers),
+            n_layers,
+            n_prediction_layers,
             n_heads: require("attention.head_count")?,
             n_kv_heads: keys.per_layer("attention.head_count_kv")?,
             window_kv_heads: None,
             head_dim,
             window_head_dim: keys.size("attention.key_length_swa")?,
             rope_dims: keys.size("rope.dimension_count")?,
-            feed_forward: match keys.per_layer("feed_forward_length")? {
-                Some(feed_forward) => feed_forward,
-                None => PerLayer::All(require("feed_forward_length")?),
+            feed_forward: match (keys.per_layer("feed_forward_length")?, expert_feed_forward) {
+                (Some(widths), _) => widths,
+                (None, Some(width)) => PerLayer::All(width),
+                (None, None) => PerLayer::All(require("feed_forward_length")?),
             },
             context_length: require("context_length")?,
             norm_epsilon,
@@ -73,8 +80,8 @@ impl Stated {
                 .filter(|it| *it > 0),
             n_experts: keys.size("expert_count")?,
             n_chosen_experts: keys.size("expert_used_count")?,
-            expert_feed_forward: keys.size("expert_feed_forward_length")?,
-            n_shared_experts: keys.size("expert_shared_count")?,
+            expert_feed_forward,
+            shared_feed_forward: keys.shared_feed_forward(expert_feed_forward)?,
             n_dense_layers: keys.size("leading_dense_block_count")?,
             expert_gate: keys.expert_gate(gguf)?,
             experts_are_normalized: keys.metadata.get_bool(&keys.key("expert_weights_norm"))?,
@@ -84,8 +91,10 @@ impl Stated {
                 .size("expert_group_count")?
                 .zip(keys.size("expert_group_used_count")?),
             latent,
-            n_prediction_layers,
             swiglu_limit: None,
+            delta_net: keys.delta_net()?,
+            attention_interval: keys.size("full_attention_interval")?,
+            has_state: keys.has_state(n_layers)?,
         })
     }
 }
@@ -160,6 +169,17 @@ impl Keys<'_> {
             .map(|it| it * 10.0))
     }
 
+    /// Width of the expert that all rows run, given or as so many times that of the others.
+    fn shared_feed_forward(&self, expert_feed_forward: Option<usize>) -> Result<Option<usize>, EngineError> {
+        if let Some(width) = self.size("expert_shared_feed_forward_length")? {
+            return Ok(Some(width));
+        }
+        let n_shared = self.size("expert_shared_count")?;
+        Ok(n_shared
+            .zip(expert_feed_forward)
+            .map(|(n_shared, width)| width.saturating_mul(n_shared)))
+    }
+
     /// What makes shares of scores. Some files leave it out, but only a sigmoid goes with a bias of the choice.
     fn expert_gate(&self, gguf: &Gguf) -> Result<Option<Gate>, EngineError> {
         match self.size("expert_gating_func")? {
@@ -175,6 +195,36 @@ impl Keys<'_> {
                 known: "1 (softmax) and 2 (sigmoid)".into(),
             }),
         }
+    }
+
+    /// The heads of a delta net, under the keys of state space models.
+    fn delta_net(&self) -> Result<Option<DeltaNet>, EngineError> {
+        let Some(key_dim) = self.size("ssm.state_size")? else {
+            return Ok(None);
+        };
+        let require = |name: &str| -> Result<usize, EngineError> {
+            Ok(self.metadata.require_u32(&self.key(name))? as usize)
+        };
+        let n_value_heads = require("ssm.time_step_rank")?;
+        Ok(Some(DeltaNet {
+            n_key_heads: require("ssm.group_count")?,
+            n_value_heads,
+            key_dim,
+            value_dim: require("ssm.inner_size")? / n_value_heads.max(1),
+            conv_len: require("ssm.conv_kernel")?,
+            shares_with_neighbours: true,
+        }))
+    }
+
+    fn has_state(&self, n_layers: usize) -> Result<Option<Vec<bool>>, EngineError> {
+        let listed = self
+            .metadata
+            .get_bool_array(&self.key("attention.recurrent_layers"))?;
+        // Layers that draft are listed too.
+        Ok(listed.map(|mut listed| {
+            listed.truncate(n_layers);
+            listed
+        }))
     }
 
     fn rope_scaling(&self, gguf: &Gguf) -> Result<RopeScaling, EngineError> {

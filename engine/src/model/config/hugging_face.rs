@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{super::family::Source, Fault, Gate, LatentAttention, PerLayer, RopeScaling, Stated};
+use super::{
+    super::{DeltaNet, family::Source},
+    Fault, Gate, LatentAttention, PerLayer, RopeScaling, Stated,
+};
 
 impl Stated {
     /// Reads `config`, the part of a `config.json` that describes the text model.
@@ -17,7 +20,11 @@ impl Stated {
             let reason = "true or `all` found; a model that sees what follows cannot write";
             return Err(Fault::new("use_bidirectional_attention", reason.into()));
         }
-        let feed_forward = keys.require_size("intermediate_size")?;
+        let expert_feed_forward = keys.size("moe_intermediate_size")?;
+        let feed_forward = match (keys.size("intermediate_size")?, expert_feed_forward) {
+            (Some(width), _) | (None, Some(width)) => width,
+            (None, None) => keys.require_size("intermediate_size")?,
+        };
         let n_sharing_layers = keys.size("num_kv_shared_layers")?.unwrap_or(0);
         let (global_head_dim, global_kv_heads) = keys.global_heads()?;
         let (mut head_dim, mut window_head_dim) = (keys.size("head_dim")?, None);
@@ -40,6 +47,7 @@ impl Stated {
             vocab: keys.require_size("vocab_size")?,
             hidden,
             n_layers,
+            n_prediction_layers: keys.size("num_nextn_predict_layers")?.unwrap_or(0),
             n_heads,
             n_kv_heads: n_kv_heads.map(PerLayer::All),
             window_kv_heads,
@@ -90,16 +98,18 @@ impl Stated {
                 _ => keys.first_size(&["num_experts", "num_local_experts", "n_routed_experts"])?,
             },
             n_chosen_experts: keys.first_size(&["num_experts_per_tok", "top_k_experts"])?,
-            expert_feed_forward: keys.size("moe_intermediate_size")?,
-            n_shared_experts: keys.size("n_shared_experts")?,
+            expert_feed_forward,
+            shared_feed_forward: keys.shared_feed_forward(expert_feed_forward)?,
             n_dense_layers: keys.dense_layers()?,
             expert_gate: keys.expert_gate()?,
             experts_are_normalized: keys.get("norm_topk_prob").and_then(Value::as_bool),
             expert_scale: keys.number("routed_scaling_factor")?,
             expert_groups: keys.expert_groups()?,
             latent,
-            n_prediction_layers: keys.size("num_nextn_predict_layers")?.unwrap_or(0),
             swiglu_limit: keys.number("swiglu_limit")?,
+            delta_net: keys.delta_net()?,
+            attention_interval: keys.size("full_attention_interval")?,
+            has_state: keys.has_state(),
         })
     }
 }
@@ -298,6 +308,17 @@ impl<'a> Keys<'a> {
         }))
     }
 
+    /// Width of the expert that all rows run, given or as so many times that of the others.
+    fn shared_feed_forward(self, expert_feed_forward: Option<usize>) -> Result<Option<usize>, Fault> {
+        if let Some(width) = self.size("shared_expert_intermediate_size")? {
+            return Ok(Some(width));
+        }
+        let n_shared = self.size("n_shared_experts")?;
+        Ok(n_shared
+            .zip(expert_feed_forward)
+            .map(|(n_shared, width)| width.saturating_mul(n_shared)))
+    }
+
     /// First layers without experts, counted or at the head of a list.
     fn dense_layers(self) -> Result<Option<usize>, Fault> {
         const LIST: &str = "mlp_layer_types";
@@ -346,11 +367,34 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// The heads of layers with linear attention.
+    fn delta_net(self) -> Result<Option<DeltaNet>, Fault> {
+        let Some(n_value_heads) = self.size("linear_num_value_heads")? else {
+            return Ok(None);
+        };
+        Ok(Some(DeltaNet {
+            n_key_heads: self.require_size("linear_num_key_heads")?,
+            n_value_heads,
+            key_dim: self.require_size("linear_key_head_dim")?,
+            value_dim: self.require_size("linear_value_head_dim")?,
+            conv_len: self.require_size("linear_conv_kernel_dim")?,
+            shares_with_neighbours: true,
+        }))
+    }
+
+    /// Which layers have linear attention, if the kinds of layers are listed.
+    fn has_state(self) -> Option<Vec<bool>> {
+        let list = self.get("layer_types").and_then(Value::as_array);
+        let kinds = list.map(|list| list.iter().map(|it| it.as_str() == Some("linear_attention")));
+        kinds.map(Iterator::collect)
+    }
+
     fn has_window(self, n_layers: usize) -> Result<Option<Vec<bool>>, Fault> {
         if let Some(list) = self.get("layer_types") {
             let kind = |it: &Value| match it.as_str() {
                 Some("sliding_attention") => Ok(true),
                 Some("full_attention") => Ok(false),
+                Some("linear_attention") if self.get("linear_num_value_heads").is_some() => Ok(false),
                 _ => Err(Fault::new("layer_types", format!("{it} is not supported"))),
             };
             let list = list.as_array().into_iter().flatten();

@@ -2,7 +2,7 @@
 
 use super::{
     Context, NormWeights, add_bias,
-    heads::Heads,
+    heads::{self, Heads},
     latent::{self, Latent},
     load::Loader,
 };
@@ -13,7 +13,7 @@ use crate::{
         float::rotate,
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
     },
-    kv_cache::{BLOCK_LEN, KvCache},
+    kv_cache::KvCache,
     model::{Batch, LayerConfig, ModelConfig, RopePairing},
 };
 
@@ -49,6 +49,7 @@ pub(super) struct Buffers {
     attended: Vec<f32>,
     /// What the output projection reads, in 8 bits.
     quantized: QuantizedRows,
+    heads: heads::Buffers,
     latent: latent::Buffers,
     /// For each of the model's rotary embeddings.
     rotations: Vec<Rotations>,
@@ -133,6 +134,7 @@ impl Attention {
                 (input, n_rows),
                 rotation,
                 cached.key_dim,
+                &mut own.heads,
                 (&mut own.query, &mut own.key, &mut own.value),
             ),
             Kind::Latent(latent) => latent.project(
@@ -149,9 +151,8 @@ impl Attention {
                 .chunks_exact(key_width)
                 .zip(own.value.chunks_exact(value_width));
             for (row, (key, value)) in batch.rows.iter().zip(keys_and_values) {
-                let slot = row.slot();
-                let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
-                cache.write(cache_idx, block, slot % BLOCK_LEN, key, value);
+                let (block, slot) = batch.place(row);
+                cache.write(cache_idx, block, slot, key, value);
             }
         }
         let shape = AttentionShape {
@@ -171,7 +172,10 @@ impl Attention {
             &mut own.attended,
         );
         let attended = match &self.kind {
-            Kind::Heads(_) => &own.attended,
+            Kind::Heads(_) => {
+                own.heads.gate(context, &mut own.attended);
+                &own.attended
+            }
             Kind::Latent(latent) => latent.values(context, &own.attended, n_rows, &mut own.latent),
         };
         own.quantized

@@ -7,6 +7,7 @@ use crate::{
         SharedOut,
         activation::activate,
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
+        norm::dot_product,
     },
     model::{Activation, ExpertChoice, ExpertGroups, Gate},
 };
@@ -44,8 +45,14 @@ struct Experts {
     /// Multiplies the share of each expert, `(n_experts)`.
     share_scales: Option<Vec<f32>>,
     experts: Vec<Mlp>,
-    /// The one that all rows run.
-    shared: Option<Mlp>,
+    shared: Option<Shared>,
+}
+
+/// The expert that all rows run.
+struct Shared {
+    mlp: Mlp,
+    /// The sigmoid of its product with a row multiplies the result, `(hidden)`.
+    gate: Option<Vec<f32>>,
 }
 
 /// `down(activation(gate(x), up(x)))`.
@@ -192,7 +199,7 @@ impl Experts {
             experts: Mlp::load_experts(loader, choice, name)?,
             shared: choice
                 .shared_width
-                .map(|width| Mlp::load(loader, width, |part| name(&format!("{part}_shexp"))))
+                .map(|width| Shared::load(loader, layer_idx, width))
                 .transpose()?,
         })
     }
@@ -225,7 +232,7 @@ impl Buffers {
             self.choices.extend(all.map(|(expert_idx, &score)| {
                 let share = match choice.gate {
                     Gate::Softmax => score,
-                    Gate::Sigmoid => 1.0 / (1.0 + (-score).exp()),
+                    Gate::Sigmoid => sigmoid(score),
                 };
                 Choice {
                     row,
@@ -283,6 +290,10 @@ impl Buffers {
     }
 }
 
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 /// Drops the experts, from the `first` choice on, of all groups but those that count most.
 fn keep_groups(
     choices: &mut Vec<Choice>,
@@ -335,6 +346,38 @@ fn set_shares(chosen: &mut [Choice], scores: &[f32], choice: ExpertChoice) {
         chosen.iter_mut().for_each(|it| it.share /= total);
     }
     chosen.iter_mut().for_each(|it| it.share *= choice.scale);
+}
+
+impl Shared {
+    fn load(loader: &mut Loader<'_>, layer_idx: usize, width: usize) -> Result<Self, EngineError> {
+        let (name, hidden) = (
+            |part: &str| format!("blk.{layer_idx}.{part}_shexp"),
+            loader.config.hidden,
+        );
+        Ok(Self {
+            mlp: Mlp::load(loader, width, name)?,
+            gate: loader.optional_row(&format!("{}.weight", name("ffn_gate_inp")), hidden)?,
+        })
+    }
+
+    /// `input` has `n_rows`; `out` is `(n_rows, hidden)`.
+    fn run(
+        &self,
+        context: &mut Context<'_>,
+        input: Input<'_>,
+        n_rows: usize,
+        buffers: &mut MlpBuffers,
+        out: &mut [f32],
+    ) {
+        self.mlp.run(context, input, n_rows, buffers, out);
+        if let Some(weights) = &self.gate {
+            let hidden = context.config.hidden;
+            for (row, out) in input.rows.chunks_exact(hidden).zip(out.chunks_exact_mut(hidden)) {
+                let score = dot_product(context.isa, row, weights);
+                scale_by(out, sigmoid(score));
+            }
+        }
+    }
 }
 
 impl Mlp {

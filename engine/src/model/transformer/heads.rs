@@ -9,6 +9,7 @@ use crate::{
     error::EngineError,
     kernels::{
         SharedOut,
+        activation::multiply_by_sigmoid,
         matmul::{Input, multiply},
         norm::rms_norm_in_place,
     },
@@ -16,6 +17,7 @@ use crate::{
 };
 
 pub(super) struct Heads {
+    /// With gates, twice as wide: a head's query, then its gate.
     query: Projection,
     query_norm: Option<Vec<f32>>,
     /// Absent where the layer looks at those of an earlier one.
@@ -30,6 +32,15 @@ struct KeysAndValues {
     value_norm: Option<Vec<f32>>,
 }
 
+/// Activations of one batch where the family has gates.
+#[derive(Default)]
+pub(super) struct Buffers {
+    /// `(rows, n_heads, 2, head_dim)`: a query, then its gate.
+    gated_query: Vec<f32>,
+    /// `(rows, n_heads, head_dim)`.
+    gate: Vec<f32>,
+}
+
 impl Heads {
     pub(super) fn load(loader: &mut Loader<'_>, layer_idx: usize) -> Result<Self, EngineError> {
         let name = |part: &str| format!("blk.{layer_idx}.{part}");
@@ -40,7 +51,12 @@ impl Heads {
             key_dim: head_dim,
             ..
         } = config.cache_of(layer_idx);
-        let (query_width, key_width) = (n_heads * head_dim, n_kv_heads * head_dim);
+        let query_dim = if config.gates_attention {
+            2 * head_dim
+        } else {
+            head_dim
+        };
+        let (query_width, key_width) = (n_heads * query_dim, n_kv_heads * head_dim);
         // One matrix for all three, or one for each.
         let fused = name("attn_qkv.weight");
         let is_fused = loader.has(&fused);
@@ -91,11 +107,18 @@ impl Heads {
         (input, n_rows): (Input<'_>, usize),
         rotation: (&Rotations, RopePairing),
         head_dim: usize,
+        own: &mut Buffers,
         (query, key, value): (&mut [f32], &mut [f32], &mut [f32]),
     ) {
-        let isa = context.isa;
+        let (isa, has_gates) = (context.isa, context.config.gates_attention);
         let shape = (n_rows, head_dim);
-        let product = self.query.product(query);
+        let query_out = if has_gates {
+            own.gated_query.resize(2 * query.len(), 0.0);
+            &mut own.gated_query
+        } else {
+            &mut *query
+        };
+        let product = self.query.product(query_out);
         let projections = self.cached.as_ref().map(|own| (&own.key, &own.value));
         match projections {
             None => multiply(isa, context.pool, input, n_rows, [product]),
@@ -107,7 +130,10 @@ impl Heads {
                 multiply(isa, context.pool, input, n_rows, products);
             }
         }
-        self.query.add_bias(query);
+        self.query.add_bias(query_out);
+        if has_gates {
+            own.split_gates(query, head_dim);
+        }
         norm_and_rotate(context, self.query_norm.as_deref(), Some(rotation), query, shape);
         if let Some(own) = &self.cached {
             own.key.add_bias(key);
@@ -117,6 +143,28 @@ impl Heads {
             }
             norm_and_rotate(context, own.key_norm.as_deref(), Some(rotation), key, shape);
             norm_and_rotate(context, own.value_norm.as_deref(), None, value, shape);
+        }
+    }
+}
+
+impl Buffers {
+    /// Takes queries, `(rows, n_heads, head_dim)`, and gates apart.
+    fn split_gates(&mut self, query: &mut [f32], head_dim: usize) {
+        self.gate.resize(query.len(), 0.0);
+        let heads = self.gated_query.chunks_exact(2 * head_dim);
+        let parts = query
+            .chunks_exact_mut(head_dim)
+            .zip(self.gate.chunks_exact_mut(head_dim));
+        for (head, (query, gate)) in heads.zip(parts) {
+            query.copy_from_slice(&head[..head_dim]);
+            gate.copy_from_slice(&head[head_dim..]);
+        }
+    }
+
+    /// Multiplies what the heads see, `(rows, n_heads, head_dim)`, by their gates where the family has them.
+    pub(super) fn gate(&self, context: &Context<'_>, attended: &mut [f32]) {
+        if context.config.gates_attention {
+            multiply_by_sigmoid(context.isa, attended, &self.gate);
         }
     }
 }

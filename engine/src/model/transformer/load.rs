@@ -131,6 +131,23 @@ impl<'a> Loader<'a> {
         dequantize(self.tensor(name, shape)?)
     }
 
+    /// The one row of a matrix, which some files have as a vector.
+    pub(super) fn optional_row(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, EngineError> {
+        match self.weights.get(name).map(|tensor| tensor.shape.len()) {
+            None => Ok(None),
+            Some(1) => self.vector(name, len).map(Some),
+            Some(_) => self.numbers(name, &[1, len]).map(Some),
+        }
+    }
+
+    /// Weights of a convolution over positions, `(width, len)`; some files have them as `(width, 1, len)`.
+    pub(super) fn conv(&mut self, name: &str, width: usize, len: usize) -> Result<Vec<f32>, EngineError> {
+        match self.weights.require(name)?.shape.len() {
+            3 => self.numbers(name, &[width, 1, len]),
+            _ => self.numbers(name, &[width, len]),
+        }
+    }
+
     /// A norm of the residual stream; `name` goes without `.weight`.
     pub(super) fn norm(&mut self, name: &str) -> Result<NormWeights, EngineError> {
         let hidden = self.config.hidden;

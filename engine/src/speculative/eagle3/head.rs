@@ -14,7 +14,7 @@ use crate::{
         norm::{rms_norm, swiglu},
         pool::ThreadPool,
     },
-    kv_cache::{BLOCK_LEN, KvCache},
+    kv_cache::KvCache,
     model::{Batch, CacheShape, ModelConfig, RopePairing},
     quant,
     weights::{Tensor, Weights},
@@ -286,9 +286,8 @@ impl Head {
             .chunks_exact(key_width)
             .zip(own.value.chunks_exact(key_width));
         for (row, (key, value)) in batch.rows.iter().zip(keys_and_values) {
-            let slot = row.slot();
-            let block = batch.blocks[row.sequence_idx as usize][slot / BLOCK_LEN];
-            cache.write(0, block, slot % BLOCK_LEN, key, value);
+            let (block, slot) = batch.place(row);
+            cache.write(0, block, slot, key, value);
         }
         let attention = AttentionShape {
             n_heads,

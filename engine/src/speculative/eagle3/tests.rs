@@ -182,7 +182,7 @@ fn the_target_verifies_the_trees_of_the_reference() {
         draft.push_rows(prompt.len() + 1, 0, &mut rows);
         let batch = Batch {
             rows: &rows,
-            blocks: &[sequence.blocks()],
+            sequences: &[&sequence],
         };
         let mut found = Vec::new();
         model.forward(batch, &mut cache, &mut found).unwrap();
