@@ -8,6 +8,7 @@ pub use self::system::SystemMemory;
 use crate::{
     engine::EngineOptions,
     error::EngineError,
+    kernels::matmul::STRIPE_BYTES,
     kv_cache::{BLOCK_LEN, KvCache},
     model::{Checkpoint, ModelConfig, loaded_bytes},
 };
@@ -43,7 +44,7 @@ pub struct MemoryPlan {
     pub working_bytes: usize,
     /// All of the drafter.
     pub drafter_bytes: usize,
-    /// What loading takes besides, for a moment: the largest matrix as its file has it.
+    /// What loading takes besides, for a moment: a part of a matrix as its file has it.
     pub loading_bytes: usize,
     /// Most positions of one sequence under the options.
     pub context_length: usize,
@@ -59,11 +60,7 @@ impl MemoryPlan {
     ) -> Self {
         let config = checkpoint.config();
         let room = KvRoom::new(config, options);
-        let weights = checkpoint.weights();
-        let matrix_bytes = weights.iter().map(|(_, tensor)| match tensor.shape[..] {
-            [n_matrices, _, _] => tensor.n_bytes() / n_matrices,
-            _ => tensor.n_bytes(),
-        });
+        let matrices = checkpoint.weights().iter().map(|(_, tensor)| tensor.n_bytes());
         Self {
             weight_bytes: loaded_bytes(checkpoint, options.quantize),
             kv_bytes_per_token: room.block_bytes.div_ceil(BLOCK_LEN),
@@ -71,7 +68,7 @@ impl MemoryPlan {
             least_kv_bytes: room.least_blocks.saturating_mul(room.block_bytes),
             working_bytes: activation_bytes(config, options.step.prefill_rows) + n_tokens * TOKEN_BYTES,
             drafter_bytes,
-            loading_bytes: matrix_bytes.max().unwrap_or(0),
+            loading_bytes: matrices.max().unwrap_or(0).min(STRIPE_BYTES),
             context_length: room.context_length,
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 pub(crate) use super::quantized_rows::QuantizedRows;
-pub(crate) use super::tiles::TileArena;
+pub(crate) use super::tiles::{STRIPE_BYTES, TileArena};
 #[cfg(target_arch = "x86_64")]
 use super::{Integers, avx2, avx512};
 use super::{

@@ -57,6 +57,10 @@ const MAX_BLOCK_BYTES: usize = 210;
 /// Matrices smaller than this are laid out on the caller's thread.
 const MIN_PARALLEL_BYTES: usize = 1 << 18;
 
+/// Bytes of a matrix that are laid out before the file's pages they came from are given back: what loading takes beside the
+/// result.
+pub(crate) const STRIPE_BYTES: usize = 32 << 20;
+
 /// A quantised matrix in tiles. A clone shares them.
 #[derive(Clone)]
 pub(super) struct Tiles {
@@ -175,10 +179,17 @@ impl Tiles {
         };
         if n_bytes < MIN_PARALLEL_BYTES {
             (0..n_panels).for_each(lay_out_panel);
-        } else {
-            pool.run(n_panels, &lay_out_panel);
+            tensor.release();
+            return tiles;
         }
-        tensor.release();
+        let stripe_panels = (STRIPE_BYTES / (n_lanes * row_bytes)).max(1);
+        for first_panel in (0..n_panels).step_by(stripe_panels) {
+            let end = n_panels.min(first_panel + stripe_panels);
+            pool.run(end - first_panel, &|idx| lay_out_panel(first_panel + idx));
+            tensor
+                .rows(first_panel * n_lanes..n_rows.min(end * n_lanes))
+                .release();
+        }
         tiles
     }
 

@@ -1,5 +1,6 @@
 //! How much memory this machine has, and how much of it a program may still take.
 
+#[cfg(any(target_os = "linux", test))]
 use std::path::Path;
 
 /// Memory of this machine, or of the container that this process runs in.
@@ -37,7 +38,7 @@ fn linux() -> Option<SystemMemory> {
 }
 
 /// Reads the kibibytes of `/proc/meminfo`.
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "Linux has this file"))]
+#[cfg(any(target_os = "linux", test))]
 fn parse_meminfo(text: &str) -> Option<SystemMemory> {
     let bytes = |key: &str| {
         let line = text
@@ -54,10 +55,7 @@ fn parse_meminfo(text: &str) -> Option<SystemMemory> {
 
 /// What the control groups from `group` up to `root` leave of a machine's memory. Sources: the kernel's
 /// `cgroup-v2.rst` and, for the one file of version 1 that is asked, `cgroup-v1/memory.rst`.
-#[cfg_attr(
-    not(target_os = "linux"),
-    expect(dead_code, reason = "Linux has control groups")
-)]
+#[cfg(any(target_os = "linux", test))]
 fn narrow(machine: SystemMemory, root: &Path, group: &str) -> SystemMemory {
     let number = |path: &Path| -> Option<usize> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
     let cached = |folder: &Path, key: &str| -> usize {

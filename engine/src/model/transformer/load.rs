@@ -238,8 +238,8 @@ pub(in crate::model) fn loaded_bytes(weights: &Weights, quantize: Option<GgmlTyp
 
 const EMBEDDING: &str = "token_embd.weight";
 
-/// The type in which a matrix is multiplied: its own, or the one to quantise to if it is not quantised yet, large enough, and
-/// its rows are whole blocks of it. Routers stay exact, and what scores the vocabulary gets 6 bits at least, as in llama.cpp.
+/// The type in which a matrix is multiplied: its own, or the one to quantise to if it is large, and not quantised yet. Rows that
+/// are no whole blocks of 256 get Q8_0, and what scores the vocabulary 6 bits at least, as in llama.cpp; routers stay exact.
 fn loaded_type(name: &str, tensor: &Tensor, quantize: Option<GgmlType>) -> GgmlType {
     let is_plain = matches!(tensor.source_type(), "F32" | "F16" | "BF16" | fp8::NAME);
     let n_elements: usize = tensor.shape.iter().rev().take(2).product();
@@ -250,7 +250,7 @@ fn loaded_type(name: &str, tensor: &Tensor, quantize: Option<GgmlType>) -> GgmlT
     let candidates = match name {
         _ if name.ends_with("ffn_gate_inp.weight") => return tensor.dtype,
         EMBEDDING | "output.weight" if wanted != GgmlType::Q8_0 => [GgmlType::Q6K, GgmlType::Q8_0],
-        _ => [wanted; 2],
+        _ => [wanted, GgmlType::Q8_0],
     };
     candidates.into_iter().find(fits).unwrap_or(tensor.dtype)
 }
