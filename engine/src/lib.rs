@@ -14,6 +14,7 @@ pub mod healing;
 pub mod kernels;
 pub mod kv_cache;
 pub mod logits;
+pub mod memory;
 pub mod model;
 pub mod quant;
 pub mod request;
@@ -25,10 +26,14 @@ pub mod speculative;
 pub mod step_timer;
 pub mod stop;
 mod suffix_index;
+pub mod summary;
 pub mod tokenizer;
 pub mod weights;
 
 pub use embedded::embedded_model;
-pub use engine::{Answer, Engine, EngineInfo, EngineOptions, EngineStatus, FimSupport, Generation};
+pub use engine::{
+    Answer, Engine, EngineInfo, EngineOptions, EngineStatus, FimSupport, Generation, LoadProgress,
+};
 pub use error::EngineError;
+pub use summary::ModelSummary;
 pub use weights::WeightSource;

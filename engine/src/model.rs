@@ -6,6 +6,7 @@ pub mod dictated;
 mod family;
 mod mxfp4;
 mod names;
+mod quantization;
 pub mod reference;
 pub mod rope;
 pub mod scripted;
@@ -14,7 +15,9 @@ pub mod transformer;
 pub use checkpoint::Checkpoint;
 pub use rope::{Rope, RopePairing};
 
-use crate::{error::EngineError, kernels::Isa, kv_cache::KvCache, model::transformer::Transformer};
+use crate::{
+    error::EngineError, kernels::Isa, kv_cache::KvCache, model::transformer::Transformer, weights::GgmlType,
+};
 
 /// Makes the model that `checkpoint` describes, on `n_threads` threads of the CPU.
 ///
@@ -23,6 +26,11 @@ use crate::{error::EngineError, kernels::Isa, kv_cache::KvCache, model::transfor
 pub fn load_model(checkpoint: &Checkpoint, n_threads: usize) -> Result<Transformer, EngineError> {
     let config = checkpoint.config().clone();
     Transformer::load(checkpoint.weights(), config, n_threads, Isa::detect())
+}
+
+/// Bytes that the weights of `checkpoint` take in memory, large matrices of plain numbers quantised if so asked.
+pub(crate) fn loaded_bytes(checkpoint: &Checkpoint, quantize: Option<GgmlType>) -> usize {
+    transformer::loaded_bytes(checkpoint.weights(), quantize)
 }
 
 /// Shape and constants of a transformer: all that the forward pass knows about a family.

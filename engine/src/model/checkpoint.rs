@@ -10,6 +10,7 @@ use super::{
     family::Family,
     mxfp4::unpack_experts,
     names::{canonical_gguf_name, canonical_hugging_face_name},
+    quantization::fp8_block,
 };
 use crate::{
     error::EngineError,
@@ -59,6 +60,7 @@ impl Checkpoint {
             field: "JSON".into(),
             reason: err.to_string(),
         })?;
+        let fp8_block = fp8_block(folder, &config)?;
         // Models that see pictures too keep what describes their text apart.
         let text_config = config.get("text_config").unwrap_or(&config);
         let model_type = text_config.get("model_type").or(config.get("model_type"));
@@ -72,7 +74,7 @@ impl Checkpoint {
         let family = Family::of_hugging_face(model_type)?;
         let stated = Stated::from_hugging_face(text_config).map_err(|fault| fault.of(&path))?;
         let config = stated.into_config(family).map_err(|fault| fault.of(&path))?;
-        let mut weights = safetensors::open_folder(folder)?;
+        let mut weights = safetensors::open_folder(folder, fp8_block)?;
         weights.rename(|name| canonical_hugging_face_name(family, name))?;
         unpack_experts(&mut weights, config.n_layers)?;
         Ok(Self { config, weights })

@@ -4,9 +4,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::{
-    Activation, Checkpoint, ExpertChoice, LayerConfig, ModelConfig, RopePairing, transformer::dequantize,
-};
+use super::{Activation, Checkpoint, ExpertChoice, LayerConfig, ModelConfig, RopePairing};
 use crate::error::EngineError;
 
 /// Logits after every token, `(tokens, vocab)`, f32, row-major.
@@ -315,7 +313,7 @@ impl Reference<'_> {
 
     fn tensor(&self, name: &str) -> Result<Tensor> {
         let tensor = self.checkpoint.weights().require(name)?;
-        let numbers = dequantize(tensor)?;
+        let numbers = tensor.numbers()?;
         Ok(Tensor::from_vec(numbers, tensor.shape.as_slice(), &self.device)?)
     }
 
