@@ -1,8 +1,8 @@
 //! The parts of an answer: reasoning, text and calls of tools, told apart while the answer is generated.
 //!
 //! Models write all three as one text, with markers between that differ from model to model ([`AnswerFormat`]). What a
-//! parser gives depends on the answer alone, not on how it is cut into events, and nothing of it is lost: what looked like a
-//! call and was none comes back as text.
+//! parser gives depends on the answer alone, not on how it is cut into events, and nothing that was said is lost: what looked
+//! like a call and was none comes back as text.
 
 mod calls;
 mod format;
