@@ -14,7 +14,8 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{
-    chat_template::ChatTemplate,
+    answer::{AnswerFormat, AnswerParser},
+    chat_template::{ChatTemplate, Value},
     copy::{CopyPredictor, CopySource},
     engine_loop::{Command, EngineLoop},
     error::EngineError,
@@ -153,6 +154,7 @@ pub struct Engine {
     /// Where there is no such template.
     fim_conversation: Option<FimConversation>,
     rewrite: Result<RewriteTemplate, EngineError>,
+    answers: AnswerFormat,
     info: EngineInfo,
     references: Arc<References>,
     status: Arc<Mutex<EngineStatus>>,
@@ -302,11 +304,13 @@ impl Engine {
         };
         let mut engine = Self::start_with_drafter(Box::new(model), drafter, tokenizer, files.fim, options)?;
         engine.info.copies = files.copies;
-        if let (None, Ok(Some(chat))) = (&engine.fim, &files.chat) {
-            engine.fim_conversation = Some(FimConversation::new(Arc::clone(chat)));
+        let chat = files.chat.as_ref().ok().and_then(Option::as_ref);
+        engine.answers = AnswerFormat::new(chat.map(Arc::as_ref), &engine.tokenizer);
+        if let (None, Some(chat)) = (&engine.fim, chat) {
+            engine.fim_conversation = Some(FimConversation::new(Arc::clone(chat), engine.answers.clone()));
             engine.info.fim = FimSupport::Conversation;
         }
-        engine.rewrite = RewriteTemplate::new(&engine.tokenizer, files.chat);
+        engine.rewrite = RewriteTemplate::new(&engine.tokenizer, files.chat, engine.answers.clone());
         engine.info.can_rewrite = engine.rewrite.is_ok();
         Ok(engine)
     }
@@ -393,6 +397,7 @@ impl Engine {
         Ok(Self {
             commands,
             thread: Some(thread),
+            answers: AnswerFormat::new(None, &tokenizer),
             tokenizer,
             fim,
             fim_conversation: None,
@@ -436,9 +441,19 @@ impl Engine {
         self.references.remove(name);
     }
 
-    /// The new region in an answer to a [`Prompt::Rewrite`].
-    pub fn rewritten<'a>(&self, answer: &'a str) -> &'a str {
-        self.rewrite.as_ref().map_or(answer, |it| it.region(answer))
+    /// The new region in an answer to a [`Prompt::Rewrite`], whose [tokens](Self::prompt_tokens) are `prompt`; `None` if the
+    /// model only reasoned.
+    pub fn rewritten(&self, prompt: &[u32], answer: &Answer) -> Option<String> {
+        match &self.rewrite {
+            Ok(template) => template.region(&self.tokenizer, prompt, answer),
+            Err(_) => Some(answer.text.clone()),
+        }
+    }
+
+    /// A parser that tells reasoning, text and calls apart in the answer to a conversation, whose tokens are `prompt`. Calls are
+    /// looked for if there are `tools`, as OpenAI's API has them.
+    pub fn answer_parser(&self, prompt: &[u32], tools: &[Value]) -> AnswerParser {
+        self.answers.parser(&self.tokenizer, prompt, tools)
     }
 
     /// Prepares a text that copying may draw from beside the prompt; `None` if this model does not mix copying in. Takes
@@ -544,8 +559,10 @@ impl Engine {
         let mut stop_tokens = request.stop.tokens.clone();
         if !request.stop.ignore_end_tokens {
             stop_tokens.extend(self.tokenizer.end_tokens());
-            if let (Prompt::Fim(_), Some(template)) = (&request.prompt, &self.fim) {
-                stop_tokens.extend(template.stop_tokens());
+            match (&request.prompt, &self.fim, &self.fim_conversation) {
+                (Prompt::Fim(_), Some(template), _) => stop_tokens.extend(template.stop_tokens()),
+                (Prompt::Fim(_), None, Some(conversation)) => stop_tokens.extend(conversation.stop_tokens()),
+                _ => {}
             }
         }
         let mut stop_strings = request.stop.strings.clone();

@@ -3,6 +3,7 @@
 //! [`Engine`] is the only public door to generation: load a model, hand in a [`Request`], read a stream
 //! of [`Event`]s. It knows no editor and no files but weights.
 
+pub mod answer;
 pub mod chat_template;
 pub mod copy;
 mod embedded;
