@@ -34,6 +34,7 @@ const NAME: &str = "chat";
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     /// Texts of special tokens, such as `bos_token`.
     special: BTreeMap<String, String>,
 }
@@ -87,7 +88,16 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, without_generation_marks(source))
             .map_err(|error| failed(&error))?;
-        Ok(Self { environment, special })
+        Ok(Self {
+            environment,
+            source: source.to_owned(),
+            special,
+        })
+    }
+
+    /// The template as it was given.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The template in a GGUF file's metadata, if it has one.

@@ -14,14 +14,20 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{
-    chat_template::ChatTemplate,
+    answer::{AnswerFormat, AnswerParser},
+    chat_template::{ChatTemplate, Value},
     copy::{CopyPredictor, CopySource},
     engine_loop::{Command, EngineLoop},
     error::EngineError,
     fim::{FimConversation, FimTemplate},
     healing::Healing,
+    kernels::Isa,
     kv_cache::{BLOCK_LEN, CacheType, KvCache},
-    model::{Checkpoint, Model, load_model},
+    memory::{KvRoom, MemoryPlan, SystemMemory},
+    model::{
+        Checkpoint, Model, ModelConfig, load_model,
+        transformer::{LoadOptions, Transformer},
+    },
     request::{CopyMixing, Event, Finish, GeneratedToken, Prompt, Request},
     rewrite::RewriteTemplate,
     scheduler::StepLimits,
@@ -35,14 +41,8 @@ use crate::{
         references::{ReferenceLookup, References},
     },
     tokenizer::Tokenizer,
-    weights::{Gguf, WeightSource},
+    weights::{GgmlType, Gguf, WeightSource},
 };
-
-/// Full contexts that the KV cache has room for, if nothing else is asked for: prefixes of the files that are open.
-pub const DEFAULT_CONTEXTS: usize = 32;
-
-/// Most memory that the KV cache takes, in bytes, if nothing else is asked for.
-pub const DEFAULT_KV_CACHE_BYTES: usize = 512 << 20;
 
 /// Most memory that a draft model's KV cache takes, in bytes.
 const DRAFT_KV_CACHE_BYTES: usize = 256 << 20;
@@ -59,8 +59,9 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Most positions of one sequence, prompt and answer together; `None` for what the model was trained for.
     pub context_length: Option<usize>,
-    /// Memory for keys and values, in bytes; `None` for [`DEFAULT_CONTEXTS`] full contexts, but at most
-    /// [`DEFAULT_KV_CACHE_BYTES`]. It is taken from the system as it is used.
+    /// Memory for keys and values, in bytes; `None` for [`DEFAULT_CONTEXTS`](crate::memory::DEFAULT_CONTEXTS) full contexts,
+    /// but at most [`DEFAULT_KV_CACHE_BYTES`](crate::memory::DEFAULT_KV_CACHE_BYTES) and what memory has room for. It is taken
+    /// from the system as it is used.
     pub kv_cache_bytes: Option<usize>,
     /// Number format of keys and values.
     pub kv_cache_type: CacheType,
@@ -70,6 +71,11 @@ pub struct EngineOptions {
     pub step: StepLimits,
     /// A smaller model that drafts for this one, or an EAGLE-3 head made for it. Only for [`Engine::load`].
     pub draft_model: Option<WeightSource>,
+    /// Type to quantise large matrices of plain numbers to, one of [`quant::WRITABLE_TYPES`](crate::quant::WRITABLE_TYPES);
+    /// `None` leaves them as they are. Only for [`Engine::load`].
+    pub quantize: Option<GgmlType>,
+    /// Memory that the model may take, in bytes; `None` for what the system has left. Only for [`Engine::load`].
+    pub available_bytes: Option<usize>,
 }
 
 impl Default for EngineOptions {
@@ -83,6 +89,8 @@ impl Default for EngineOptions {
             max_running: 32,
             step: StepLimits::default(),
             draft_model: None,
+            quantize: None,
+            available_bytes: None,
         }
     }
 }
@@ -146,25 +154,75 @@ pub struct Engine {
     /// Where there is no such template.
     fim_conversation: Option<FimConversation>,
     rewrite: Result<RewriteTemplate, EngineError>,
+    answers: AnswerFormat,
     info: EngineInfo,
     references: Arc<References>,
     status: Arc<Mutex<EngineStatus>>,
     stopped: Arc<OnceLock<String>>,
 }
 
+/// What loading a model is about to take, and how far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Memory of the model.
+    pub plan: MemoryPlan,
+    /// Bytes of weights that are in memory, of `plan.weight_bytes`; 0 before anything is read.
+    pub loaded_bytes: usize,
+}
+
 /// What a model's files hold, in either format.
-struct ModelFiles {
-    checkpoint: Checkpoint,
-    tokenizer: Tokenizer,
+pub(crate) struct ModelFiles {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) tokenizer: Tokenizer,
     fim: Option<FimTemplate>,
     chat: Result<Option<Arc<ChatTemplate>>, EngineError>,
     /// Empty if the files do not give it.
-    name: String,
+    pub(crate) name: String,
     copies: bool,
 }
 
 impl ModelFiles {
-    fn open(source: WeightSource) -> Result<Self, EngineError> {
+    /// Opens them; weights are not read.
+    pub(crate) fn open(source: WeightSource) -> Result<Self, EngineError> {
+        let files = Self::open_unchecked(source)?;
+        let (n_tokens, vocab) = (files.tokenizer.vocab_size(), files.checkpoint.config().vocab);
+        if n_tokens > vocab {
+            return Err(EngineError::BadFile {
+                path: files.checkpoint.weights().path().into(),
+                field: "vocabulary".into(),
+                reason: format!(
+                    "{n_tokens} tokens found, at most the {vocab} rows of token_embd.weight expected"
+                ),
+            });
+        }
+        Ok(files)
+    }
+
+    /// How the model fills in the middle.
+    pub(crate) fn fim_support(&self) -> FimSupport {
+        match (&self.fim, &self.chat) {
+            (Some(_), _) => FimSupport::Trained,
+            (None, Ok(Some(_))) => FimSupport::Conversation,
+            (None, _) => FimSupport::None,
+        }
+    }
+
+    /// What the model takes of memory, and what drafts for it.
+    pub(crate) fn memory_plan(&self, options: &EngineOptions) -> Result<MemoryPlan, EngineError> {
+        let drafter_bytes = match &options.draft_model {
+            Some(source) => drafter_bytes(source, &self.checkpoint, options)?,
+            None => 0,
+        };
+        let n_tokens = self.tokenizer.vocab_size();
+        Ok(MemoryPlan::new(
+            &self.checkpoint,
+            n_tokens,
+            drafter_bytes,
+            options,
+        ))
+    }
+
+    fn open_unchecked(source: WeightSource) -> Result<Self, EngineError> {
         if let WeightSource::File(folder) = &source
             && folder.is_dir()
         {
@@ -199,24 +257,46 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Io`], [`EngineError::BadFile`] and [`EngineError::Unsupported`] for a file that cannot be used,
-    /// with what was found and what would do.
-    pub fn load(source: WeightSource, mut options: EngineOptions) -> Result<Self, EngineError> {
+    /// with what was found and what would do; [`EngineError::TooLarge`] for one that does not fit in memory.
+    pub fn load(source: WeightSource, options: EngineOptions) -> Result<Self, EngineError> {
+        Self::load_with_progress(source, options, &|_| {})
+    }
+
+    /// As [`load`](Self::load); `progress` is told before weights are read, and often while they are.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with_progress(
+        source: WeightSource,
+        mut options: EngineOptions,
+        progress: &dyn Fn(LoadProgress),
+    ) -> Result<Self, EngineError> {
         let files = ModelFiles::open(source)?;
+        let plan = files.memory_plan(&options)?;
+        let path = files.checkpoint.weights().path();
+        let of_system = || SystemMemory::now().map(|it| it.available_bytes);
+        if let Some(available_bytes) = options.available_bytes.or_else(of_system) {
+            options.kv_cache_bytes = Some(plan.fit(path, available_bytes)?);
+        }
+        tracing::info!("loading {}: {}", path.display(), plan.summary());
+        progress(LoadProgress {
+            plan,
+            loaded_bytes: 0,
+        });
         if options.model_name.is_empty() {
             options.model_name = files.name;
         }
-        let (tokenizer, vocab) = (files.tokenizer, files.checkpoint.config().vocab);
-        if tokenizer.vocab_size() > vocab {
-            return Err(EngineError::BadFile {
-                path: files.checkpoint.weights().path().into(),
-                field: "vocabulary".into(),
-                reason: format!(
-                    "{} tokens found, at most the {vocab} rows of token_embd.weight expected",
-                    tokenizer.vocab_size()
-                ),
-            });
-        }
-        let model = load_model(&files.checkpoint, n_threads(options.threads))?;
+        let model = Transformer::load_with(
+            files.checkpoint.weights(),
+            files.checkpoint.config().clone(),
+            LoadOptions {
+                n_threads: n_threads(options.threads),
+                isa: Isa::detect(),
+                quantize: options.quantize,
+                progress: &|loaded_bytes| progress(LoadProgress { plan, loaded_bytes }),
+            },
+        )?;
+        let tokenizer = files.tokenizer;
         let tokenizer = Arc::new(tokenizer);
         let drafter = match options.draft_model.take() {
             Some(source) => Some(load_drafter(source, &files.checkpoint, &tokenizer, &options)?),
@@ -224,11 +304,13 @@ impl Engine {
         };
         let mut engine = Self::start_with_drafter(Box::new(model), drafter, tokenizer, files.fim, options)?;
         engine.info.copies = files.copies;
-        if let (None, Ok(Some(chat))) = (&engine.fim, &files.chat) {
-            engine.fim_conversation = Some(FimConversation::new(Arc::clone(chat)));
+        let chat = files.chat.as_ref().ok().and_then(Option::as_ref);
+        engine.answers = AnswerFormat::new(chat.map(Arc::as_ref), &engine.tokenizer);
+        if let (None, Some(chat)) = (&engine.fim, chat) {
+            engine.fim_conversation = Some(FimConversation::new(Arc::clone(chat), engine.answers.clone()));
             engine.info.fim = FimSupport::Conversation;
         }
-        engine.rewrite = RewriteTemplate::new(&engine.tokenizer, files.chat);
+        engine.rewrite = RewriteTemplate::new(&engine.tokenizer, files.chat, engine.answers.clone());
         engine.info.can_rewrite = engine.rewrite.is_ok();
         Ok(engine)
     }
@@ -262,14 +344,12 @@ impl Engine {
             model.capture(drafter.captured_layers())?;
         }
         let config = model.config();
-        let block_bytes = KvCache::block_bytes(config, options.kv_cache_type).max(1);
-        let asked_for = options.context_length.unwrap_or(usize::MAX);
-        let context_blocks = config.context_length.min(asked_for).div_ceil(BLOCK_LEN);
-        let n_blocks = match options.kv_cache_bytes {
-            Some(bytes) => bytes / block_bytes,
-            None => (DEFAULT_KV_CACHE_BYTES / block_bytes).min(DEFAULT_CONTEXTS * context_blocks),
-        };
-        let n_blocks = n_blocks.max(1);
+        let KvRoom {
+            block_bytes,
+            n_blocks,
+            context_length,
+            ..
+        } = KvRoom::new(config, &options);
         // The engine thread takes this memory; here is where a refusal can still be reported.
         let n_bytes = n_blocks.saturating_mul(block_bytes);
         if Vec::<u8>::new().try_reserve_exact(n_bytes).is_err() {
@@ -284,7 +364,7 @@ impl Engine {
                 .unwrap_or_else(|| config.architecture.clone()),
             architecture: config.architecture.clone(),
             vocab: config.vocab,
-            context_length: config.context_length.min(asked_for).min(n_blocks * BLOCK_LEN),
+            context_length,
             fim: if fim.is_some() {
                 FimSupport::Trained
             } else {
@@ -317,6 +397,7 @@ impl Engine {
         Ok(Self {
             commands,
             thread: Some(thread),
+            answers: AnswerFormat::new(None, &tokenizer),
             tokenizer,
             fim,
             fim_conversation: None,
@@ -360,9 +441,19 @@ impl Engine {
         self.references.remove(name);
     }
 
-    /// The new region in an answer to a [`Prompt::Rewrite`].
-    pub fn rewritten<'a>(&self, answer: &'a str) -> &'a str {
-        self.rewrite.as_ref().map_or(answer, |it| it.region(answer))
+    /// The new region in an answer to a [`Prompt::Rewrite`], whose [tokens](Self::prompt_tokens) are `prompt`; `None` if the
+    /// model only reasoned.
+    pub fn rewritten(&self, prompt: &[u32], answer: &Answer) -> Option<String> {
+        match &self.rewrite {
+            Ok(template) => template.region(&self.tokenizer, prompt, answer),
+            Err(_) => Some(answer.text.clone()),
+        }
+    }
+
+    /// A parser that tells reasoning, text and calls apart in the answer to a conversation, whose tokens are `prompt`. Calls are
+    /// looked for if there are `tools`, as OpenAI's API has them.
+    pub fn answer_parser(&self, prompt: &[u32], tools: &[Value]) -> AnswerParser {
+        self.answers.parser(&self.tokenizer, prompt, tools)
     }
 
     /// Prepares a text that copying may draw from beside the prompt; `None` if this model does not mix copying in. Takes
@@ -468,8 +559,10 @@ impl Engine {
         let mut stop_tokens = request.stop.tokens.clone();
         if !request.stop.ignore_end_tokens {
             stop_tokens.extend(self.tokenizer.end_tokens());
-            if let (Prompt::Fim(_), Some(template)) = (&request.prompt, &self.fim) {
-                stop_tokens.extend(template.stop_tokens());
+            match (&request.prompt, &self.fim, &self.fim_conversation) {
+                (Prompt::Fim(_), Some(template), _) => stop_tokens.extend(template.stop_tokens()),
+                (Prompt::Fim(_), None, Some(conversation)) => stop_tokens.extend(conversation.stop_tokens()),
+                _ => {}
             }
         }
         let mut stop_strings = request.stop.strings.clone();
@@ -531,7 +624,43 @@ impl Drop for Engine {
     }
 }
 
-/// Threads to run a model on, if `asked_for` of them are.
+/// Memory that the drafter of `source` takes beside its target.
+fn drafter_bytes(
+    source: &WeightSource,
+    target: &Checkpoint,
+    options: &EngineOptions,
+) -> Result<usize, EngineError> {
+    if Eagle3::recognises(source) {
+        let n_positions = draft_positions(target, options);
+        return Eagle3::planned_bytes(source.clone(), target, n_positions);
+    }
+    let files = ModelFiles::open(source.clone())?;
+    let options = EngineOptions {
+        quantize: None,
+        draft_model: None,
+        kv_cache_bytes: Some(draft_blocks(files.checkpoint.config(), options).1),
+        ..options.clone()
+    };
+    Ok(files.memory_plan(&options)?.total_bytes())
+}
+
+/// Positions that the KV cache of an EAGLE-3 head holds.
+fn draft_positions(target: &Checkpoint, options: &EngineOptions) -> usize {
+    let asked_for = options.context_length.unwrap_or(usize::MAX);
+    let context_length = target.config().context_length.min(asked_for);
+    context_length
+        .saturating_mul(options.max_running)
+        .min(MAX_DRAFT_POSITIONS)
+}
+
+/// Blocks that the KV cache of a draft model holds, and their bytes.
+fn draft_blocks(config: &ModelConfig, options: &EngineOptions) -> (usize, usize) {
+    let block_bytes = KvCache::block_bytes(config, options.kv_cache_type).max(1);
+    let context_blocks = config.context_length.div_ceil(BLOCK_LEN) + 1;
+    let n_blocks = (DRAFT_KV_CACHE_BYTES / block_bytes).clamp(1, options.max_running * context_blocks);
+    (n_blocks, n_blocks * block_bytes)
+}
+
 /// A drafter that runs the head or the model of `source` for a target.
 fn load_drafter(
     source: WeightSource,
@@ -540,13 +669,7 @@ fn load_drafter(
     options: &EngineOptions,
 ) -> Result<Box<dyn NetworkDrafter>, EngineError> {
     if Eagle3::recognises(&source) {
-        let asked_for = options.context_length.unwrap_or(usize::MAX);
-        let n_positions = target
-            .config()
-            .context_length
-            .min(asked_for)
-            .saturating_mul(options.max_running);
-        let n_positions = n_positions.min(MAX_DRAFT_POSITIONS);
+        let n_positions = draft_positions(target, options);
         let n_threads = n_threads(options.threads);
         let head = Eagle3::load(source, target, TreeShape::default(), n_positions, n_threads)?;
         return Ok(Box::new(head));
@@ -555,9 +678,7 @@ fn load_drafter(
     let tokenizer = Arc::new(files.tokenizer);
     let model = load_model(&files.checkpoint, n_threads(options.threads))?;
     let config = model.config();
-    let block_bytes = KvCache::block_bytes(config, options.kv_cache_type).max(1);
-    let context_blocks = config.context_length.div_ceil(BLOCK_LEN) + 1;
-    let n_blocks = (DRAFT_KV_CACHE_BYTES / block_bytes).clamp(1, options.max_running * context_blocks);
+    let (n_blocks, _) = draft_blocks(config, options);
     let cache = KvCache::with_type(config, n_blocks, options.kv_cache_type);
     let vocab = target.config().vocab;
     let target_tokenizer = Arc::clone(target_tokenizer);
@@ -565,6 +686,8 @@ fn load_drafter(
     Ok(Box::new(drafter))
 }
 
+/// Threads to run a model on, if `asked_for` of them are.
+///
 /// One thread for each physical core that this process may use: two on one core would share its arithmetic, and spin.
 pub(crate) fn n_threads(asked_for: Option<usize>) -> usize {
     // The first knows of affinities and quotas, the second of cores.

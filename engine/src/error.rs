@@ -33,6 +33,14 @@ pub enum EngineError {
         /// The names that would have been accepted.
         known: String,
     },
+    /// The model does not fit in this machine's memory.
+    #[error("{path} needs {misfit}")]
+    TooLarge {
+        /// File or folder of the model; `<embedded>` for the one inside the binary.
+        path: PathBuf,
+        /// How much it needs and how much there is, and what to try.
+        misfit: String,
+    },
     /// The request cannot be run as it stands.
     #[error("bad request: {0}")]
     BadRequest(String),

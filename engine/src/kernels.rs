@@ -84,6 +84,31 @@ impl Isa {
         Self::PORTABLE
     }
 
+    /// Features that the kernels ask a processor for, those that this one has.
+    pub fn features() -> Vec<&'static str> {
+        #[cfg(target_arch = "x86_64")]
+        let known = [
+            ("avx2", is_x86_feature_detected!("avx2")),
+            ("fma", is_x86_feature_detected!("fma")),
+            ("f16c", is_x86_feature_detected!("f16c")),
+            ("avxvnni", is_x86_feature_detected!("avxvnni")),
+            ("avx512f", is_x86_feature_detected!("avx512f")),
+            ("avx512bw", is_x86_feature_detected!("avx512bw")),
+            ("avx512dq", is_x86_feature_detected!("avx512dq")),
+            ("avx512vl", is_x86_feature_detected!("avx512vl")),
+            ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+        ];
+        #[cfg(target_arch = "aarch64")]
+        let known = [("dotprod", std::arch::is_aarch64_feature_detected!("dotprod"))];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let known = [("", false)];
+        known
+            .into_iter()
+            .filter(|(_, is_there)| *is_there)
+            .map(|(name, _)| name)
+            .collect()
+    }
+
     /// Rows of quantised weights that the kernels multiply side by side; none if they read them one by one.
     pub(crate) fn n_lanes(self) -> Option<usize> {
         match self.0 {

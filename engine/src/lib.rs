@@ -3,6 +3,7 @@
 //! [`Engine`] is the only public door to generation: load a model, hand in a [`Request`], read a stream
 //! of [`Event`]s. It knows no editor and no files but weights.
 
+pub mod answer;
 pub mod chat_template;
 pub mod copy;
 mod embedded;
@@ -14,6 +15,7 @@ pub mod healing;
 pub mod kernels;
 pub mod kv_cache;
 pub mod logits;
+pub mod memory;
 pub mod model;
 pub mod quant;
 pub mod request;
@@ -25,10 +27,14 @@ pub mod speculative;
 pub mod step_timer;
 pub mod stop;
 mod suffix_index;
+pub mod summary;
 pub mod tokenizer;
 pub mod weights;
 
 pub use embedded::embedded_model;
-pub use engine::{Answer, Engine, EngineInfo, EngineOptions, EngineStatus, FimSupport, Generation};
+pub use engine::{
+    Answer, Engine, EngineInfo, EngineOptions, EngineStatus, FimSupport, Generation, LoadProgress,
+};
 pub use error::EngineError;
+pub use summary::ModelSummary;
 pub use weights::WeightSource;

@@ -8,6 +8,7 @@ mod head_groups;
 mod latent;
 mod mxfp4;
 mod names;
+mod quantization;
 pub mod reference;
 pub mod rope;
 pub mod scripted;
@@ -21,6 +22,7 @@ use crate::{
     kernels::Isa,
     kv_cache::{BLOCK_LEN, CachedSequence, KvCache},
     model::transformer::Transformer,
+    weights::GgmlType,
 };
 
 /// Makes the model that `checkpoint` describes, on `n_threads` threads of the CPU.
@@ -30,6 +32,11 @@ use crate::{
 pub fn load_model(checkpoint: &Checkpoint, n_threads: usize) -> Result<Transformer, EngineError> {
     let config = checkpoint.config().clone();
     Transformer::load(checkpoint.weights(), config, n_threads, Isa::detect())
+}
+
+/// Bytes that the weights of `checkpoint` take in memory, large matrices of plain numbers quantised if so asked.
+pub(crate) fn loaded_bytes(checkpoint: &Checkpoint, quantize: Option<GgmlType>) -> usize {
+    transformer::loaded_bytes(checkpoint.weights(), quantize)
 }
 
 /// Shape and constants of a transformer: all that the forward pass knows about a family.

@@ -11,6 +11,11 @@ use crate::{
     weights::{GgmlType, Tensor},
 };
 
+mod write;
+
+pub use self::write::WRITABLE_TYPES;
+pub(crate) use self::write::{quantize_row, require_writable};
+
 /// Weights that share one scale in single precision.
 pub(crate) const RUN_LEN: usize = 32;
 

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use crate::{
+    answer::AnswerFormat,
     chat_template::{ChatTemplate, Conversation, Value, fence_for},
+    engine::Answer,
     error::EngineError,
     request::RewritePrompt,
     tokenizer::Tokenizer,
@@ -18,7 +20,12 @@ pub enum RewriteTemplate {
     /// By special tokens; the answer is the new region and nothing else.
     Tokens(RewriteTokens),
     /// By a conversation; the answer is expected in a fenced block.
-    Conversation(Arc<ChatTemplate>),
+    Conversation {
+        /// How the model wants it written.
+        chat: Arc<ChatTemplate>,
+        /// How the model tells its answer from its reasoning.
+        answers: AnswerFormat,
+    },
 }
 
 /// The special tokens of a model that was trained to rewrite: `engine/training/pack.py` documents the format.
@@ -32,20 +39,22 @@ pub struct RewriteTokens {
 }
 
 impl RewriteTemplate {
-    /// The template for a model with these tokens and this chat template: tokens if it has them all, else a conversation.
+    /// The template for a model with these tokens, this chat template and answers of this format: tokens if it has them all, else
+    /// a conversation.
     ///
     /// # Errors
     /// What is wrong with the chat template, or [`EngineError::BadRequest`] if there is none.
     pub fn new(
         tokenizer: &Tokenizer,
         chat: Result<Option<Arc<ChatTemplate>>, EngineError>,
+        answers: AnswerFormat,
     ) -> Result<Self, EngineError> {
         if let Some(tokens) = RewriteTokens::from_vocabulary(tokenizer) {
             return Ok(Self::Tokens(tokens));
         }
         let lacking = "the model follows no instructions: its files have neither tokens for rewriting nor a chat template";
         let chat = chat?.ok_or_else(|| EngineError::BadRequest(lacking.to_owned()))?;
-        Ok(Self::Conversation(chat))
+        Ok(Self::Conversation { chat, answers })
     }
 
     /// The whole prompt, with BOS if the model wants one; what the model generates next is the answer.
@@ -55,7 +64,7 @@ impl RewriteTemplate {
     pub fn layout(&self, tokenizer: &Tokenizer, prompt: &RewritePrompt) -> Result<Vec<u32>, EngineError> {
         match self {
             Self::Tokens(tokens) => tokens.layout(tokenizer, prompt),
-            Self::Conversation(chat) => {
+            Self::Conversation { chat, .. } => {
                 let fence = fence_for([&prompt.region]);
                 let file = prompt.path.as_deref().map(|path| format!(" of `{path}`"));
                 let message = format!(
@@ -77,11 +86,15 @@ impl RewriteTemplate {
         }
     }
 
-    /// The new region in an answer: without the reasoning before it, and without its fence.
-    pub fn region<'a>(&self, answer: &'a str) -> &'a str {
+    /// The new region in the answer to a prompt that [`layout`](Self::layout) gave: without reasoning and without its fence.
+    /// `None` if the model only reasoned.
+    pub fn region(&self, tokenizer: &Tokenizer, prompt: &[u32], answer: &Answer) -> Option<String> {
         match self {
-            Self::Tokens(_) => answer,
-            Self::Conversation(_) => without_fence(answer),
+            Self::Tokens(_) => Some(answer.text.clone()),
+            Self::Conversation { answers, .. } => {
+                let text = answers.parser(tokenizer, prompt, &[]).parse(answer).text;
+                (!text.trim().is_empty()).then(|| without_fence(&text).to_owned())
+            }
         }
     }
 }
@@ -115,7 +128,6 @@ impl RewriteTokens {
 
 /// The first fenced block of an answer, or all of it if it has none. The end of the block may be lacking.
 fn without_fence(answer: &str) -> &str {
-    let answer = answer.rsplit_once("</think>").map_or(answer, |(_, rest)| rest);
     let Some(start) = answer.find("```") else {
         return answer.trim_matches('\n');
     };
@@ -139,6 +151,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::request::{Finish, FinishReason, SpeculationStats, Timings, Usage};
 
     fn prompt() -> RewritePrompt {
         RewritePrompt {
@@ -179,7 +192,8 @@ mod tests {
         let tokenizer = Tokenizer::bytes();
         let source = "{% for it in messages %}<|{{ it.role }}|>{{ it.content }}{% endfor %}{% if enable_thinking %}?{% endif %}";
         let chat = ChatTemplate::new(source, BTreeMap::new()).unwrap();
-        let template = RewriteTemplate::new(&tokenizer, Ok(Some(chat.into()))).unwrap();
+        let answers = AnswerFormat::new(Some(&chat), &tokenizer);
+        let template = RewriteTemplate::new(&tokenizer, Ok(Some(chat.into())), answers).unwrap();
         let mut asked = prompt();
         asked.instruction = "write <|endoftext|>".to_owned();
         asked.region = "```\nx\n```".to_owned();
@@ -197,11 +211,42 @@ mod tests {
     }
 
     #[test]
+    fn reasoning_is_no_part_of_the_region() {
+        let tokenizer = Tokenizer::bytes();
+        let chat = ChatTemplate::new("{{ messages[0].content }}</think><think>\n", BTreeMap::new()).unwrap();
+        let answers = AnswerFormat::new(Some(&chat), &tokenizer);
+        let template = RewriteTemplate::new(&tokenizer, Ok(Some(chat.into())), answers).unwrap();
+        let prompt = template.layout(&tokenizer, &prompt()).unwrap();
+        for (answer, region) in [
+            ("```\nno\n```</think>\n\n```\nyes\n\n```", Some("yes\n")),
+            ("<think>\n```\nno\n```</think>\n\nyes", Some("yes")),
+            ("no\n</think>\n\n```\n```", Some("")),
+            ("```\nno\n```</think>\n", None),
+            ("```\nno\n```", None),
+        ] {
+            let answer = Answer {
+                text: answer.to_owned(),
+                tokens: Vec::new(),
+                finish: Finish {
+                    reason: FinishReason::StopToken(256),
+                    usage: Usage::default(),
+                    timings: Timings::default(),
+                    speculation: SpeculationStats::default(),
+                },
+            };
+            assert_eq!(
+                template.region(&tokenizer, &prompt, &answer).as_deref(),
+                region,
+                "{answer:?}"
+            );
+        }
+    }
+
+    #[test]
     fn the_region_is_what_the_fence_encloses() {
         for (answer, region) in [
             ("```js\nlet b = 1;\n```\n", "let b = 1;"),
             ("Here:\n\n````\n```\nx\n```\n````\nDone.", "```\nx\n```"),
-            ("<think>```\nno\n```</think>\n\n```\nyes\n\n```", "yes\n"),
             ("```\ncut off", "cut off"),
             ("\nplain\n", "plain"),
             ("```\n```", ""),

@@ -57,7 +57,7 @@ impl StopStrings {
 }
 
 /// Bytes of the longest end of `text` that is a proper prefix of `string`.
-fn overlap(text: &str, string: &str) -> usize {
+pub(crate) fn overlap(text: &str, string: &str) -> usize {
     let longest = text.len().min(string.len() - 1);
     (1..=longest)
         .rev()

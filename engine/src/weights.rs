@@ -3,6 +3,7 @@
 //! [`gguf`] and [`safetensors`] read the files; what the numbers in a block mean is the kernels' business.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, btree_map::Entry},
     fmt, io,
     ops::{Deref, Range},
@@ -12,13 +13,17 @@ use std::{
 
 use memmap2::Mmap;
 
-use crate::error::EngineError;
+use self::conversion::Converted;
+use crate::{error::EngineError, quant};
 
+mod conversion;
+pub(crate) mod fp8;
 pub mod ggml_type;
 pub mod gguf;
 pub mod metadata;
 pub mod safetensors;
 
+pub(crate) use conversion::Conversion;
 pub use ggml_type::GgmlType;
 pub use gguf::Gguf;
 pub use metadata::Metadata;
@@ -162,7 +167,7 @@ impl Deref for SharedBytes {
     }
 }
 
-/// A tensor as the file holds it: blocks of one type, row-major. A clone shares the bytes.
+/// Blocks of one type, row-major, as a file holds them or made of what it holds. A clone shares them.
 #[derive(Clone)]
 pub struct Tensor {
     /// Name in the file, such as `blk.0.attn_q.weight`.
@@ -172,7 +177,20 @@ pub struct Tensor {
     /// Extents, outermost first: a matrix is `[n_rows, n_cols]`, GGUF's own order reversed. Never empty, no zeros,
     /// and the last one is a multiple of [`GgmlType::block_len`].
     pub shape: Vec<usize>,
-    data: SharedBytes,
+    data: Data,
+}
+
+/// Where a tensor's blocks are.
+#[derive(Clone)]
+enum Data {
+    Stored(SharedBytes),
+    Converted(Converted),
+}
+
+impl From<SharedBytes> for Data {
+    fn from(bytes: SharedBytes) -> Self {
+        Self::Stored(bytes)
+    }
 }
 
 impl Tensor {
@@ -186,9 +204,7 @@ impl Tensor {
         shape: &[usize],
         bytes: Vec<u8>,
     ) -> Result<Self, EngineError> {
-        let expected = dtype
-            .tensor_bytes(shape)
-            .map_err(|reason| EngineError::BadRequest(format!("tensor `{name}`: {reason}")))?;
+        let expected = tensor_bytes(name, dtype, shape)?;
         if bytes.len() != expected {
             return Err(EngineError::BadRequest(format!(
                 "tensor `{name}`: {} of shape {shape:?} takes {expected} bytes, found {}",
@@ -200,19 +216,112 @@ impl Tensor {
             name: name.to_owned(),
             dtype,
             shape: shape.to_vec(),
-            data: bytes.into(),
+            data: SharedBytes::from(bytes).into(),
+        })
+    }
+
+    /// A tensor whose blocks `conversion` makes.
+    ///
+    /// # Errors
+    /// [`EngineError::BadRequest`] if there cannot be a tensor of this shape and type.
+    pub(crate) fn converted(
+        name: &str,
+        dtype: GgmlType,
+        shape: &[usize],
+        conversion: impl Conversion + 'static,
+    ) -> Result<Self, EngineError> {
+        let n_bytes = tensor_bytes(name, dtype, shape)?;
+        let n_rows = shape[..shape.len() - 1].iter().product();
+        Ok(Self {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            data: Data::Converted(Converted::new(Box::new(conversion), n_rows, n_bytes)),
         })
     }
 
     /// The blocks, row after row, with no gaps. A file's own alignment applies (32 bytes from the start of the
     /// data section, by default), an embedded file's start may be anywhere: read numbers with `from_le_bytes`.
+    /// Blocks that no file holds are made at the first call, and kept as long as the tensor or a clone of it.
     pub fn bytes(&self) -> &[u8] {
-        &self.data
+        match &self.data {
+            Data::Stored(bytes) => bytes,
+            Data::Converted(converted) => converted.bytes(self.n_rows()),
+        }
+    }
+
+    /// Bytes of the blocks.
+    pub fn n_bytes(&self) -> usize {
+        self.n_elements() / self.dtype.block_len() * self.dtype.block_bytes()
+    }
+
+    /// The blocks of some rows, counted over all dimensions but the last; those that no file holds are made anew.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub(crate) fn read_rows(&self, rows: Range<usize>) -> Cow<'_, [u8]> {
+        assert!(rows.end <= self.n_rows());
+        let row_bytes = self.n_bytes() / self.n_rows();
+        match &self.data {
+            Data::Stored(bytes) => Cow::Borrowed(&bytes[rows.start * row_bytes..rows.end * row_bytes]),
+            Data::Converted(converted) => {
+                let mut out = vec![0; rows.len() * row_bytes];
+                let first = converted.first_row;
+                let rows = first + rows.start..first + rows.end;
+                converted.conversion().write_rows(rows, &mut out);
+                Cow::Owned(out)
+            }
+        }
+    }
+
+    /// Writes the numbers of one row as single precision, as exactly as the file has them.
+    ///
+    /// # Panics
+    /// If there is no such row, or [`quant::is_known`] is false for the type of the blocks.
+    pub(crate) fn read_numbers(&self, row: usize, out: &mut [f32]) {
+        match &self.data {
+            Data::Stored(_) => quant::dequantize_row(self.dtype, &self.read_rows(row..row + 1), out),
+            Data::Converted(converted) => converted
+                .conversion()
+                .read_numbers(converted.first_row + row, out),
+        }
+    }
+
+    /// All numbers as single precision, as exactly as the file has them: before any rounding to [`dtype`](Self::dtype).
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] for a type that is not known.
+    pub fn numbers(&self) -> Result<Vec<f32>, EngineError> {
+        quant::require_known(self)?;
+        let mut numbers = vec![0.0; self.n_elements()];
+        for (row, numbers) in numbers.chunks_exact_mut(self.n_cols()).enumerate() {
+            self.read_numbers(row, numbers);
+        }
+        Ok(numbers)
+    }
+
+    /// Whether a file holds the blocks as they are.
+    pub(crate) fn is_stored(&self) -> bool {
+        matches!(self.data, Data::Stored(_))
+    }
+
+    /// Name of the form in which the file holds the numbers: that of the blocks, unless they are made of another.
+    pub fn source_type(&self) -> &'static str {
+        match &self.data {
+            Data::Stored(_) => self.dtype.name(),
+            Data::Converted(converted) => converted.conversion().source_type(),
+        }
     }
 
     /// Says that the blocks will hardly be read again: what they take of memory in a mapped file is given back until then.
     pub(crate) fn release(&self) {
-        self.data.release();
+        match &self.data {
+            Data::Stored(bytes) => bytes.release(),
+            Data::Converted(converted) => {
+                let first = converted.first_row;
+                converted.conversion().release(first..first + self.n_rows());
+            }
+        }
     }
 
     /// Rows `rows`, counted over all dimensions but the last, as a matrix.
@@ -220,21 +329,44 @@ impl Tensor {
     /// # Panics
     /// If there are not so many.
     pub fn rows(&self, rows: Range<usize>) -> Self {
-        let n_cols = self.shape[self.shape.len() - 1];
-        let n_rows = self.n_elements() / n_cols;
-        let row_bytes = self.data.len() / n_rows;
+        assert!(rows.start <= rows.end && rows.end <= self.n_rows());
+        let row_bytes = self.n_bytes() / self.n_rows();
+        let data = match &self.data {
+            Data::Stored(bytes) => bytes.slice(rows.start * row_bytes..rows.end * row_bytes).into(),
+            Data::Converted(converted) => {
+                let mut converted = converted.clone();
+                converted.first_row += rows.start;
+                Data::Converted(converted)
+            }
+        };
         Self {
             name: self.name.clone(),
             dtype: self.dtype,
-            shape: vec![rows.len(), n_cols],
-            data: self.data.slice(rows.start * row_bytes..rows.end * row_bytes),
+            shape: vec![rows.len(), self.n_cols()],
+            data,
         }
+    }
+
+    /// Rows, counted over all dimensions but the last.
+    pub(crate) fn n_rows(&self) -> usize {
+        self.n_elements() / self.n_cols()
+    }
+
+    /// Elements of a row.
+    pub(crate) fn n_cols(&self) -> usize {
+        self.shape[self.shape.len() - 1]
     }
 
     /// Number of elements: the product of the shape.
     pub fn n_elements(&self) -> usize {
         self.shape.iter().product()
     }
+}
+
+fn tensor_bytes(name: &str, dtype: GgmlType, shape: &[usize]) -> Result<usize, EngineError> {
+    dtype
+        .tensor_bytes(shape)
+        .map_err(|reason| EngineError::BadRequest(format!("tensor `{name}`: {reason}")))
 }
 
 impl fmt::Debug for Tensor {
@@ -269,6 +401,11 @@ impl Weights {
     /// File or folder that they come from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// All tensors with their names, which need not be those in their files, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// All names, sorted.

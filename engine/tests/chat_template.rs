@@ -1,37 +1,12 @@
 //! Chat templates against transformers: `tests/fixtures/chat-templates.json` has what `apply_chat_template` gave for the
-//! templates of `SURMISE_FIXTURES`, or `../shared/fixtures` beside the repository, which are not in it.
+//! templates that `chat_templates` finds.
 
-use std::{
-    collections::BTreeMap,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 use surmise_engine::chat_template::{ChatTemplate, Conversation, Date, Value};
 
-/// Folder of the templates; says so and gives `None` where they are absent, and panics in CI.
-fn templates() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
-    let folder = std::env::var_os("SURMISE_FIXTURES")
-        .map_or_else(beside, PathBuf::from)
-        .join("chat-templates");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "no templates in {}; set SURMISE_FIXTURES",
-        folder.display()
-    );
-    // Not `eprintln!`: the test harness keeps that of tests that pass to itself.
-    drop(writeln!(
-        std::io::stderr(),
-        "skipped: no templates in {}; set SURMISE_FIXTURES",
-        folder.display()
-    ));
-    None
-}
+mod chat_templates;
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -68,7 +43,9 @@ impl From<&Described> for Conversation {
 
 #[test]
 fn templates_give_what_transformers_gives() {
-    let Some(folder) = templates() else { return };
+    let Some(folder) = chat_templates::folder() else {
+        return;
+    };
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/chat-templates.json");
     let fixture: Fixture = serde_json::from_slice(&std::fs::read(fixture).unwrap()).unwrap();
     let special = ["bos", "eos", "pad", "unk"]

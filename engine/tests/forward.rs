@@ -12,7 +12,10 @@ use surmise_engine::{
     EngineError,
     kernels::Isa,
     kv_cache::{CacheType, CachedSequence, KvCache},
-    model::{Batch, Checkpoint, Model, Row, reference, transformer::Transformer},
+    model::{
+        Batch, Checkpoint, Model, Row, reference,
+        transformer::{LoadOptions, Transformer},
+    },
     quant::dequantize_row,
     weights::{GgmlType, Gguf, Tensor, WeightSource, Weights},
 };
@@ -30,6 +33,14 @@ const QUANTIZED_SANITY: f32 = 0.5;
 /// Root mean square that 8-bit activations may move logits, which spread by 1.5, of a model with MXFP4 experts: a row
 /// whose scores for two experts are close may choose another one.
 const MXFP4_TOLERANCE: f32 = 0.3;
+
+/// Root mean square that 8-bit weights and activations may move the logits of a model in FP8, as a share of their spread:
+/// random models make five times as much of what moves their weights.
+const FP8_TOLERANCE: f32 = 0.07;
+
+/// Root mean square that 8-bit integers may be off, as a share of that of weights with a normal distribution; that of FP8
+/// itself is 2.6 %.
+const Q8_0_ERROR: f32 = 0.006;
 
 fn fixture(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -228,14 +239,12 @@ fn gpt_oss_gives_the_logits_of_transformers() {
     }
 }
 
-/// The same weights, those in MXFP4 in single precision.
+/// The same weights, those in MXFP4 and FP8 in single precision.
 fn widened(weights: &Weights) -> Weights {
     let mut widened = weights.clone();
-    for name in weights.names() {
-        let tensor = weights.require(name).unwrap();
-        if tensor.dtype == GgmlType::MXFP4 {
-            let mut numbers = vec![0.0; tensor.n_elements()];
-            dequantize_row(tensor.dtype, tensor.bytes(), &mut numbers);
+    for (name, tensor) in weights.iter() {
+        if matches!(tensor.source_type(), "MXFP4" | "FP8") {
+            let numbers = tensor.numbers().unwrap();
             let bytes = numbers.iter().flat_map(|it| it.to_le_bytes()).collect();
             let tensor = Tensor::from_bytes(name, GgmlType::F32, &tensor.shape, bytes).unwrap();
             widened.take(name);
@@ -243,6 +252,110 @@ fn widened(weights: &Weights) -> Weights {
         }
     }
     widened
+}
+
+/// FP8 with a scale for each block, row and matrix. With its numbers in single precision the logits are those of
+/// transformers; in 8-bit integers, as it is run, they stay near.
+#[test]
+fn fp8_checkpoints_give_the_logits_of_transformers() {
+    for model in ["qwen3-fp8", "llama3-fp8-channel", "qwen2-fp8-tensor"] {
+        let (tokens, expected) = expected(model, "logits");
+        let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
+        let worst = largest_difference(&reference::logits(&checkpoint, &tokens).unwrap(), &expected);
+        let spread = root_mean_square_difference(&expected, &vec![0.0; expected.len()]);
+        assert!(worst < F32_TOLERANCE * spread, "{model} on candle: {worst:e} off");
+        let widened = widened(checkpoint.weights());
+        for isa in [Isa::detect(), Isa::PORTABLE] {
+            let mut exact = Transformer::load(&widened, checkpoint.config().clone(), 2, isa).unwrap();
+            let mut cache = KvCache::with_type(exact.config(), 8, CacheType::F32);
+            let sequence = &mut CachedSequence::default();
+            let found = run(&mut exact, &mut cache, sequence, &tokens, 17);
+            let worst = largest_difference(&found, &expected);
+            assert!(
+                worst < F32_TOLERANCE * spread,
+                "{model} on {}: {worst:e} off",
+                isa.name()
+            );
+
+            let found = f32_logits(&checkpoint, isa, &tokens);
+            let share = root_mean_square_difference(&found, &expected) / spread;
+            eprintln!("{model} on {}: {share} of the spread off in Q8_0", isa.name());
+            assert!(share < FP8_TOLERANCE, "{model} on {}: {share}", isa.name());
+        }
+        let (mut error, mut whole) = (0.0, 0.0);
+        for (_, tensor) in checkpoint
+            .weights()
+            .iter()
+            .filter(|(_, it)| it.source_type() == "FP8")
+        {
+            let numbers = tensor.numbers().unwrap();
+            let mut rounded = vec![0.0; numbers.len()];
+            dequantize_row(tensor.dtype, tensor.bytes(), &mut rounded);
+            error += numbers
+                .iter()
+                .zip(&rounded)
+                .map(|(a, b)| (a - b).powi(2))
+                .sum::<f32>();
+            whole += numbers.iter().map(|it| it.powi(2)).sum::<f32>();
+        }
+        let share = (error / whole).sqrt();
+        eprintln!("{model}: weights {share} off in Q8_0");
+        assert!(0.0 < share && share < Q8_0_ERROR, "{model}: {share}");
+    }
+}
+
+/// Matrices that are quantised as they are loaded are those that a quantiser writes into a file.
+#[test]
+fn quantising_while_loading_is_quantising_beforehand() {
+    let (tokens, _) = expected("llama3-k", "logits");
+    let checkpoint = open(fixture("llama3-k").join("q8_0.gguf"));
+    let mut plain = checkpoint.weights().clone();
+    for (name, tensor) in checkpoint.weights().iter() {
+        if tensor.dtype == GgmlType::Q8_0 {
+            let numbers = tensor.numbers().unwrap();
+            let bytes = numbers.iter().flat_map(|it| it.to_le_bytes()).collect();
+            let tensor = Tensor::from_bytes(name, GgmlType::F32, &tensor.shape, bytes).unwrap();
+            plain.take(name);
+            plain.insert(name.into(), tensor).unwrap();
+        }
+    }
+    let logits = |weights: &Weights, quantize: Option<GgmlType>| {
+        let options = LoadOptions {
+            n_threads: 2,
+            isa: Isa::detect(),
+            quantize,
+            progress: &|_| {},
+        };
+        let mut model = Transformer::load_with(weights, checkpoint.config().clone(), options).unwrap();
+        let mut cache = KvCache::with_type(model.config(), 8, CacheType::F32);
+        run(
+            &mut model,
+            &mut cache,
+            &mut CachedSequence::default(),
+            &tokens,
+            17,
+        )
+    };
+    let exact = logits(&plain, None);
+    let share = |found: &[f32]| {
+        let spread = root_mean_square_difference(&exact, &vec![0.0; exact.len()]);
+        root_mean_square_difference(found, &exact) / spread
+    };
+    // What blocks of 8 bits stand for is what their quantiser makes of it again.
+    let quantized = logits(&plain, Some(GgmlType::Q8_0));
+    assert_eq!(quantized, logits(checkpoint.weights(), None));
+    assert_eq!(quantized, logits(checkpoint.weights(), Some(GgmlType::Q4K)));
+    for (dtype, most) in [
+        (GgmlType::Q8_0, 0.04),
+        (GgmlType::Q6K, 0.12),
+        (GgmlType::Q5K, 0.25),
+        (GgmlType::Q4K, 0.5),
+        (GgmlType::Q4_0, 0.6),
+    ] {
+        let share = share(&logits(&plain, Some(dtype)));
+        eprintln!("{dtype}: {share} of the spread off");
+        assert!(share < most, "{dtype}: {share}");
+    }
 }
 
 #[test]

@@ -4,8 +4,10 @@
 
 mod bench;
 mod complete;
+mod doctor;
 mod edit;
 mod eval;
+mod models;
 mod render;
 pub(crate) mod style;
 mod trace;
@@ -66,6 +68,10 @@ enum Command {
     Bench(BenchArgs),
     /// Fills holes in the code of a folder and says how good the suggestions are.
     Eval(EvalArgs),
+    /// Lists the models that can be run now, and what each takes of memory.
+    Models(ModelsArgs),
+    /// Says what this machine gives and what is wrong, with a remedy for each fault.
+    Doctor(DoctorArgs),
     /// What can be set, and how.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -210,6 +216,24 @@ struct EvalArgs {
     json: bool,
     #[command(flatten)]
     model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+struct ModelsArgs {
+    /// Files and folders to look at, instead of the usual places: the embedded model, the configured one, `~/models`, and what
+    /// Hugging Face's tools, Ollama, LM Studio and llama.cpp keep.
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Print everything as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    /// Print everything as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -377,6 +401,8 @@ impl Cli {
             Some(Command::Edit(args)) => edit::run(&args),
             Some(Command::Eval(args)) => eval::run(&args),
             Some(Command::Bench(args)) => bench::run(&args),
+            Some(Command::Models(args)) => models::run(&args),
+            Some(Command::Doctor(args)) => doctor::run(&args),
             Some(Command::Config(ConfigCommand::Schema)) => {
                 println!("{:#}", Config::schema());
                 Ok(0)
@@ -394,7 +420,7 @@ fn serve(args: ModelArgs) -> Result<i32, CliError> {
         below_editor: user_file.into_iter().collect(),
         above_editor: vec![args.layer()],
         problems: problem.into_iter().collect(),
-        load: Arc::new(model::load),
+        load: Arc::new(model::load_with_progress),
     };
     // The engine has its own threads; these run handlers.
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -79,8 +79,33 @@ pub struct EngineConfig {
     pub kv_cache_type: KvCacheType,
     /// A smaller model that drafts for the other one, as the path of a .gguf file, of a folder with safetensors, or of an EAGLE-3 head; empty for none. The text is the same either way.
     pub draft_model: String,
+    /// Type that large matrices of 16 or 32 bits, or in FP8, are quantised to as the model is loaded: `q8_0` takes about half the memory of 16 bits, `q4_k` a quarter. Matrices that are quantised already stay as they are.
+    pub quantize: Quantize,
     /// Whether tokens are drafted and then verified several at a time. The text is the same either way.
     pub speculation: bool,
+}
+
+/// What matrices are quantised to as a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Quantize {
+    /// Nothing: they are multiplied as the files have them.
+    #[serde(rename = "none")]
+    None,
+    /// 8-bit integers with a scale for each 32: hardly less exact.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// 6.6 bits a weight.
+    #[serde(rename = "q6_k")]
+    Q6K,
+    /// 5.5 bits a weight.
+    #[serde(rename = "q5_k")]
+    Q5K,
+    /// 4.5 bits a weight: what most people download.
+    #[serde(rename = "q4_k")]
+    Q4K,
+    /// 4.5 bits a weight in a simpler form: less exact than `q4_k`, and faster.
+    #[serde(rename = "q4_0")]
+    Q4_0,
 }
 
 /// Number format of keys and values.
@@ -126,6 +151,7 @@ impl Default for EngineConfig {
             kv_cache_bytes: 0,
             kv_cache_type: KvCacheType::F16,
             draft_model: String::new(),
+            quantize: Quantize::None,
             speculation: true,
         }
     }
@@ -149,6 +175,16 @@ pub struct Layer {
     pub source: String,
     /// A JSON object with some of the keys of [`Config`]; `null` anywhere means "not set here".
     pub settings: Value,
+}
+
+impl Layer {
+    /// A source that changes nothing.
+    pub fn empty(source: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            settings: Value::Null,
+        }
+    }
 }
 
 /// Something about a setting that its owner should know.

@@ -12,6 +12,7 @@ pub mod documents;
 pub mod eval;
 pub mod lsp;
 pub mod model;
+pub mod models;
 pub mod position;
 pub mod rewrite;
 pub mod transport;

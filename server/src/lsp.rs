@@ -23,7 +23,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use surmise_engine::{Engine, EngineError, request::SamplingParams};
+use surmise_engine::{Engine, EngineError, LoadProgress, request::SamplingParams};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_lsp_server::{
     Client, LanguageServer, LspService,
@@ -40,8 +40,9 @@ use crate::{
 };
 use capabilities::ClientFeatures;
 
-/// Turns settings into a running engine; tests bring one of their own.
-pub type EngineLoader = Arc<dyn Fn(&Config) -> std::result::Result<Engine, EngineError> + Send + Sync>;
+/// Turns settings into a running engine, and says how far it is; tests bring one of their own.
+pub type EngineLoader =
+    Arc<dyn Fn(&Config, &dyn Fn(LoadProgress)) -> std::result::Result<Engine, EngineError> + Send + Sync>;
 
 /// What the server is started with.
 #[derive(Clone)]

@@ -2,13 +2,21 @@
 
 use std::path::PathBuf;
 
-use surmise_engine::{Engine, EngineError, EngineOptions, FimSupport, WeightSource, kv_cache::CacheType};
+use surmise_engine::{
+    Engine, EngineError, EngineOptions, FimSupport, LoadProgress, WeightSource, kv_cache::CacheType,
+    weights::GgmlType,
+};
 
-use crate::config::{Config, EngineConfig, KvCacheType};
+use crate::config::{Config, EngineConfig, KvCacheType, Quantize};
 
 /// Loads the model that `config` names. Blocks until it can be used.
 pub fn load(config: &Config) -> Result<Engine, EngineError> {
-    Engine::load(source(config)?, options(&config.engine))
+    load_with_progress(config, &|_| {})
+}
+
+/// As [`load`]; `progress` is told before weights are read, and often while they are.
+pub fn load_with_progress(config: &Config, progress: &dyn Fn(LoadProgress)) -> Result<Engine, EngineError> {
+    Engine::load_with_progress(source(config)?, options(&config.engine), progress)
 }
 
 /// What there is to say about a model that was not trained to fill in the middle.
@@ -43,6 +51,7 @@ pub fn options(config: &EngineConfig) -> EngineOptions {
         kv_cache_bytes,
         kv_cache_type,
         ref draft_model,
+        quantize,
         ..
     } = *config;
     let default = EngineOptions::default();
@@ -55,6 +64,14 @@ pub fn options(config: &EngineConfig) -> EngineOptions {
             KvCacheType::F16 => CacheType::F16,
             KvCacheType::Q8_0 => CacheType::Q8_0,
         },
+        quantize: match quantize {
+            Quantize::None => None,
+            Quantize::Q8_0 => Some(GgmlType::Q8_0),
+            Quantize::Q6K => Some(GgmlType::Q6K),
+            Quantize::Q5K => Some(GgmlType::Q5K),
+            Quantize::Q4K => Some(GgmlType::Q4K),
+            Quantize::Q4_0 => Some(GgmlType::Q4_0),
+        },
         draft_model: (!draft_model.is_empty()).then(|| WeightSource::File(in_home(draft_model))),
         ..default
     }
@@ -62,9 +79,14 @@ pub fn options(config: &EngineConfig) -> EngineOptions {
 
 /// `~/x` as shells read it; settings files have no shell.
 fn in_home(path: &str) -> PathBuf {
-    let home = || std::env::var_os("HOME").or_else(|| std::env::var_os("USERPROFILE"));
     match (path.strip_prefix("~/"), home()) {
-        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        (Some(rest), Some(home)) => home.join(rest),
         _ => PathBuf::from(path),
     }
+}
+
+/// The user's own folder.
+pub(crate) fn home() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME").or_else(|| std::env::var_os("USERPROFILE"));
+    home.map(PathBuf::from).filter(|home| home.is_absolute())
 }

@@ -70,6 +70,12 @@ pub enum RewriteError {
         /// Tokens that it wrote.
         n_tokens: usize,
     },
+    /// The model came to no answer.
+    #[error("the model wrote {n_tokens} tokens of reasoning and no lines; ask again in other words")]
+    NoAnswer {
+        /// Tokens that it wrote.
+        n_tokens: usize,
+    },
 }
 
 /// Asks the model. Dropping the future stops the generation.
@@ -85,7 +91,8 @@ pub async fn rewrite(engine: &Engine, query: &RewriteQuery) -> Result<Rewriting,
         region: before.clone(),
         path: path_for_prompt(document, query.root.as_deref()),
     });
-    let n_prompt = engine.prompt_tokens(&prompt)?.len();
+    let prompt_tokens = engine.prompt_tokens(&prompt)?.into_owned();
+    let n_prompt = prompt_tokens.len();
     let n_region = engine.tokenizer().encode(&before, false)?.len();
     let context_length = engine.info().context_length;
     if n_prompt + n_region + ADDED_TOKENS > context_length {
@@ -111,7 +118,11 @@ pub async fn rewrite(engine: &Engine, query: &RewriteQuery) -> Result<Rewriting,
             n_tokens: answer.finish.usage.generated_tokens,
         });
     }
-    let after = engine.rewritten(&answer.text).to_owned();
+    let Some(after) = engine.rewritten(&prompt_tokens, &answer) else {
+        return Err(RewriteError::NoAnswer {
+            n_tokens: answer.finish.usage.generated_tokens,
+        });
+    };
     Ok(Rewriting {
         breaks_syntax: worsens(&document.syntax, &document.text, range.clone(), &after),
         range,

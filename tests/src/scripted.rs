@@ -52,7 +52,7 @@ pub fn start(script: Script, options: ClientOptions) -> Client {
         below_editor: Vec::new(),
         above_editor: Vec::new(),
         problems: Vec::new(),
-        load: Arc::new(move |config| {
+        load: Arc::new(move |config, _| {
             std::thread::sleep(script.load_time);
             if config.model == "missing" {
                 Err(EngineError::Stopped("no such model".into()))

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::{
+    answer::AnswerFormat,
     chat_template::{ChatTemplate, Conversation, Value, fence_for},
     error::EngineError,
     request::FimPrompt,
@@ -17,12 +18,18 @@ const REPEATED_LINES: usize = 3;
 #[derive(Debug, Clone)]
 pub struct FimConversation {
     chat: Arc<ChatTemplate>,
+    answers: AnswerFormat,
 }
 
 impl FimConversation {
-    /// For a model with this template.
-    pub fn new(chat: Arc<ChatTemplate>) -> Self {
-        Self { chat }
+    /// For a model with this template and answers of this format.
+    pub fn new(chat: Arc<ChatTemplate>, answers: AnswerFormat) -> Self {
+        Self { chat, answers }
+    }
+
+    /// Tokens that end the answer, besides the model's end tokens: whatever begins something else than text.
+    pub fn stop_tokens(&self) -> impl Iterator<Item = u32> {
+        self.answers.marker_tokens()
     }
 
     /// What ends the answer to this prompt, besides the model's end tokens.
@@ -66,13 +73,7 @@ impl FimConversation {
             ..Conversation::default()
         };
         let mut tokens = self.chat.prompt_tokens(tokenizer, &conversation)?;
-        // Harmony names the channel of every answer.
-        let channel = ["<|channel|>", "<|message|>"].map(|spelling| tokenizer.special_token(spelling));
-        if let [Some(channel), Some(text)] = channel {
-            tokens.push(channel);
-            tokens.extend(tokenizer.encode("final", false)?);
-            tokens.push(text);
-        }
+        self.answers.skip_reasoning(tokenizer, &mut tokens)?;
         tokens.extend(tokenizer.encode(&format!("{fence}\n{}", last_lines(&prompt.prefix)), false)?);
         Ok(tokens)
     }
@@ -113,7 +114,8 @@ mod tests {
             }],
             ..FimPrompt::default()
         };
-        let tokens = FimConversation::new(chat.into())
+        let answers = AnswerFormat::new(Some(&chat), &tokenizer);
+        let tokens = FimConversation::new(chat.into(), answers)
             .layout(&tokenizer, &prompt)
             .unwrap();
         assert_eq!(FimConversation::end(&prompt), "\n```");
@@ -133,6 +135,23 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    #[test]
+    fn reasoning_that_the_template_begins_is_ended() {
+        let tokenizer = Tokenizer::bytes();
+        let source = "{{ messages[0].content }}{% if '</think>' %}<think>\n{% endif %}";
+        let chat = ChatTemplate::new(source, BTreeMap::new()).unwrap();
+        let answers = AnswerFormat::new(Some(&chat), &tokenizer);
+        let prompt = FimPrompt {
+            prefix: "retu".to_owned(),
+            ..FimPrompt::default()
+        };
+        let tokens = FimConversation::new(chat.into(), answers)
+            .layout(&tokenizer, &prompt)
+            .unwrap();
+        let text = tokenizer.decode(&tokens);
+        assert!(text.ends_with("<think>\n\n</think>\n\n```\nretu"), "{text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 pub(crate) use super::quantized_rows::QuantizedRows;
-pub(crate) use super::tiles::TileArena;
+pub(crate) use super::tiles::{STRIPE_BYTES, TileArena};
 #[cfg(target_arch = "x86_64")]
 use super::{Integers, avx2, avx512};
 use super::{
@@ -66,10 +66,14 @@ impl Matrix {
         arena: &mut TileArena,
     ) -> Result<Self, EngineError> {
         let mut matrix = Self::of_rows(tensor)?;
-        if let (Layout::File(tensor), Some(n_lanes)) = (&matrix.layout, isa.n_lanes())
-            && matrix.wants_quantized()
-        {
-            matrix.layout = Layout::Tiles(Tiles::lay_out(tensor, n_lanes, pool, arena));
+        if let Layout::File(tensor) = &matrix.layout {
+            if let Some(n_lanes) = isa.n_lanes()
+                && matrix.wants_quantized()
+            {
+                matrix.layout = Layout::Tiles(Tiles::lay_out(tensor, n_lanes, pool, arena));
+            } else if !tensor.is_stored() {
+                matrix.layout = Layout::File(store(tensor, pool)?);
+            }
         }
         Ok(matrix)
     }
@@ -100,14 +104,7 @@ impl Matrix {
     /// Row `row` as single-precision numbers.
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
         match &self.layout {
-            Layout::File(tensor) => {
-                let n_bytes = tensor.bytes().len() / self.n_outputs;
-                quant::dequantize_row(
-                    self.dtype,
-                    &tensor.bytes()[row * n_bytes..(row + 1) * n_bytes],
-                    out,
-                );
-            }
+            Layout::File(tensor) => tensor.read_numbers(row, out),
             Layout::Tiles(tiles) => tiles.read_row(row, |block_idx, block| {
                 let len = self.dtype.block_len();
                 quant::dequantize_row(
@@ -177,6 +174,22 @@ impl Matrix {
             }
         }
     }
+}
+
+/// The same tensor with all its blocks in memory, made on all threads.
+fn store(tensor: &Tensor, pool: &mut ThreadPool) -> Result<Tensor, EngineError> {
+    let (n_rows, n_bytes) = (tensor.shape[0], tensor.n_bytes());
+    let row_bytes = n_bytes / n_rows;
+    let mut bytes = vec![0; n_bytes];
+    let out = SharedOut::new(&mut bytes);
+    pool.run_rows(n_rows, row_bytes, &|range| {
+        let row = range.start / row_bytes;
+        // SAFETY: every row is another range.
+        let out = unsafe { out.slice(range) };
+        out.copy_from_slice(&tensor.read_rows(row..row + 1));
+    });
+    tensor.release();
+    Tensor::from_bytes(&tensor.name, tensor.dtype, &tensor.shape, bytes)
 }
 
 /// One product of a [`multiply`] call.

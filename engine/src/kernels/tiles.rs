@@ -57,6 +57,10 @@ const MAX_BLOCK_BYTES: usize = 210;
 /// Matrices smaller than this are laid out on the caller's thread.
 const MIN_PARALLEL_BYTES: usize = 1 << 18;
 
+/// Bytes of a matrix that are laid out before the file's pages they came from are given back: what loading takes beside the
+/// result.
+pub(crate) const STRIPE_BYTES: usize = 32 << 20;
+
 /// A quantised matrix in tiles. A clone shares them.
 #[derive(Clone)]
 pub(super) struct Tiles {
@@ -145,7 +149,7 @@ impl Tiles {
         arena: &mut TileArena,
     ) -> Self {
         let shape = BlockShape::of(tensor.dtype);
-        let (n_rows, n_bytes) = (tensor.shape[0], tensor.bytes().len());
+        let (n_rows, n_bytes) = (tensor.shape[0], tensor.n_bytes());
         let row_bytes = n_bytes / n_rows;
         let n_blocks = row_bytes / shape.bytes;
         let n_panels = n_rows.div_ceil(n_lanes);
@@ -161,21 +165,31 @@ impl Tiles {
         let lay_out_panel = |panel_idx: usize| {
             // SAFETY: nobody reads these lines yet, and each panel has its own.
             let (heads, words) = unsafe { tiles.begin_panel(panel_idx) };
+            let first_row = panel_idx * n_lanes;
+            let last_row = n_rows.min(first_row + n_lanes) - 1;
+            let rows = tensor.read_rows(first_row..last_row + 1);
             // All rows of a block before the next one, so that what is written stays in the first-level cache.
             for block_idx in 0..n_blocks {
                 for lane in 0..n_lanes {
-                    let row = (panel_idx * n_lanes + lane).min(n_rows - 1);
-                    let block = &tensor.bytes()[row * row_bytes + block_idx * shape.bytes..][..shape.bytes];
+                    let row = (first_row + lane).min(last_row) - first_row;
+                    let block = &rows[row * row_bytes + block_idx * shape.bytes..][..shape.bytes];
                     tiles.place(block, block_idx, lane, heads, words);
                 }
             }
         };
         if n_bytes < MIN_PARALLEL_BYTES {
             (0..n_panels).for_each(lay_out_panel);
-        } else {
-            pool.run(n_panels, &lay_out_panel);
+            tensor.release();
+            return tiles;
         }
-        tensor.release();
+        let stripe_panels = (STRIPE_BYTES / (n_lanes * row_bytes)).max(1);
+        for first_panel in (0..n_panels).step_by(stripe_panels) {
+            let end = n_panels.min(first_panel + stripe_panels);
+            pool.run(end - first_panel, &|idx| lay_out_panel(first_panel + idx));
+            tensor
+                .rows(first_panel * n_lanes..n_rows.min(end * n_lanes))
+                .release();
+        }
         tiles
     }
 

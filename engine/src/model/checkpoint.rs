@@ -12,6 +12,7 @@ use super::{
     latent::split_joined,
     mxfp4::unpack_experts,
     names::{canonical_gguf_name, canonical_hugging_face_name, split_layer},
+    quantization::fp8_block,
 };
 use crate::{
     error::EngineError,
@@ -65,6 +66,7 @@ impl Checkpoint {
             field: "JSON".into(),
             reason: err.to_string(),
         })?;
+        let fp8_block = fp8_block(folder, &config)?;
         // Models that see pictures too keep what describes their text apart.
         let text_config = config.get("text_config").unwrap_or(&config);
         let model_type = text_config.get("model_type").or(config.get("model_type"));
@@ -79,7 +81,7 @@ impl Checkpoint {
         let stated = Stated::from_hugging_face(text_config).map_err(|fault| fault.of(&path))?;
         let n_prediction_layers = stated.n_prediction_layers;
         let config = stated.into_config(family).map_err(|fault| fault.of(&path))?;
-        let mut weights = safetensors::open_folder(folder)?;
+        let mut weights = safetensors::open_folder(folder, fp8_block)?;
         drop_layers(
             &mut weights,
             "model.layers.",

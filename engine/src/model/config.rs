@@ -382,7 +382,7 @@ impl Stated {
             (Some(_), Some(listed)) => listed[layer_idx],
             (Some(_), None) => {
                 let interval = self.attention_interval.unwrap_or(DEFAULT_ATTENTION_INTERVAL);
-                (layer_idx + 1) % interval.max(1) != 0
+                !(layer_idx + 1).is_multiple_of(interval.max(1))
             }
         }
     }

@@ -95,8 +95,7 @@ impl<'a> Groups<'a> {
         for part in parts {
             for group in 0..self.n_groups {
                 let first = group * self.group_len;
-                let rows = self.matrix.rows(first + part.start..first + part.end);
-                bytes.extend_from_slice(rows.bytes());
+                bytes.extend_from_slice(&self.matrix.read_rows(first + part.start..first + part.end));
             }
         }
         let n_rows = self.n_groups * parts.iter().map(ExactSizeIterator::len).sum::<usize>();

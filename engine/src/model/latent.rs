@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::{LatentAttention, ModelConfig, transformer::dequantize};
+use super::{LatentAttention, ModelConfig};
 use crate::{
     error::EngineError,
     weights::{GgmlType, Tensor, Weights},
@@ -62,7 +62,7 @@ pub(super) fn split_joined(weights: &mut Weights, config: &ModelConfig) -> Resul
 /// A matrix with rows for columns.
 fn transposed(name: &str, matrix: &Tensor) -> Result<Tensor, EngineError> {
     let plain = if matrix.dtype.block_len() > 1 {
-        let numbers = dequantize(matrix)?;
+        let numbers = matrix.numbers()?;
         let bytes = numbers.into_iter().flat_map(|it| f16::from_f32(it).to_le_bytes());
         &Tensor::from_bytes(name, GgmlType::F16, &matrix.shape, bytes.collect())?
     } else {
@@ -72,7 +72,7 @@ fn transposed(name: &str, matrix: &Tensor) -> Result<Tensor, EngineError> {
         unreachable!("rows of a tensor are a matrix");
     };
     let number_bytes = plain.dtype.block_bytes();
-    let bytes = plain.bytes();
+    let bytes = plain.read_rows(0..n_rows);
     let mut turned = Vec::with_capacity(bytes.len());
     for column in 0..n_columns {
         for row in 0..n_rows {

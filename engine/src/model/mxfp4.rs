@@ -3,15 +3,18 @@
 //! In safetensors, gate and up alternate row by row, a byte holds two neighbours, and scales stand apart. In ggml's
 //! blocks a scale stands before its 16 bytes, which hold number `i` and number `i + 16`.
 
+use std::ops::Range;
+
 use crate::{
     error::EngineError,
-    weights::{GgmlType, Tensor, Weights},
+    quant,
+    weights::{Conversion, GgmlType, Tensor, Weights},
 };
 
 /// Bytes of a block's 32 numbers.
 const PACKED_BYTES: usize = 16;
 
-/// Replaces packed experts by ggml's tensors, a copy of them. Leaves other checkpoints as they are.
+/// Replaces packed experts by ggml's tensors, which are made as they are read. Leaves other checkpoints as they are.
 ///
 /// # Errors
 /// [`EngineError::BadFile`] for packed experts of an unexpected shape.
@@ -69,20 +72,72 @@ fn interleave(
         );
         return Err(weights.bad(name, reason));
     }
-    let mut bytes = Vec::with_capacity((1 + PACKED_BYTES) * scales.n_elements() / step);
-    let rows = blocks
-        .bytes()
-        .chunks_exact(PACKED_BYTES * n_blocks)
-        .zip(scales.bytes().chunks_exact(n_blocks));
-    for (blocks, scales) in rows.skip(first).step_by(step) {
-        for (packed, scale) in blocks.as_chunks::<PACKED_BYTES>().0.iter().zip(scales) {
-            bytes.push(*scale);
-            let number = |idx: usize| packed[idx / 2] >> (idx % 2 * 4) & 15;
-            bytes.extend((0..PACKED_BYTES).map(|idx| number(idx) | number(idx + PACKED_BYTES) << 4));
+    let shape = [n_experts, n_rows / step, n_blocks * 2 * PACKED_BYTES];
+    let conversion = Interleaving {
+        blocks: blocks.clone(),
+        scales: scales.clone(),
+        n_blocks,
+        first,
+        step,
+    };
+    Tensor::converted(name, GgmlType::MXFP4, &shape, conversion)
+}
+
+/// Every so manieth row of packed experts.
+struct Interleaving {
+    /// `(experts, rows, n_blocks, PACKED_BYTES)`.
+    blocks: Tensor,
+    /// `(experts, rows, n_blocks)`.
+    scales: Tensor,
+    n_blocks: usize,
+    first: usize,
+    step: usize,
+}
+
+impl Interleaving {
+    /// Where `row` is in the file: the number of rows of an expert is a multiple of the step.
+    fn source_row(&self, row: usize) -> usize {
+        self.first + row * self.step
+    }
+}
+
+impl Conversion for Interleaving {
+    fn source_type(&self) -> &'static str {
+        GgmlType::MXFP4.name()
+    }
+
+    fn write_rows(&self, rows: Range<usize>, out: &mut [u8]) {
+        let row_bytes = (1 + PACKED_BYTES) * self.n_blocks;
+        for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {
+            let first_block = self.source_row(row) * self.n_blocks;
+            let blocks = self.blocks.read_rows(first_block..first_block + self.n_blocks);
+            let scales = self
+                .scales
+                .read_rows(self.source_row(row)..self.source_row(row) + 1);
+            let packed = blocks.as_chunks::<PACKED_BYTES>().0.iter().zip(&*scales);
+            for ((packed, scale), out) in packed.zip(out.chunks_exact_mut(1 + PACKED_BYTES)) {
+                out[0] = *scale;
+                let number = |idx: usize| packed[idx / 2] >> (idx % 2 * 4) & 15;
+                for (idx, out) in out[1..].iter_mut().enumerate() {
+                    *out = number(idx) | number(idx + PACKED_BYTES) << 4;
+                }
+            }
         }
     }
-    let shape = [n_experts, n_rows / step, n_blocks * 2 * PACKED_BYTES];
-    Tensor::from_bytes(name, GgmlType::MXFP4, &shape, bytes)
+
+    fn read_numbers(&self, row: usize, out: &mut [f32]) {
+        let mut bytes = vec![0; (1 + PACKED_BYTES) * self.n_blocks];
+        self.write_rows(row..row + 1, &mut bytes);
+        quant::dequantize_row(GgmlType::MXFP4, &bytes, out);
+    }
+
+    fn release(&self, rows: Range<usize>) {
+        let source = self.source_row(rows.start)..self.source_row(rows.end).min(self.scales.n_rows());
+        self.scales.rows(source.clone()).release();
+        self.blocks
+            .rows(source.start * self.n_blocks..source.end * self.n_blocks)
+            .release();
+    }
 }
 
 /// Columns `first, first + step, ...` of a matrix of plain numbers.

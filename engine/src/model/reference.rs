@@ -8,7 +8,7 @@ use candle_core::{D, DType, Device, Tensor};
 
 use super::{
     Activation, CacheShape, Checkpoint, DeltaNet, ExpertChoice, Gate, LatentAttention, LayerConfig,
-    ModelConfig, RopePairing, transformer::dequantize,
+    ModelConfig, RopePairing,
 };
 use crate::error::EngineError;
 
@@ -524,7 +524,7 @@ impl Reference<'_> {
 
     fn tensor(&self, name: &str) -> Result<Tensor> {
         let tensor = self.checkpoint.weights().require(name)?;
-        let numbers = dequantize(tensor)?;
+        let numbers = tensor.numbers()?;
         Ok(Tensor::from_vec(numbers, tensor.shape.as_slice(), &self.device)?)
     }
 

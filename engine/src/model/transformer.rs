@@ -11,7 +11,7 @@ mod latent;
 mod layer_embedding;
 mod load;
 
-pub(super) use self::load::dequantize;
+pub(super) use self::load::loaded_bytes;
 use self::{
     attention::Attention,
     delta_net::GatedDeltaNet,
@@ -30,8 +30,21 @@ use crate::{
     },
     kv_cache::KvCache,
     model::{Batch, Model, ModelConfig, Norm},
-    weights::Weights,
+    weights::{GgmlType, Weights},
 };
+
+/// How a model is loaded.
+#[derive(Clone, Copy)]
+pub struct LoadOptions<'a> {
+    /// Threads that load it, and run it afterwards.
+    pub n_threads: usize,
+    /// What matrices are to be multiplied with.
+    pub isa: Isa,
+    /// Type for large matrices of plain numbers; `None` leaves them as they are.
+    pub quantize: Option<GgmlType>,
+    /// Is told again and again how many bytes of matrices have been read.
+    pub progress: &'a dyn Fn(usize),
+}
 
 /// A transformer whose weights stay in the file's own layout.
 pub struct Transformer {
@@ -106,8 +119,26 @@ impl Transformer {
         n_threads: usize,
         isa: Isa,
     ) -> Result<Self, EngineError> {
-        let mut pool = ThreadPool::new(n_threads);
-        let mut loader = Loader::new(weights, &config, isa, &mut pool);
+        let options = LoadOptions {
+            n_threads,
+            isa,
+            quantize: None,
+            progress: &|_| {},
+        };
+        Self::load_with(weights, config, options)
+    }
+
+    /// As [`load`](Self::load), with all that can be asked for.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(
+        weights: &Weights,
+        config: ModelConfig,
+        options: LoadOptions<'_>,
+    ) -> Result<Self, EngineError> {
+        let mut pool = ThreadPool::new(options.n_threads);
+        let mut loader = Loader::new(weights, &config, options, &mut pool);
         let hidden = config.hidden;
         let layers = (0..config.n_layers)
             .map(|layer_idx| {
@@ -136,7 +167,7 @@ impl Transformer {
             .transpose()?;
         loader.refuse_the_rest()?;
         Ok(Self {
-            isa,
+            isa: options.isa,
             pool,
             embedding,
             layer_embedding,

@@ -147,6 +147,21 @@ impl Eagle3 {
         HeadFile::recognises(source)
     }
 
+    /// Bytes that the head of `source` takes of memory for a target, with a KV cache of `n_positions` positions.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn planned_bytes(
+        source: WeightSource,
+        target: &Checkpoint,
+        n_positions: usize,
+    ) -> Result<usize, EngineError> {
+        let file = HeadFile::open(source, target.config())?;
+        let block_bytes = KvCache::block_bytes(&file.config.shape, CacheType::F16);
+        let weight_bytes: usize = file.weights.iter().map(|(_, tensor)| tensor.n_bytes()).sum();
+        Ok(weight_bytes + n_positions.div_ceil(BLOCK_LEN) * block_bytes)
+    }
+
     /// Loads the head of `source` for a target. Its KV cache holds `n_positions` positions.
     ///
     /// # Errors

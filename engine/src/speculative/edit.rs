@@ -6,7 +6,7 @@
 //! writes the new name itself from the second place on. So is how far a line was moved in or out: code that is wrapped has
 //! all its lines moved, whatever their indentation is.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use super::drafter::{Draft, Drafter, DrafterKind, Evidence};
 use crate::tokenizer::Tokenizer;
@@ -70,6 +70,8 @@ struct Replacement {
 /// How much further in lines have come to begin.
 #[derive(Debug, PartialEq, Eq)]
 struct Shift {
+    /// A space or a tab.
+    blank: u8,
     n_bytes: isize,
     n_seen: usize,
     /// How often a line stayed where it was.
@@ -110,55 +112,97 @@ impl EditDraft {
             }
             Place::Lost(alignment) => {
                 alignment.read(&self.original, token);
-                if let Some((at, n_agreed)) = alignment.best_place(ANCHOR) {
-                    let (from, since) = (alignment.from, alignment.since);
+                let (from, since) = (alignment.from, alignment.since);
+                if let Some((at, n_agreed, _)) = alignment.best_place(ANCHOR) {
                     self.place = Place::Known { at, n_agreed };
-                    let old = self.original.get(from..at - n_agreed);
-                    let new = tokens.get(since..tokens.len() - n_agreed);
-                    if let (Some(old), Some(new)) = (old, new) {
-                        for (old, new) in differences(old, new) {
-                            note_replacement(&mut self.replacements, old, new);
-                            note_shift(&self.tokenizer, &mut self.shift, old, new);
-                        }
-                        // What was replaced as a whole comes first, as the latest.
-                        note_replacement(&mut self.replacements, old, new);
+                    if from <= at - n_agreed && since <= tokens.len() - n_agreed {
+                        self.note_difference(from..at - n_agreed, &tokens[..tokens.len() - n_agreed], since);
                     }
+                } else if let Some(at) = self.moved_line(from, &tokens[since..]) {
+                    self.place = Place::Known { at, n_agreed: 1 };
+                } else if self.are_inserted_lines(from, &tokens[since..]) {
+                    self.place = Place::Known {
+                        at: from,
+                        n_agreed: 0,
+                    };
                 }
             }
         }
     }
 
+    /// The answer, which ends with `tokens`, has something else since token `since` than the original in `old`.
+    fn note_difference(&mut self, old: Range<usize>, tokens: &[u32], since: usize) {
+        let moved = |range: Range<usize>, by: usize| range.start + by..range.end + by;
+        let parts = differences(&self.original[old.clone()], &tokens[since..]);
+        let parts = parts
+            .into_iter()
+            .map(|(in_old, in_new)| (moved(in_old, old.start), moved(in_new, since)));
+        for (old, new) in parts {
+            let (old, new) = (&self.original[old], &tokens[new]);
+            if !note_shift(&self.tokenizer, &mut self.shift, old, new) {
+                note_replacement(&mut self.replacements, old, new);
+            }
+        }
+        // What was replaced as a whole comes first, as the latest. What was put in or left out is known by the token before.
+        let is_one_sided = old.is_empty() || since == tokens.len();
+        let n_before = usize::from(is_one_sided).min(old.start).min(since);
+        let old = &self.original[old.start - n_before..old.end];
+        note_replacement(&mut self.replacements, old, &tokens[since - n_before..]);
+    }
+
+    /// Where the original is after `new`, if that is a line's first word after white space of another length.
+    fn moved_line(&mut self, from: usize, new: &[u32]) -> Option<usize> {
+        if !self.begins_line(from) || new.len() > MAX_REPLACEMENT {
+            return None;
+        }
+        let rest = &self.original[from..];
+        let mut lengths = 1..=rest.len().min(MAX_REPLACEMENT);
+        let n_old =
+            lengths.find(|n_old| note_shift(&self.tokenizer, &mut self.shift, &rest[..*n_old], new))?;
+        Some(from + n_old)
+    }
+
+    /// Whether `new` are whole lines that were put before the one that begins at `from` of the original.
+    fn are_inserted_lines(&self, from: usize, new: &[u32]) -> bool {
+        let ends_line = |token: &u32| self.tokenizer.token_bytes(*token).ends_with(b"\n");
+        let Place::Lost(alignment) = &self.place else {
+            return false;
+        };
+        new.last().is_some_and(ends_line)
+            && self.begins_line(from)
+            && alignment
+                .best_place(1)
+                .is_none_or(|(_, _, cost)| cost > new.len() as u32)
+    }
+
     /// The answer kept the original's token at `at`: replacements that begin there did not happen.
     fn note_misses(&mut self, at: usize) {
-        let rest = &self.original[at..];
-        for replacement in &mut self.replacements {
-            let was_due = rest.starts_with(&replacement.old) && replacement.new.first() != rest.first();
-            replacement.n_missed += usize::from(was_due);
+        for Replacement {
+            old, new, n_missed, ..
+        } in &mut self.replacements
+        {
+            // Those that are known by the token before them begin with it.
+            let n_before = usize::from(old.first() == new.first());
+            let rest = at.checked_sub(n_before).map(|start| &self.original[start..]);
+            let was_due =
+                rest.is_some_and(|it| it.starts_with(old)) && new.get(n_before) != self.original.get(at);
+            *n_missed += usize::from(was_due);
         }
-        let n_blank = self.indentation(at).len();
-        if let Some(shift) = &mut self.shift {
-            shift.n_missed += usize::from(n_blank > 0);
+        let begins_line = self.begins_line(at);
+        if let Some(shift) = self.shift.as_mut().filter(|_| begins_line) {
+            shift.n_missed += 1;
         }
     }
 
-    /// The white space at `at` of the original, if a line begins there.
-    fn indentation(&self, at: usize) -> &[u32] {
-        let bytes = |token: &u32| self.tokenizer.token_bytes(*token);
-        let begins_line = at == 0
-            || self
-                .original
-                .get(at - 1)
-                .is_some_and(|it| bytes(it).ends_with(b"\n"));
-        let rest = self
-            .original
-            .get(at..)
-            .filter(|_| begins_line)
-            .unwrap_or_default();
-        let n_blank = rest
-            .iter()
-            .take_while(|token| blank_of(bytes(token)).is_some())
-            .count();
-        &rest[..n_blank]
+    /// Whether a line begins at `at` of the original, and is not empty.
+    fn begins_line(&self, at: usize) -> bool {
+        let bytes = |at: usize| {
+            self.original
+                .get(at)
+                .map(|token| self.tokenizer.token_bytes(*token))
+        };
+        let is_first = at == 0 || bytes(at - 1).is_some_and(|it| it.ends_with(b"\n"));
+        is_first && bytes(at).is_some_and(|it| !it.starts_with(b"\n"))
     }
 
     /// How the answer goes on: the rest of a replacement, the place in the original after it, and in how many tokens the
@@ -179,7 +223,7 @@ impl EditDraft {
             return (rest, alignment.from + n_old, new.len());
         }
         match alignment.best_place(1) {
-            Some((at, n_agreed)) => (Cow::default(), at, n_agreed),
+            Some((at, n_agreed, _)) => (Cow::default(), at, n_agreed),
             // Nothing fits yet: as many tokens may have been replaced as have come.
             None => (Cow::default(), alignment.from + new.len(), 0),
         }
@@ -194,30 +238,33 @@ impl EditDraft {
             return Some((it.old.len(), Cow::Borrowed(&it.new)));
         }
         let shift = self.shift.as_ref().filter(|it| it.n_seen > it.n_missed)?;
-        let old = self.indentation(at);
-        let blank = blank_of(self.tokenizer.token_bytes(*old.last()?))?;
-        let n_bytes: usize = old
+        if !self.begins_line(at) {
+            return None;
+        }
+        // With the word after the white space: vocabularies cut between the two in their own ways.
+        let bytes = |token: &u32| self.tokenizer.token_bytes(*token);
+        let n_blank = rest
             .iter()
-            .map(|token| self.tokenizer.token_bytes(*token).len())
-            .sum();
-        let n_bytes = n_bytes.checked_add_signed(shift.n_bytes)?;
-        let new = self
-            .tokenizer
-            .encode(&blank.to_string().repeat(n_bytes), false)
-            .ok()?;
-        Some((old.len(), Cow::Owned(new)))
+            .take_while(|token| n_blanks(bytes(token), shift.blank) == bytes(token).len())
+            .count();
+        let old = &rest[..rest.len().min(n_blank + 1)];
+        let old_bytes: Vec<u8> = old.iter().flat_map(bytes).copied().collect();
+        let text = std::str::from_utf8(&old_bytes).ok()?;
+        let n_old = n_blanks(&old_bytes, shift.blank);
+        let n_new = n_old.checked_add_signed(shift.n_bytes)?;
+        let moved = char::from(shift.blank).to_string().repeat(n_new) + &text[n_old..];
+        Some((old.len(), Cow::Owned(self.tokenizer.encode(&moved, false).ok()?)))
     }
 }
 
-/// The space or tab that all of `bytes` are.
-fn blank_of(bytes: &[u8]) -> Option<char> {
-    let (&first, rest) = bytes.split_first()?;
-    (matches!(first, b' ' | b'\t') && rest.iter().all(|byte| *byte == first)).then_some(char::from(first))
+/// How many bytes at the start are `blank`.
+fn n_blanks(bytes: &[u8], blank: u8) -> usize {
+    bytes.iter().take_while(|byte| **byte == blank).count()
 }
 
 /// The runs of tokens in which two texts differ, in order, by a longest common subsequence. None in texts longer than
 /// an alignment of a few lines needs.
-fn differences<'a>(old: &'a [u32], new: &'a [u32]) -> Vec<(&'a [u32], &'a [u32])> {
+fn differences(old: &[u32], new: &[u32]) -> Vec<(Range<usize>, Range<usize>)> {
     if old.len() > MAX_DIFFERENCE || new.len() > MAX_DIFFERENCE {
         return Vec::new();
     }
@@ -251,7 +298,7 @@ fn differences<'a>(old: &'a [u32], new: &'a [u32]) -> Vec<(&'a [u32], &'a [u32])
         }
         let n_agreed = old[i..].iter().zip(&new[j..]).take_while(|(a, b)| a == b).count();
         if (from_old, from_new) != (i, j) {
-            runs.push((&old[from_old..i], &new[from_new..j]));
+            runs.push((from_old..i, from_new..j));
         }
         (i, j) = (i + n_agreed, j + n_agreed);
     }
@@ -279,32 +326,38 @@ fn note_replacement(replacements: &mut Vec<Replacement>, old: &[u32], new: &[u32
     replacements.truncate(MAX_REPLACEMENTS);
 }
 
-/// Remembers how far a line was moved, if `old` and `new` are indentations.
-fn note_shift(tokenizer: &Tokenizer, shift: &mut Option<Shift>, old: &[u32], new: &[u32]) {
-    let blank = |tokens: &[u32]| {
-        let bytes: Vec<u8> = tokens
+/// Whether `old` and `new` are the same but for the white space that they begin with; remembers how much more that is.
+fn note_shift(tokenizer: &Tokenizer, shift: &mut Option<Shift>, old: &[u32], new: &[u32]) -> bool {
+    let bytes = |tokens: &[u32]| -> Vec<u8> {
+        tokens
             .iter()
             .flat_map(|token| tokenizer.token_bytes(*token))
             .copied()
-            .collect();
-        Some((blank_of(&bytes)?, bytes.len() as isize))
+            .collect()
     };
-    let (Some((old_blank, n_old)), Some((new_blank, n_new))) = (blank(old), blank(new)) else {
-        return;
+    let (old, new) = (bytes(old), bytes(new));
+    let blank = if old.starts_with(b"\t") || new.starts_with(b"\t") {
+        b'\t'
+    } else {
+        b' '
     };
-    if old_blank != new_blank || n_old == n_new {
-        return;
+    let (n_old, n_new) = (n_blanks(&old, blank), n_blanks(&new, blank));
+    if n_old == n_new || old[n_old..] != new[n_new..] {
+        return false;
     }
+    let n_bytes = n_new as isize - n_old as isize;
     match shift {
-        Some(shift) if shift.n_bytes == n_new - n_old => shift.n_seen += 1,
+        Some(shift) if (shift.blank, shift.n_bytes) == (blank, n_bytes) => shift.n_seen += 1,
         _ => {
             *shift = Some(Shift {
-                n_bytes: n_new - n_old,
+                blank,
+                n_bytes,
                 n_seen: 1,
                 n_missed: 0,
             });
         }
     }
+    true
 }
 
 impl Alignment {
@@ -332,12 +385,12 @@ impl Alignment {
         }
     }
 
-    /// The place that fits best among those before which `least` tokens agree, and how many do.
-    fn best_place(&self, least: u32) -> Option<(usize, usize)> {
+    /// The place that fits best among those before which `least` tokens agree, how many do, and how badly it fits.
+    fn best_place(&self, least: u32) -> Option<(usize, usize, u32)> {
         let places = self.costs.iter().zip(&self.n_agreed).enumerate();
         let agreeing = places.filter(|(_, (_, n_agreed))| **n_agreed >= least);
         let best = agreeing.min_by_key(|(_, (cost, _))| **cost);
-        best.map(|(at, (_, n_agreed))| (at, *n_agreed as usize))
+        best.map(|(at, (cost, n_agreed))| (at, *n_agreed as usize, *cost))
     }
 }
 
@@ -428,7 +481,7 @@ mod tests {
             let (old, new) = (tokens(old), tokens(new));
             let runs = differences(&old, &new);
             runs.iter()
-                .map(|(old, new)| (text(old), text(new)))
+                .map(|(in_old, in_new)| (text(&old[in_old.clone()]), text(&new[in_new.clone()])))
                 .collect::<Vec<_>>()
         };
         let of = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {

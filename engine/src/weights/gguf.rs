@@ -170,7 +170,7 @@ impl Gguf {
             name: info.name.clone(),
             dtype: info.dtype,
             shape: info.shape.clone(),
-            data: self.files[info.file_idx].slice(info.range.clone()),
+            data: self.files[info.file_idx].slice(info.range.clone()).into(),
         })
     }
 

@@ -3,52 +3,77 @@
 //! The header is checked by the crate `safetensors`: offsets without gaps or overlaps, sizes that agree with shapes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
 use ::safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::{GgmlType, Tensor, WeightSource, Weights};
+use super::{GgmlType, Tensor, WeightSource, Weights, fp8};
 use crate::error::EngineError;
 
 /// Bytes of the header's length, before the header.
 const LENGTH_BYTES: usize = 8;
 
-/// Opens the tensors of a folder as Hugging Face lays it out: `model.safetensors`, or shards with their index.
+/// Opens the tensors of a folder as Hugging Face lays it out: `model.safetensors`, or shards with their index. Matrices
+/// in FP8 come with their scales applied; `fp8_block` outputs and inputs share one where scales are those of blocks.
 ///
 /// # Errors
 /// [`EngineError::Io`] for a file that is missing, [`EngineError::BadFile`] for a header that is malformed or an index
 /// that names what is not there, [`EngineError::Unsupported`] for numbers that the engine does not read.
-pub fn open_folder(folder: &Path) -> Result<Weights, EngineError> {
+pub fn open_folder(folder: &Path, fp8_block: [usize; 2]) -> Result<Weights, EngineError> {
     let index = folder.join("model.safetensors.index.json");
-    if !index.is_file() {
-        let tensors = open_file(&folder.join("model.safetensors"))?;
-        return Weights::new(folder, tensors);
-    }
-    let shard_of = read_index(&index)?;
+    let shard_of = match index.is_file() {
+        true => read_index(&index)?,
+        false => BTreeMap::new(),
+    };
     let mut shards: Vec<&str> = shard_of.values().map(String::as_str).collect();
     shards.sort_unstable();
     shards.dedup();
-    let mut tensors = Vec::new();
-    for shard in shards {
-        tensors.extend(open_file(&folder.join(shard))?);
+    if shards.is_empty() {
+        shards.push("model.safetensors");
     }
-    let weights = Weights::new(folder, tensors)?;
-    match shard_of.iter().find(|(name, _)| weights.get(name).is_none()) {
-        None => Ok(weights),
-        Some((name, shard)) => {
-            Err(weights.bad(name, format!("the index has it in `{shard}`, which does not")))
+    let (mut tensors, mut fp8_matrices) = (Vec::new(), Vec::new());
+    for shard in shards {
+        for (tensor, dtype) in read_entries(&folder.join(shard))? {
+            match dtype {
+                Dtype::F8_E4M3 => fp8_matrices.push(tensor),
+                _ => tensors.push(tensor),
+            }
         }
     }
+    let is_there: BTreeSet<&str> = tensors
+        .iter()
+        .chain(&fp8_matrices)
+        .map(|it| it.name.as_str())
+        .collect();
+    let missing = shard_of
+        .iter()
+        .find(|(name, _)| !is_there.contains(name.as_str()));
+    if let Some((name, shard)) = missing {
+        return Err(EngineError::BadFile {
+            path: folder.into(),
+            field: format!("tensor `{name}`"),
+            reason: format!("the index has it in `{shard}`, which does not"),
+        });
+    }
+    let mut weights = Weights::new(folder, tensors)?;
+    fp8::add_matrices(&mut weights, fp8_matrices, fp8_block)?;
+    Ok(weights)
 }
 
-/// Opens the tensors of one file, in no order.
+/// Opens the tensors of one file, in no order; FP8 as bytes.
 ///
 /// # Errors
 /// As [`open_folder`].
 pub fn open_file(path: &Path) -> Result<Vec<Tensor>, EngineError> {
+    let entries = read_entries(path)?;
+    Ok(entries.into_iter().map(|(tensor, _)| tensor).collect())
+}
+
+/// The tensors of one file, and the types that it gives them.
+fn read_entries(path: &Path) -> Result<Vec<(Tensor, Dtype)>, EngineError> {
     let file = WeightSource::File(path.into()).open()?;
     let (header_bytes, metadata) = SafeTensors::read_metadata(&file).map_err(|err| EngineError::BadFile {
         path: path.into(),
@@ -74,12 +99,13 @@ pub fn open_file(path: &Path) -> Result<Vec<Tensor>, EngineError> {
                     reason: format!("shape {shape:?} holds a zero"),
                 });
             }
-            Ok(Tensor {
+            let tensor = Tensor {
                 dtype: ggml_type(&name, info.dtype)?,
                 name,
                 shape,
-                data: file.slice(data_start + start..data_start + end),
-            })
+                data: file.slice(data_start + start..data_start + end).into(),
+            };
+            Ok((tensor, info.dtype))
         })
         .collect()
 }
@@ -89,15 +115,15 @@ fn ggml_type(name: &str, dtype: Dtype) -> Result<GgmlType, EngineError> {
         Dtype::F32 => GgmlType::F32,
         Dtype::F16 => GgmlType::F16,
         Dtype::BF16 => GgmlType::BF16,
-        // Packed blocks and flags, whatever they mean.
-        Dtype::U8 | Dtype::I8 | Dtype::BOOL => GgmlType::I8,
+        // Bytes, whatever they mean.
+        Dtype::U8 | Dtype::I8 | Dtype::BOOL | Dtype::F8_E4M3 => GgmlType::I8,
         Dtype::I32 => GgmlType::I32,
         Dtype::I64 => GgmlType::I64,
         other => {
             return Err(EngineError::Unsupported {
                 what: "tensor type",
                 found: format!("{other:?} of {name}"),
-                known: "F32, F16, BF16, and the U8 of MXFP4".into(),
+                known: "F32, F16, BF16, F8_E4M3, and the U8 of MXFP4".into(),
             });
         }
     })

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use surmise_engine::{
-    Engine, EngineError, EngineOptions, WeightSource,
+    Engine, EngineError, EngineOptions, ModelSummary, WeightSource,
     request::{CopyMixing, Finish, Prompt, Request, SamplingParams, Speculation, StopCondition},
     step_timer::StepTimer,
 };
@@ -156,6 +156,8 @@ pub struct Memory {
     pub weight_bytes: usize,
     /// Keys and values that were held then.
     pub kv_bytes: usize,
+    /// What was to be expected by the headers of the model's files, with these keys and values.
+    pub planned_bytes: usize,
 }
 
 impl Memory {
@@ -185,10 +187,12 @@ pub fn measure(
     let max_rows = STEP_ROWS[STEP_ROWS.len() - 1];
     let mut timer = StepTimer::load(source.clone(), &options, STEP_CONTEXT, max_rows)?;
     let n_threads = timer.n_threads();
+    let plan = ModelSummary::read(source, &options)?.plan;
     let memory = resident_before.zip(resident_after).map(|(before, after)| Memory {
         resident_bytes: after.saturating_sub(before),
         weight_bytes: timer.weight_bytes(),
         kv_bytes,
+        planned_bytes: plan.total_bytes() - plan.kv_bytes + kv_bytes,
     });
     let large = Bandwidth::new(LARGE_BYTES, n_threads);
     let like_model = Bandwidth::new(timer.step_bytes().clamp(n_threads << 12, LARGE_BYTES), n_threads);

@@ -1,14 +1,23 @@
 //! Loading the model beside everything else, with progress where the editor shows it.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
-use surmise_engine::Engine;
-use tower_lsp_server::gen_lsp_types::{MessageType, ProgressToken};
+use surmise_engine::{Engine, LoadProgress, memory::Bytes};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tower_lsp_server::{
+    Bounded, NotCancellable, OngoingProgress,
+    gen_lsp_types::{MessageType, ProgressToken},
+};
 
 use crate::{
     lsp::{ModelState, Server, status},
     model::fim_note,
 };
+
+/// Percent of the weights between two reports.
+const REPORT_PERCENT: u32 = 5;
+
+type Progress = OngoingProgress<Bounded, NotCancellable>;
 
 /// Starts loading the model that the settings name; the one loaded so far, if any, is let go. Does not wait,
 /// and does nothing once the editor has shut us down.
@@ -33,11 +42,13 @@ pub(super) fn start(server: &Server) {
         .await;
         let progress = begin_progress(&server, attempt).await;
         let load = server.shared.options.load.clone();
+        let (reports, received) = unbounded_channel();
         let loaded = tokio::task::spawn_blocking(move || {
             // Letting a model go takes a moment too.
             drop(former);
-            load(&config).map_err(|error| error.to_string())
+            load(&config, &reporter(reports)).map_err(|error| error.to_string())
         });
+        forward(received, progress.as_ref()).await;
         let loaded = loaded
             .await
             .unwrap_or_else(|_| Err("the loader panicked; this is a bug".to_owned()));
@@ -69,6 +80,38 @@ pub(super) fn start(server: &Server) {
     });
 }
 
+/// Passes on the first report and then one every few percent.
+fn reporter(reports: UnboundedSender<LoadProgress>) -> impl Fn(LoadProgress) {
+    let next = Cell::new(0);
+    move |progress| {
+        let percent = percent(&progress);
+        if percent >= next.get() {
+            next.set(percent + REPORT_PERCENT);
+            // Nobody listens once the editor is gone.
+            let _ = reports.send(progress);
+        }
+    }
+}
+
+fn percent(progress: &LoadProgress) -> u32 {
+    let share = progress.loaded_bytes as f64 / progress.plan.weight_bytes.max(1) as f64;
+    (share * 100.0).min(100.0) as u32
+}
+
+/// Shows reports until there are no more.
+async fn forward(mut reports: UnboundedReceiver<LoadProgress>, progress: Option<&Progress>) {
+    while let Some(report) = reports.recv().await {
+        let LoadProgress { plan, loaded_bytes } = report;
+        let message = match loaded_bytes {
+            0 => plan.summary(),
+            _ => format!("{} of {} read", Bytes(loaded_bytes), Bytes(plan.weight_bytes)),
+        };
+        if let Some(progress) = progress {
+            progress.report_with_message(message, percent(&report)).await;
+        }
+    }
+}
+
 /// The model, if it is loaded.
 pub(super) fn ready(server: &Server) -> Option<Arc<Engine>> {
     match &server.state().model {
@@ -95,11 +138,7 @@ pub(super) async fn say_not_ready(server: &Server) {
     status::send(server, kind, message).await;
 }
 
-async fn begin_progress(
-    server: &Server,
-    attempt: u64,
-) -> Option<tower_lsp_server::OngoingProgress<tower_lsp_server::Unbounded, tower_lsp_server::NotCancellable>>
-{
+async fn begin_progress(server: &Server, attempt: u64) -> Option<Progress> {
     if !server.state().features.work_done_progress {
         return None;
     }
@@ -110,11 +149,6 @@ async fn begin_progress(
         .create_work_done_progress(token.clone())
         .await
         .ok()?;
-    Some(
-        server
-            .client()
-            .progress(token, "Surmise: loading the model")
-            .begin()
-            .await,
-    )
+    let progress = server.client().progress(token, "Surmise: loading the model");
+    Some(progress.with_percentage(0).begin().await)
 }

@@ -1,7 +1,7 @@
 //! What the metadata of a GGUF file states, under the keys of the GGUF specification.
 
 use super::{
-    super::{DeltaNet, family::Source, transformer::dequantize},
+    super::{DeltaNet, family::Source},
     Gate, LatentAttention, PerLayer, RopeScaling, Stated,
 };
 use crate::{
@@ -229,15 +229,15 @@ impl Keys<'_> {
 
     fn rope_scaling(&self, gguf: &Gguf) -> Result<RopeScaling, EngineError> {
         if gguf.tensor("rope_freqs.weight").is_some() {
-            return Ok(RopeScaling::Factors(dequantize(
-                &gguf.require("rope_freqs.weight")?,
-            )?));
+            return Ok(RopeScaling::Factors(
+                gguf.require("rope_freqs.weight")?.numbers()?,
+            ));
         }
         let original = self.size("rope.scaling.original_context_length")?;
         if gguf.tensor("rope_factors_long.weight").is_some() {
             return Ok(RopeScaling::LongRope {
-                short: dequantize(&gguf.require("rope_factors_short.weight")?)?,
-                long: dequantize(&gguf.require("rope_factors_long.weight")?)?,
+                short: gguf.require("rope_factors_short.weight")?.numbers()?,
+                long: gguf.require("rope_factors_long.weight")?.numbers()?,
                 original: original.unwrap_or(4096),
                 amplitude: self.number("rope.scaling.attn_factor")?,
             });

@@ -350,13 +350,12 @@ fn set_shares(chosen: &mut [Choice], scores: &[f32], choice: ExpertChoice) {
 
 impl Shared {
     fn load(loader: &mut Loader<'_>, layer_idx: usize, width: usize) -> Result<Self, EngineError> {
-        let (name, hidden) = (
-            |part: &str| format!("blk.{layer_idx}.{part}_shexp"),
-            loader.config.hidden,
-        );
+        let name = |part: &str| format!("blk.{layer_idx}.{part}_shexp");
+        let gate_name = format!("{}.weight", name("ffn_gate_inp"));
+        let hidden = loader.config.hidden;
         Ok(Self {
             mlp: Mlp::load(loader, width, name)?,
-            gate: loader.optional_row(&format!("{}.weight", name("ffn_gate_inp")), hidden)?,
+            gate: loader.optional_row(&gate_name, hidden)?,
         })
     }
 

@@ -107,14 +107,14 @@ impl Heads {
         (input, n_rows): (Input<'_>, usize),
         rotation: (&Rotations, RopePairing),
         head_dim: usize,
-        own: &mut Buffers,
+        buffers: &mut Buffers,
         (query, key, value): (&mut [f32], &mut [f32], &mut [f32]),
     ) {
         let (isa, has_gates) = (context.isa, context.config.gates_attention);
         let shape = (n_rows, head_dim);
         let query_out = if has_gates {
-            own.gated_query.resize(2 * query.len(), 0.0);
-            &mut own.gated_query
+            buffers.gated_query.resize(2 * query.len(), 0.0);
+            &mut buffers.gated_query
         } else {
             &mut *query
         };
@@ -132,7 +132,7 @@ impl Heads {
         }
         self.query.add_bias(query_out);
         if has_gates {
-            own.split_gates(query, head_dim);
+            buffers.split_gates(query, head_dim);
         }
         norm_and_rotate(context, self.query_norm.as_deref(), Some(rotation), query, shape);
         if let Some(own) = &self.cached {

@@ -2,7 +2,11 @@
 //!
 //! Each part is mixed with a projection of the usual embedding, and gates what its layer adds at its end.
 
-use super::{Buffers, Context, NormWeights, load::Loader, scale_by};
+use super::{
+    Buffers, Context, NormWeights,
+    load::{LAYER_EMBEDDING, Loader},
+    scale_by,
+};
 use crate::{
     error::EngineError,
     kernels::{
@@ -53,7 +57,7 @@ impl LayerEmbedding {
         let n_numbers = loader.config.n_layers * width;
         Ok(Self {
             width,
-            table: loader.table("per_layer_token_embd.weight", vocab, n_numbers)?,
+            table: loader.table(LAYER_EMBEDDING, vocab, n_numbers)?,
             projection: loader.matrix("per_layer_model_proj.weight", n_numbers, hidden)?,
             norm: loader.vector("per_layer_proj_norm.weight", width)?,
         })

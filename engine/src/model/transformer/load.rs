@@ -1,44 +1,48 @@
-//! Tensors by name and shape, with an account of which were asked for.
+//! Tensors by name and shape, with an account of which were asked for, in the types that they are multiplied in.
 
 use std::{collections::BTreeSet, ops::Range};
 
-use super::NormWeights;
+use super::{LoadOptions, NormWeights};
 use crate::{
     error::EngineError,
     kernels::{
-        Isa,
         matmul::{Matrix, TileArena},
         pool::ThreadPool,
     },
     model::ModelConfig,
-    quant,
-    weights::{Tensor, Weights},
+    weights::{GgmlType, Tensor, Weights, fp8},
 };
+
+/// Smaller matrices are not worth quantising.
+const MIN_QUANTIZED_ELEMENTS: usize = 1 << 12;
 
 pub(super) struct Loader<'a> {
     weights: &'a Weights,
     pub(super) config: &'a ModelConfig,
-    /// What the matrices are to be multiplied with, and what lays them out for that.
-    isa: Isa,
+    options: LoadOptions<'a>,
+    /// Lays matrices out for the kernels.
     pool: &'a mut ThreadPool,
     arena: TileArena,
     used: BTreeSet<String>,
+    /// Bytes of the tensors that were asked for, as their files have them.
+    n_read_bytes: usize,
 }
 
 impl<'a> Loader<'a> {
     pub(super) fn new(
         weights: &'a Weights,
         config: &'a ModelConfig,
-        isa: Isa,
+        options: LoadOptions<'a>,
         pool: &'a mut ThreadPool,
     ) -> Self {
         Self {
             weights,
             config,
-            isa,
+            options,
             pool,
             arena: TileArena::default(),
             used: BTreeSet::new(),
+            n_read_bytes: 0,
         }
     }
 
@@ -58,7 +62,7 @@ impl<'a> Loader<'a> {
         n_inputs: usize,
     ) -> Result<Matrix, EngineError> {
         let tensor = self.tensor(name, &[n_outputs, n_inputs])?.clone();
-        Matrix::new(tensor, self.isa, self.pool, &mut self.arena)
+        self.lay_out(name, tensor)
     }
 
     /// The matrix `name`, `(n_rows, n_columns)`, of which only rows are read.
@@ -92,7 +96,7 @@ impl<'a> Loader<'a> {
         rows: Range<usize>,
     ) -> Result<Matrix, EngineError> {
         let tensor = self.tensor(name, shape)?.rows(rows);
-        Matrix::new(tensor, self.isa, self.pool, &mut self.arena)
+        self.lay_out(name, tensor)
     }
 
     /// One of several matrices, `(n_outputs, n_inputs)` each: on its own, or within the tensor that holds all of them.
@@ -112,6 +116,18 @@ impl<'a> Loader<'a> {
         self.part(&format!("{name}.weight"), &shape, rows)
     }
 
+    /// The matrix of a tensor, in the type that the options want for it.
+    fn lay_out(&mut self, name: &str, tensor: Tensor) -> Result<Matrix, EngineError> {
+        let dtype = loaded_type(name, &tensor, self.options.quantize);
+        let tensor = match dtype == tensor.dtype {
+            true => tensor,
+            false => tensor.requantized(dtype)?,
+        };
+        self.n_read_bytes += tensor.n_bytes();
+        (self.options.progress)(self.n_read_bytes);
+        Matrix::new(tensor, self.options.isa, self.pool, &mut self.arena)
+    }
+
     /// A vector of `len` numbers, as single precision.
     pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
         self.numbers(name, &[len])
@@ -128,7 +144,7 @@ impl<'a> Loader<'a> {
 
     /// All numbers of a small tensor.
     pub(super) fn numbers(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EngineError> {
-        dequantize(self.tensor(name, shape)?)
+        self.tensor(name, shape)?.numbers()
     }
 
     /// The one row of a matrix, which some files have as a vector.
@@ -227,13 +243,42 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// All numbers of a tensor, as single precision.
-///
-/// # Errors
-/// [`EngineError::Unsupported`] for a type that is not known.
-pub(in crate::model) fn dequantize(tensor: &Tensor) -> Result<Vec<f32>, EngineError> {
-    quant::require_known(tensor)?;
-    let mut numbers = vec![0.0; tensor.n_elements()];
-    quant::dequantize_row(tensor.dtype, tensor.bytes(), &mut numbers);
-    Ok(numbers)
+/// Bytes that a model's tensors take once they are loaded. Of embeddings that are no output matrix only rows are read, where
+/// they are: they take nothing.
+pub(in crate::model) fn loaded_bytes(weights: &Weights, quantize: Option<GgmlType>) -> usize {
+    let has_output = weights.get("output.weight").is_some();
+    let is_table = |name: &str| name == LAYER_EMBEDDING || has_output && name == EMBEDDING;
+    let in_memory = weights.iter().filter(|(name, _)| !is_table(name));
+    in_memory
+        .map(|(name, tensor)| match tensor.shape.len() {
+            // Vectors are widened.
+            1 => tensor.n_elements() * size_of::<f32>(),
+            _ => {
+                let dtype = loaded_type(name, tensor, quantize);
+                tensor.n_elements() / dtype.block_len() * dtype.block_bytes()
+            }
+        })
+        .sum()
+}
+
+const EMBEDDING: &str = "token_embd.weight";
+
+/// The second embedding, that of all layers.
+pub(super) const LAYER_EMBEDDING: &str = "per_layer_token_embd.weight";
+
+/// The type in which a matrix is multiplied: its own, or the one to quantise to if it is large, and not quantised yet. Rows that
+/// are no whole blocks of 256 get Q8_0, and what scores the vocabulary 6 bits at least, as in llama.cpp; routers stay exact.
+fn loaded_type(name: &str, tensor: &Tensor, quantize: Option<GgmlType>) -> GgmlType {
+    let is_plain = matches!(tensor.source_type(), "F32" | "F16" | "BF16" | fp8::NAME);
+    let n_elements: usize = tensor.shape.iter().rev().take(2).product();
+    let Some(wanted) = quantize.filter(|_| is_plain && n_elements >= MIN_QUANTIZED_ELEMENTS) else {
+        return tensor.dtype;
+    };
+    let fits = |dtype: &GgmlType| tensor.n_cols().is_multiple_of(dtype.block_len());
+    let candidates = match name {
+        _ if name.ends_with("ffn_gate_inp.weight") => return tensor.dtype,
+        EMBEDDING | "output.weight" if wanted != GgmlType::Q8_0 => [GgmlType::Q6K, GgmlType::Q8_0],
+        _ => [wanted, GgmlType::Q8_0],
+    };
+    candidates.into_iter().find(fits).unwrap_or(tensor.dtype)
 }

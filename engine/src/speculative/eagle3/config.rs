@@ -10,7 +10,7 @@ use crate::{
         CacheShape, ModelConfig,
         rope::{Rope, RopePairing, RopeScaling},
     },
-    weights::{Gguf, WeightSource, Weights, safetensors},
+    weights::{Gguf, WeightSource, Weights, fp8, safetensors},
 };
 
 /// Shape and constants of a head, and its tensors.
@@ -99,7 +99,7 @@ impl HeadFile {
             config,
         };
         keys.refuse_variants()?;
-        let mut weights = safetensors::open_folder(folder)?;
+        let mut weights = safetensors::open_folder(folder, fp8::DEFAULT_BLOCK)?;
         weights.rename(|name| {
             let name = name.strip_prefix("model.").unwrap_or(name);
             // Which tokens the head knows; only training asks.

@@ -23,7 +23,7 @@ pub(super) struct Client {
 impl Client {
     /// Starts a server in this process with the settings `config`, and introduces itself.
     pub(super) async fn start(config: &Config) -> io::Result<Self> {
-        let load: EngineLoader = Arc::new(model::load);
+        let load: EngineLoader = Arc::new(model::load_with_progress);
         let options = lsp::Options {
             below_editor: Vec::new(),
             above_editor: vec![Layer {

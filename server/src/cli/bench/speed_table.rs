@@ -96,11 +96,12 @@ pub(super) fn render(speed: &Speed, style: Style) -> String {
     if let Some(memory) = &speed.memory {
         let _ = writeln!(
             out,
-            "\nmemory taken {}: {:.2} times the {} of weights and {} of keys and values",
+            "\nmemory taken {}: {:.2} times the {} of weights and {} of keys and values; {} planned",
             bytes(memory.resident_bytes as usize),
             memory.relative(),
             bytes(memory.weight_bytes),
             bytes(memory.kv_bytes),
+            bytes(memory.planned_bytes),
         );
     }
     let rounds = count(speed.n_rounds, "round", "rounds");

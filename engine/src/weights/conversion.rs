@@ -1,0 +1,120 @@
+//! Tensors whose blocks no file holds: they are made, row by row, from what a file holds in another form.
+//!
+//! Nothing is made before somebody asks: a model can be looked at by its headers alone, and loading needs no second copy.
+
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
+use super::{GgmlType, Tensor};
+use crate::{error::EngineError, quant};
+
+/// Makes the rows of a tensor. Rows are counted over all dimensions but the last.
+pub(crate) trait Conversion: Send + Sync {
+    /// Name of the form that the file holds, such as `FP8`.
+    fn source_type(&self) -> &'static str;
+
+    /// Writes the blocks of some rows; `out` has room for just these.
+    fn write_rows(&self, rows: Range<usize>, out: &mut [u8]);
+
+    /// Writes the numbers of one row as the file has them, before any rounding to the tensor's own type.
+    fn read_numbers(&self, row: usize, out: &mut [f32]);
+
+    /// Gives back the memory that some rows take in mapped files.
+    fn release(&self, rows: Range<usize>);
+}
+
+/// Rows of a conversion, from the first one on.
+#[derive(Clone)]
+pub(super) struct Converted {
+    shared: Arc<Shared>,
+    pub(super) first_row: usize,
+}
+
+struct Shared {
+    conversion: Box<dyn Conversion>,
+    n_bytes: usize,
+    n_rows: usize,
+    /// All blocks, for those who ask for them in one piece.
+    made: OnceLock<Vec<u8>>,
+}
+
+impl Converted {
+    /// All rows of `conversion`, `n_rows` of them that take `n_bytes` together.
+    pub(super) fn new(conversion: Box<dyn Conversion>, n_rows: usize, n_bytes: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                conversion,
+                n_bytes,
+                n_rows,
+                made: OnceLock::new(),
+            }),
+            first_row: 0,
+        }
+    }
+
+    pub(super) fn conversion(&self) -> &dyn Conversion {
+        &*self.shared.conversion
+    }
+
+    /// The blocks of `n_rows` rows; all are made at the first call, and kept.
+    pub(super) fn bytes(&self, n_rows: usize) -> &[u8] {
+        let Shared {
+            conversion,
+            n_bytes,
+            n_rows: n_all_rows,
+            made,
+        } = &*self.shared;
+        let all = made.get_or_init(|| {
+            let mut bytes = vec![0; *n_bytes];
+            conversion.write_rows(0..*n_all_rows, &mut bytes);
+            bytes
+        });
+        let row_bytes = n_bytes / n_all_rows;
+        &all[self.first_row * row_bytes..(self.first_row + n_rows) * row_bytes]
+    }
+}
+
+/// Numbers of another tensor in blocks of another type.
+struct Requantized {
+    source: Tensor,
+    dtype: GgmlType,
+}
+
+impl Conversion for Requantized {
+    fn source_type(&self) -> &'static str {
+        self.source.source_type()
+    }
+
+    fn write_rows(&self, rows: Range<usize>, out: &mut [u8]) {
+        let mut numbers = vec![0.0; self.source.n_cols()];
+        let row_bytes = out.len() / rows.len().max(1);
+        for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {
+            self.source.read_numbers(row, &mut numbers);
+            quant::quantize_row(self.dtype, &numbers, out);
+        }
+    }
+
+    fn read_numbers(&self, row: usize, out: &mut [f32]) {
+        self.source.read_numbers(row, out);
+    }
+
+    fn release(&self, rows: Range<usize>) {
+        self.source.rows(rows).release();
+    }
+}
+
+impl Tensor {
+    /// The same numbers in blocks of type `dtype`, which are made as they are read.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] for a tensor whose numbers cannot be read, or a type that [`quant::quantize_row`] does
+    /// not write; [`EngineError::BadRequest`] for rows that are no whole number of blocks.
+    pub(crate) fn requantized(&self, dtype: GgmlType) -> Result<Self, EngineError> {
+        quant::require_known(self)?;
+        quant::require_writable(dtype)?;
+        let source = self.clone();
+        Self::converted(&self.name, dtype, &self.shape, Requantized { source, dtype })
+    }
+}

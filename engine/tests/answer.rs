@@ -1,0 +1,773 @@
+//! Parts of answers: what each form's parser makes of answers like those that models give, whatever the pieces they come in.
+
+use std::{collections::BTreeMap, fmt::Write, mem, sync::Arc};
+
+use expect_test::{Expect, expect};
+use serde_json::json;
+use surmise_engine::{
+    answer::{AnswerFormat, CallForm, ParsedAnswer, ReasoningForm},
+    chat_template::{ChatTemplate, Conversation, Value},
+    request::{FinishReason, GeneratedToken},
+    tokenizer::{Tokenizer, Utf8Stream},
+};
+
+mod chat_templates;
+mod gguf_builder;
+
+/// Markers that vocabularies have as tokens without text: of Harmony, and of the others.
+const HARMONY_TOKENS: [&str; 7] = [
+    "<|start|>",
+    "<|channel|>",
+    "<|constrain|>",
+    "<|message|>",
+    "<|end|>",
+    "<|call|>",
+    "<|return|>",
+];
+const CONTROL_TOKENS: [&str; 7] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "</s>",
+    "<|python_tag|>",
+    "[TOOL_CALLS]",
+    "[CALL_ID]",
+    "[ARGS]",
+];
+/// Those that stand for their spelling.
+const SPELLED_TOKENS: [&str; 4] = ["<think>", "</think>", "<tool_call>", "</tool_call>"];
+
+/// Templates that show a form and nothing else. Their prompts end where the answer begins.
+const QWEN: &str = "{{ messages[0].content }}{% for call in messages[1].tool_calls %}<tool_call>\n\
+    {{ {'name': call.function.name} | tojson }}\n</tool_call>{% endfor %}{# </think> #}";
+const CODER: &str = "{{ messages[0].content }}{% for call in messages[1].tool_calls %}<tool_call>\n\
+    <function={{ call.function.name }}>\n</function>\n</tool_call>{% endfor %}";
+const LLAMA: &str = "{{ messages[0].content }}{% for call in messages[1].tool_calls %}\
+    {{ {'name': call.function.name, 'parameters': call.function.arguments} | tojson }}{% endfor %}";
+const MISTRAL: &str = "{{ messages[0].content }}{% for call in messages[1].tool_calls %}\
+    [TOOL_CALLS]{{ call.function.name }}[ARGS]{}{% endfor %}";
+const HARMONY: &str = "{{ messages[0].content }}<|start|>assistant{# <|channel|><|message|> #}";
+/// What else the vocabulary has does not matter if a template writes calls in no known way.
+const PLAIN: &str =
+    "{{ messages[0].content }}{% for call in messages[1].tool_calls %}{{ call.function.name }}(){% endfor %}";
+
+fn tokenizer(markers: &[&str]) -> Arc<Tokenizer> {
+    let kind = |marker| if SPELLED_TOKENS.contains(marker) { 4 } else { 3 };
+    let tokens: Vec<_> = markers.iter().map(|marker| (*marker, kind(marker))).collect();
+    let builder =
+        gguf_builder::byte_level("gpt-2", &tokens).pair("tokenizer.ggml.merges", gguf_builder::strings(&[]));
+    let gguf = gguf_builder::open(&builder.build()).unwrap();
+    Tokenizer::from_gguf(&gguf).unwrap().into()
+}
+
+/// A vocabulary with all the markers that a template's model may have.
+fn with_markers(template: &str) -> Arc<Tokenizer> {
+    if template.contains("<|channel|>") {
+        tokenizer(&HARMONY_TOKENS)
+    } else {
+        tokenizer(&[&CONTROL_TOKENS[..], &SPELLED_TOKENS].concat())
+    }
+}
+
+fn tools() -> Vec<Value> {
+    let function = |name: &str, properties: serde_json::Value| {
+        json!({"type": "function", "function": {
+            "name": name,
+            "description": "",
+            "parameters": {"type": "object", "properties": properties, "required": []},
+        }})
+    };
+    let text = json!({"type": "string", "description": ""});
+    let tools = [
+        function(
+            "read_file",
+            json!({"path": text, "lines": {"type": "array", "items": {"type": "integer"}, "description": ""}}),
+        ),
+        function(
+            "edit_file",
+            json!({"path": text, "old": text, "new": text, "all": {"type": "boolean", "description": ""}}),
+        ),
+    ];
+    tools.iter().map(Value::from_serialize).collect()
+}
+
+/// Pseudo-random numbers, the same in every run (Marsaglia's xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+/// An answer as the engine gives it.
+struct Generated {
+    text: String,
+    tokens: Vec<GeneratedToken>,
+    reason: FinishReason,
+}
+
+fn generated(tokenizer: &Tokenizer, ids: &[u32]) -> Generated {
+    let (mut utf8, mut text) = (Utf8Stream::default(), String::new());
+    let mut tokens = Vec::new();
+    for &id in ids {
+        if tokenizer.end_tokens().contains(&id) {
+            return Generated {
+                text,
+                tokens,
+                reason: FinishReason::StopToken(id),
+            };
+        }
+        utf8.push(tokenizer.token_bytes(id), &mut text);
+        tokens.push(GeneratedToken {
+            id,
+            logprob: 0.0,
+            text_end: text.len(),
+            drafter: None,
+        });
+    }
+    Generated {
+        text,
+        tokens,
+        reason: FinishReason::Length,
+    }
+}
+
+/// Parses an answer in random pieces. Text may come later than its tokens, but no earlier.
+fn parse_in_pieces(
+    format: &AnswerFormat,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    tools: &[Value],
+    answer: &Generated,
+    random: &mut Random,
+) -> ParsedAnswer {
+    let mut parser = format.parser(tokenizer, prompt, tools);
+    let mut parsed = ParsedAnswer::default();
+    let (mut n_tokens, mut n_bytes) = (0, 0);
+    let largest = 1 + random.below(12);
+    while n_tokens < answer.tokens.len() || n_bytes < answer.text.len() {
+        let tokens = &answer.tokens[n_tokens..answer.tokens.len().min(n_tokens + random.below(largest + 1))];
+        n_tokens += tokens.len();
+        let came = n_tokens
+            .checked_sub(1)
+            .map_or(0, |last| answer.tokens[last].text_end);
+        let mut end = came.min(n_bytes + random.below(2 * largest));
+        while !answer.text.is_char_boundary(end) {
+            end += 1;
+        }
+        parsed.extend(parser.push(&answer.text[n_bytes..end.max(n_bytes)], tokens));
+        n_bytes = end.max(n_bytes);
+    }
+    parsed.extend(parser.finish(&answer.reason));
+    parsed
+}
+
+/// Parses an answer whole and in many kinds of pieces, which must give the same.
+fn parse(
+    format: &AnswerFormat,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    ids: &[u32],
+    tools: &[Value],
+) -> ParsedAnswer {
+    let answer = generated(tokenizer, ids);
+    let mut parser = format.parser(tokenizer, prompt, tools);
+    let mut whole = ParsedAnswer::default();
+    whole.extend(parser.push(&answer.text, &answer.tokens));
+    whole.extend(parser.finish(&answer.reason));
+    let mut random = Random(7 + ids.len() as u64);
+    for _ in 0..60 {
+        assert_eq!(
+            parse_in_pieces(format, tokenizer, prompt, tools, &answer, &mut random),
+            whole
+        );
+    }
+    whole
+}
+
+fn shown(parsed: &ParsedAnswer) -> String {
+    let mut shown = String::new();
+    for (name, text) in [("reasoning", &parsed.reasoning), ("text", &parsed.text)] {
+        if !text.is_empty() {
+            writeln!(shown, "{name}: {text:?}").unwrap();
+        }
+    }
+    for call in &parsed.calls {
+        let id = call.id.as_ref().map_or(String::new(), |id| format!(" #{id}"));
+        writeln!(shown, "call: {}{id} {}", call.name, call.arguments).unwrap();
+    }
+    shown
+}
+
+/// What comes of an answer if all markers are tokens of the vocabulary, and if none is.
+fn parse_both(template: &str, prompt: &str, answer: &str, tools: &[Value]) -> [ParsedAnswer; 2] {
+    let chat = ChatTemplate::new(template, BTreeMap::new()).unwrap();
+    [with_markers(template), Tokenizer::bytes().into()].map(|tokenizer| {
+        let format = AnswerFormat::new(Some(&chat), &tokenizer);
+        let [prompt, ids] = [prompt, answer].map(|it| tokenizer.encode(it, true).unwrap());
+        parse(&format, &tokenizer, &prompt, &ids, tools)
+    })
+}
+
+/// Parses the answers after `answer:`, to the prompts after `prompt:` where there are any, and compares what comes of them with
+/// the lines below.
+#[track_caller]
+fn check(template: &str, cases: Expect) {
+    let (mut found, mut prompt) = (String::new(), String::new());
+    for line in cases.data().lines().map(str::trim).skip_while(|it| it.is_empty()) {
+        let input = |name| {
+            line.strip_prefix(name)
+                .map(|it| serde_json::from_str::<String>(it).unwrap())
+        };
+        if let Some(text) = input("prompt: ") {
+            prompt = text;
+            writeln!(found, "{line}").unwrap();
+        } else if let Some(answer) = input("answer: ") {
+            let [by_tokens, by_text] = parse_both(template, &mem::take(&mut prompt), &answer, &tools());
+            assert_eq!(by_text, by_tokens, "with markers in ordinary tokens");
+            write!(found, "{line}\n{}", shown(&by_tokens)).unwrap();
+        } else if line.is_empty() || line.starts_with('#') {
+            writeln!(found, "{line}").unwrap();
+        }
+    }
+    cases.assert_eq(&format!("{}\n", found.trim_end()));
+}
+
+#[test]
+fn reasoning_is_told_from_text() {
+    check(
+        QWEN,
+        expect![[r#"
+            answer: "<think>\nTwo bits?\n\nYes.\n</think>\n\nIt **shifts** by 2.\n"
+            reasoning: "Two bits?\n\nYes."
+            text: "It **shifts** by 2.\n"
+
+            prompt: "<think>\n"
+            answer: "Two bits?\n</think>\n\n    let x = 1;"
+            reasoning: "Two bits?"
+            text: "    let x = 1;"
+
+            # Asked not to reason.
+            prompt: "<think>\n\n</think>\n\n"
+            answer: "It shifts."
+            text: "It shifts."
+
+            answer: "<think>\n\n</think>\n\nIt shifts."
+            text: "It shifts."
+
+            # The template had the beginning, and the model says it again.
+            prompt: "<think>\n"
+            answer: "<think>\nHm.\n</think>\nYes."
+            reasoning: "Hm."
+            text: "Yes."
+
+            # It never comes to an end, or has no beginning.
+            answer: "<think>\nHm, 1 < 2"
+            reasoning: "Hm, 1 < 2"
+
+            answer: "Hm.\n</think>\n\nYes."
+            reasoning: "Hm."
+            text: "Yes."
+
+            answer: "</think>\n\nYes."
+            text: "Yes."
+
+            # A second end is text.
+            answer: "<think>\na\n</think>\nThe tag </think> ends it."
+            reasoning: "a"
+            text: "The tag </think> ends it."
+
+            answer: "  1 < 2, a <b> and <thin\n"
+            text: "  1 < 2, a <b> and <thin\n"
+        "#]],
+    );
+}
+
+#[test]
+fn calls_of_hermes_and_qwen() {
+    check(
+        QWEN,
+        expect![[r#"
+            answer: "<think>\nI need the file.\n</think>\n\nLet me look.\n<tool_call>\n{\"name\": \"read_file\", \"arguments\": {\"path\": \"src/größe.rs\", \"lines\": [1, 20]}}\n</tool_call>"
+            reasoning: "I need the file."
+            text: "Let me look."
+            call: read_file {"path": "src/größe.rs", "lines": [1, 20]}
+
+            answer: "<tool_call>\n{\"name\": \"read_file\", \"arguments\": {\"path\": \"a\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"edit_file\", \"arguments\": \"{\\\"path\\\": \\\"b\\\"}\"}\n</tool_call>\n"
+            call: read_file {"path": "a"}
+            call: edit_file {"path": "b"}
+
+            # Cut off after the object, and in it.
+            answer: "<tool_call>\n{\"name\": \"read_file\", \"arguments\": {}}"
+            call: read_file {}
+
+            answer: "Look:\n<tool_call>\n{\"name\": \"read_file\", \"argu"
+            text: "Look:\n<tool_call>\n{\"name\": \"read_file\", \"argu"
+
+            # Not JSON, and then text and a call.
+            answer: "<tool_call>\n{name: read_file}\n</tool_call>\nSorry.\n<tool_call>{\"name\": \"read_file\", \"arguments\": {\"path\": \"a\"}}</tool_call>\nDone."
+            text: "<tool_call>\n{name: read_file}\n</tool_call>\nSorry.\nDone."
+            call: read_file {"path": "a"}
+
+            answer: "A </tool_call> alone"
+            text: "A </tool_call> alone"
+        "#]],
+    );
+}
+
+#[test]
+fn calls_of_qwen3_coder() {
+    check(
+        CODER,
+        expect![[r#"
+            answer: "I'll fix it.\n\n<tool_call>\n<function=edit_file>\n<parameter=path>\nsrc/lib.rs\n</parameter>\n<parameter=old>\n    if a < b {\n    }\n\n</parameter>\n<parameter=new>\n42\n</parameter>\n<parameter=all>\nTrue\n</parameter>\n</function>\n</tool_call>"
+            text: "I'll fix it."
+            call: edit_file {"path": "src/lib.rs", "old": "    if a < b {\n    }\n", "new": "42", "all": true}
+
+            # A value that is about such tags, one that is JSON, and a parameter that nobody described.
+            answer: "<tool_call>\n<function=edit_file>\n<parameter=old>\nends with </parameter> or </function>\n</parameter>\n</function>\n<function=read_file>\n<parameter=lines>\n[1, 2]\n</parameter>\n<parameter=depth>\n3\n</parameter>\n<parameter=mode>\nfast\n</parameter>\n</function>\n</tool_call>"
+            call: edit_file {"old": "ends with </parameter> or </function>"}
+            call: read_file {"lines": [1, 2], "depth": 3, "mode": "fast"}
+
+            # Without the first tag, as it happens after some text.
+            answer: "Let me see.\n<function=read_file>\n<parameter=path>\na\n</parameter>\n</function>\n</tool_call>"
+            text: "Let me see."
+            call: read_file {"path": "a"}
+
+            answer: "<tool_call>\n<function=read_file>\n<parameter=path>\na\n</tool_call>"
+            text: "<tool_call>\n<function=read_file>\n<parameter=path>\na\n</tool_call>"
+
+            answer: "Write <function=NAME> first, then </function>."
+            text: "Write <function=NAME> first, then </function>."
+        "#]],
+    );
+}
+
+#[test]
+fn calls_of_llama_3() {
+    check(
+        LLAMA,
+        expect![[r#"
+            answer: "{\"name\": \"read_file\", \"parameters\": {\"path\": \"a;b\"}}"
+            call: read_file {"path": "a;b"}
+
+            answer: "<|python_tag|>{\"type\": \"function\", \"name\": \"read_file\", \"parameters\": {\"path\": \"a\"}}; {\"name\": \"edit_file\", \"parameters\": {}}"
+            call: read_file {"path": "a"}
+            call: edit_file {}
+
+            # JSON that calls no tool there is, JSON of another kind, code, and a call after text.
+            answer: "\n{\"name\": \"Ann\", \"parameters\": {}}\n"
+            text: "\n{\"name\": \"Ann\", \"parameters\": {}}\n"
+
+            answer: "{\n  \"nam\": 1}"
+            text: "{\n  \"nam\": 1}"
+
+            answer: "<|python_tag|>print(1)"
+            text: "<|python_tag|>print(1)"
+
+            answer: "So: {\"name\": \"read_file\", \"parameters\": {}}"
+            text: "So: {\"name\": \"read_file\", \"parameters\": {}}"
+        "#]],
+    );
+}
+
+#[test]
+fn calls_of_mistral() {
+    check(
+        MISTRAL,
+        expect![[r#"
+            answer: "[TOOL_CALLS][{\"name\": \"read_file\", \"arguments\": {\"path\": \"[ARGS]\"}, \"id\": \"a1B2c3D4e\"}, {\"name\": \"edit_file\", \"arguments\": {}}]"
+            call: read_file #a1B2c3D4e {"path": "[ARGS]"}
+            call: edit_file {}
+
+            answer: "I look.[TOOL_CALLS]read_file[ARGS]{\"path\": \"a\"}[TOOL_CALLS]edit_file[CALL_ID]a1B2c3D4e[ARGS]{}"
+            text: "I look."
+            call: read_file {"path": "a"}
+            call: edit_file #a1B2c3D4e {}
+
+            answer: "[TOOL_CALLS]read_file{\"path\": \"a\"}"
+            call: read_file {"path": "a"}
+
+            answer: "Well[TOOL_CALLS]read_file[ARGS]{\"path\": "
+            text: "Well[TOOL_CALLS]read_file[ARGS]{\"path\": "
+
+            answer: "See [1] and [TOOL_"
+            text: "See [1] and [TOOL_"
+        "#]],
+    );
+}
+
+#[test]
+fn channels_of_harmony() {
+    check(
+        HARMONY,
+        expect![[r#"
+            prompt: "<|start|>user<|message|>Hi<|end|><|start|>assistant"
+            answer: "<|channel|>analysis<|message|>The user says hi.<|end|><|start|>assistant<|channel|>final<|message|>Hello!<|return|>"
+            reasoning: "The user says hi."
+            text: "Hello!"
+
+            prompt: "<|start|>user<|message|>Hi<|end|><|start|>assistant"
+            answer: "<|channel|>analysis<|message|>Need it.<|end|><|start|>assistant<|channel|>commentary<|message|>I'll read it.<|end|><|start|>assistant<|channel|>commentary to=functions.read_file <|constrain|>json<|message|>{\"path\": \"a\"}<|call|>"
+            reasoning: "Need it."
+            text: "I'll read it."
+            call: read_file {"path": "a"}
+
+            prompt: "<|start|>user<|message|>Hi<|end|><|start|>assistant"
+            answer: " to=functions.read_file<|channel|>commentary json<|message|>{\"path\":\"a\"}<|call|>"
+            call: read_file {"path":"a"}
+
+            # Several messages of reasoning, cut off; arguments cut off; a channel begun in the prompt; no channel at all.
+            prompt: "<|start|>user<|message|>Hi<|end|><|start|>assistant"
+            answer: "<|channel|>analysis<|message|>One.<|end|><|start|>assistant<|channel|>analysis<|message|>Two.<|end|><|start|>assi"
+            reasoning: "One.\nTwo."
+
+            prompt: "<|start|>user<|message|>Hi<|end|><|start|>assistant"
+            answer: "<|channel|>commentary to=functions.read_file<|message|>{\"path\":"
+            text: "<|channel|>commentary to=functions.read_file<|message|>{\"path\":"
+
+            prompt: "<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>final<|message|>He"
+            answer: "llo!<|return|>"
+            text: "llo!"
+
+            prompt: "<|start|>user<|message|>Hi<|end|><|start|>assistant"
+            answer: "Hello, to all"
+            text: "Hello, to all"
+
+            prompt: "<|start|>user<|message|>Hi<|end|><|start|>assistant"
+            answer: "<|channel|>final<|message|>to=me 1<2<|end|>"
+            text: "to=me 1<2"
+        "#]],
+    );
+}
+
+#[test]
+fn other_calls_are_text() {
+    check(
+        PLAIN,
+        expect![[r#"
+            answer: "<tool_call>{\"name\": \"read_file\", \"arguments\": {}}</tool_call>"
+            text: "<tool_call>{\"name\": \"read_file\", \"arguments\": {}}</tool_call>"
+        "#]],
+    );
+}
+
+#[test]
+fn without_tools_there_are_no_calls() {
+    for (template, answer) in [
+        (
+            QWEN,
+            "<tool_call>\n{\"name\": \"read_file\", \"arguments\": {}}\n</tool_call>",
+        ),
+        (CODER, "<function=read_file>\n</function>"),
+        (LLAMA, "{\"name\": \"read_file\", \"parameters\": {}}"),
+        (
+            LLAMA,
+            "<|python_tag|>{\"name\": \"read_file\", \"parameters\": {}}",
+        ),
+        (MISTRAL, "[TOOL_CALLS]read_file[ARGS]{}"),
+    ] {
+        for parsed in parse_both(template, "", answer, &[]) {
+            assert_eq!((parsed.text.as_str(), parsed.calls), (answer, vec![]));
+        }
+    }
+}
+
+/// What is a token of the vocabulary is a marker as that token alone.
+#[test]
+fn spellings_in_ordinary_tokens_are_text() {
+    for (template, answer) in [
+        (
+            QWEN,
+            "<think>a</think><tool_call>{\"name\": \"read_file\"}</tool_call>",
+        ),
+        (LLAMA, "<|python_tag|>{\"name\": \"read_file\"}"),
+        (MISTRAL, "[TOOL_CALLS]read_file[ARGS]{}"),
+        (HARMONY, "<|channel|>analysis<|message|>Hi<|end|>"),
+    ] {
+        let chat = ChatTemplate::new(template, BTreeMap::new()).unwrap();
+        let tokenizer = with_markers(template);
+        let format = AnswerFormat::new(Some(&chat), &tokenizer);
+        let ids = tokenizer.encode(answer, false).unwrap();
+        let parsed = parse(&format, &tokenizer, &[], &ids, &tools());
+        assert_eq!(shown(&parsed), format!("text: {answer:?}\n"));
+    }
+    // A call in which the closing tag is spelled.
+    let chat = ChatTemplate::new(QWEN, BTreeMap::new()).unwrap();
+    let tokenizer = with_markers(QWEN);
+    let format = AnswerFormat::new(Some(&chat), &tokenizer);
+    let ids = [
+        tokenizer.encode("<tool_call>", true),
+        tokenizer.encode(
+            "{\"name\": \"read_file\", \"arguments\": {\"path\": \"</tool_call>\"}}",
+            false,
+        ),
+        tokenizer.encode("</tool_call>", true),
+    ];
+    let parsed = parse(
+        &format,
+        &tokenizer,
+        &[],
+        &ids.map(Result::unwrap).concat(),
+        &tools(),
+    );
+    expect![[r#"
+        call: read_file {"path": "</tool_call>"}
+    "#]]
+    .assert_eq(&shown(&parsed));
+}
+
+/// Answers of pieces at random: nothing panics, pieces do not matter, and no text that is not a marker's is lost.
+#[test]
+fn nothing_is_lost_in_answers_at_random() {
+    let mut pieces: Vec<&str> = "<think> </think> <tool_call> </tool_call> <function= </function> [TOOL_CALLS] [ARGS] <|python_tag|> \
+        <|start|> assistant <|channel|> analysis commentary to=functions.f <|message|> <|end|> < [ { } \"name\" : 1 x é ab <tool </"
+        .split(' ')
+        .collect();
+    pieces.extend(["\n", " "]);
+    let mut random = Random(11);
+    for template in [QWEN, CODER, LLAMA, MISTRAL, HARMONY, PLAIN] {
+        for _ in 0..300 {
+            let n_pieces = 1 + random.below(12);
+            let answer: String = (0..n_pieces)
+                .map(|_| pieces[random.below(pieces.len())])
+                .collect();
+            for parsed in parse_both(template, "", &answer, &tools()) {
+                let letters = |text: &str| text.matches(['x', 'é']).count();
+                if template != HARMONY {
+                    let found = letters(&parsed.reasoning) + letters(&parsed.text);
+                    assert!(
+                        parsed.calls.is_empty() && found >= letters(&answer),
+                        "{answer:?}: {parsed:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// All templates by name.
+fn all_templates() -> BTreeMap<String, ChatTemplate> {
+    let Some(folder) = chat_templates::folder() else {
+        return BTreeMap::new();
+    };
+    let special = ["bos", "eos", "pad", "unk"].map(|name| (format!("{name}_token"), "</s>".to_owned()));
+    let paths = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let templates = paths.filter(|path| path.extension().is_some_and(|it| it == "jinja"));
+    templates
+        .filter_map(|path| {
+            let source = std::fs::read_to_string(&path).unwrap();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            Some((
+                name,
+                ChatTemplate::new(&source, BTreeMap::from(special.clone())).ok()?,
+            ))
+        })
+        .collect()
+}
+
+#[test]
+fn forms_are_found_out_from_templates() {
+    let mut found = String::new();
+    for (name, chat) in all_templates() {
+        let format = AnswerFormat::new(Some(&chat), &Tokenizer::bytes());
+        if (format.reasoning(), format.calls()) != (ReasoningForm::None, CallForm::None) {
+            writeln!(found, "{name}: {:?}, {:?}", format.reasoning(), format.calls()).unwrap();
+        }
+    }
+    if !found.is_empty() {
+        expect![[r#"
+            Bielik-11B-v3.0-Instruct: Think, Hermes
+            GLM-4.6: Think, None
+            GLM-4.7-Flash: Think, None
+            HuggingFaceTB-SmolLM3-3B: Think, None
+            Kimi-K2-Thinking: Think, None
+            LFM2.5-8B-A1B: Think, None
+            LFM2.5-Instruct: Think, None
+            MiMo-VL: None, Hermes
+            MiniMax-M2: Think, None
+            Mistral-Small-3.2-24B-Instruct-2506: None, Mistral
+            NVIDIA-Nemotron-3-Nano-30B-A3B-BF16: Think, Functions
+            NVIDIA-Nemotron-Nano-v2: Think, None
+            NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use: None, Hermes
+            NousResearch-Hermes-3-Llama-3.1-8B-tool_use: None, Hermes
+            Qwen-QwQ-32B: Think, Hermes
+            Qwen-Qwen2.5-7B-Instruct: None, Hermes
+            Qwen-Qwen3-0.6B: Think, Hermes
+            Qwen3-Coder: None, Functions
+            Qwen3.5-4B: Think, Functions
+            Reka-Edge: Think, Hermes
+            Spark2.5: Think, None
+            StepFun3.5-Flash: Think, Functions
+            deepseek-ai-DeepSeek-R1-Distill-Llama-8B: Think, None
+            deepseek-ai-DeepSeek-R1-Distill-Qwen-32B: Think, None
+            deepseek-ai-DeepSeek-V3.1: Think, None
+            deepseek-ai-DeepSeek-V3.2: Think, None
+            deepseek-ai-DeepSeek-V4: Think, None
+            deepseek-ai-DeepSeek-V4-Flash-0731: Think, None
+            ibm-granite-granite-3.3-2B-Instruct: Think, None
+            ibm-granite-granite-4.0: None, Hermes
+            ibm-granite-granite-4.1: None, Hermes
+            inclusionai-ling-3.0-flash: Think, None
+            llama-cpp-deepseek-r1: Think, None
+            llama-cpp-rwkv-world: Think, None
+            meta-llama-Llama-3.1-8B-Instruct: None, Llama
+            meta-llama-Llama-3.2-3B-Instruct: None, Llama
+            meta-llama-Llama-3.3-70B-Instruct: None, Llama
+            mistralai-Ministral-3-14B-Reasoning-2512: None, Mistral
+            mistralai-Mistral-Nemo-Instruct-2407: None, Mistral
+            openai-gpt-oss-120b: Harmony, Harmony
+            openbmb-MiniCPM5-1B: Think, None
+            poolside-Laguna-S-2.1: Think, None
+            poolside-Laguna-XS-2.1: Think, None
+            poolside-Laguna-XS.2: Think, None
+            unsloth-mistral-Devstral-Small-2507: None, Mistral
+        "#]]
+        .assert_eq(&found);
+    }
+}
+
+#[test]
+fn forms_are_found_out_from_vocabularies() {
+    for (markers, reasoning, calls) in [
+        (
+            &["<think>", "</think>", "<tool_call>", "</tool_call>"][..],
+            ReasoningForm::Think,
+            CallForm::Hermes,
+        ),
+        (&["[TOOL_CALLS]"], ReasoningForm::None, CallForm::Mistral),
+        (&["<|python_tag|>"], ReasoningForm::None, CallForm::Llama),
+        (&HARMONY_TOKENS, ReasoningForm::Harmony, CallForm::Harmony),
+        (&[], ReasoningForm::None, CallForm::None),
+    ] {
+        let format = AnswerFormat::new(None, &tokenizer(markers));
+        assert_eq!(
+            (format.reasoning(), format.calls()),
+            (reasoning, calls),
+            "{markers:?}"
+        );
+    }
+}
+
+/// A template that writes calls in a known form writes them so that they are read again.
+#[test]
+fn calls_go_through_templates_and_back() {
+    let arguments = [
+        (
+            "read_file",
+            json!({"path": "src/größe \"1\".rs", "lines": [1, -20]}),
+        ),
+        (
+            "edit_file",
+            json!({
+                "path": "a\\b.rs",
+                "old": "    if a < b {\n        \"x\": {}\n    }\n",
+                "new": "{\"name\": \"read_file\"} 12 & 'so' </function\n",
+                "all": false,
+            }),
+        ),
+    ];
+    let mut passed = BTreeMap::new();
+    for (name, chat) in all_templates() {
+        let spelled = with_markers(chat.source());
+        for tokenizer in [spelled, Tokenizer::bytes().into()] {
+            let format = AnswerFormat::new(Some(&chat), &tokenizer);
+            if format.calls() == CallForm::None {
+                continue;
+            }
+            for (content, called) in [
+                ("", &arguments[..1]),
+                ("", &arguments[1..]),
+                ("Let me see.", &arguments[..1]),
+                ("", &arguments),
+            ] {
+                let calls: Vec<_> = called
+                    .iter()
+                    .map(|(name, arguments)| json!({"id": "a1B2c3D4e", "type": "function", "function": {"name": name, "arguments": arguments}}))
+                    .collect();
+                let question = json!({"role": "user", "content": "Fix it."});
+                let answer = json!({"role": "assistant", "content": content, "tool_calls": calls});
+                let render = |messages: &[serde_json::Value], wants_answer| {
+                    chat.render(&Conversation {
+                        messages: messages.iter().map(Value::from_serialize).collect(),
+                        tools: tools(),
+                        wants_answer,
+                        ..Conversation::default()
+                    })
+                };
+                // Some take one call at a time, or no text beside it.
+                let Ok(whole) = render(&[question.clone(), answer], false) else {
+                    continue;
+                };
+                let with_opening = render(std::slice::from_ref(&question), true).unwrap();
+                let without_opening = render(&[question], false).unwrap();
+                let mut prompts = [with_opening, without_opening].into_iter();
+                let prompt = prompts.find(|it| whole.starts_with(it)).unwrap();
+                let answer = &whole[prompt.len()..];
+                let ends = ["<|im_end|>", "<|eot_id|>", "</s>"]
+                    .iter()
+                    .filter_map(|it| answer.find(it));
+                let answer = &answer[..ends.min().unwrap_or(answer.len())];
+                let has_text = answer.contains("Let me see.");
+                let has_calls = called.iter().all(|(name, _)| answer.contains(name));
+                if !has_calls || (format.calls() == CallForm::Llama && has_text) {
+                    // It leaves calls out, or nothing would tell them from the text.
+                    continue;
+                }
+                let [prompt_ids, answer_ids] =
+                    [&prompt[..], answer].map(|it| tokenizer.encode(it, true).unwrap());
+                let parsed = parse(&format, &tokenizer, &prompt_ids, &answer_ids, &tools());
+                let found: Vec<_> = parsed
+                    .calls
+                    .iter()
+                    .map(|call| (call.name.as_str(), serde_json::from_str(&call.arguments).unwrap()))
+                    .collect();
+                assert_eq!(found, called, "{name}: {whole:?}\n{parsed:?}");
+                // GPT-OSS's template has text beside a call as reasoning.
+                let said = match format.calls() {
+                    CallForm::Harmony => &parsed.reasoning,
+                    _ => &parsed.text,
+                };
+                assert_eq!(said.contains("Let me see."), has_text, "{name}: {parsed:?}");
+                *passed.entry(name.clone()).or_insert(0) += 1;
+            }
+        }
+    }
+    if !passed.is_empty() {
+        // Of eight: with markers as tokens and as text, each call alone, one after some text, and both.
+        expect![[r#"
+            Bielik-11B-v3.0-Instruct: 8
+            MiMo-VL: 8
+            Mistral-Small-3.2-24B-Instruct-2506: 8
+            NVIDIA-Nemotron-3-Nano-30B-A3B-BF16: 8
+            NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use: 8
+            NousResearch-Hermes-3-Llama-3.1-8B-tool_use: 8
+            Qwen-QwQ-32B: 8
+            Qwen-Qwen2.5-7B-Instruct: 8
+            Qwen-Qwen3-0.6B: 8
+            Qwen3-Coder: 8
+            Qwen3.5-4B: 8
+            Reka-Edge: 8
+            StepFun3.5-Flash: 8
+            ibm-granite-granite-4.0: 8
+            ibm-granite-granite-4.1: 8
+            meta-llama-Llama-3.1-8B-Instruct: 6
+            meta-llama-Llama-3.2-3B-Instruct: 6
+            meta-llama-Llama-3.3-70B-Instruct: 6
+            mistralai-Ministral-3-14B-Reasoning-2512: 8
+            mistralai-Mistral-Nemo-Instruct-2407: 8
+            openai-gpt-oss-120b: 6
+            unsloth-mistral-Devstral-Small-2507: 8
+        "#]]
+        .assert_eq(
+            &passed
+                .iter()
+                .fold(String::new(), |all, (name, n)| format!("{all}{name}: {n}\n")),
+        );
+    }
+}

@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Makes small random-weight checkpoints in FP8, in each layout of scales that publishers use, with their logits.
+
+Writes OUT/<model>/: config.json, model.safetensors and expected.safetensors, with a prompt (input_ids) and the logits of a
+single-precision pass by Hugging Face transformers over the dequantised weights. Embeddings, heads and norms stay in bf16.
+
+  qwen3-fp8           weight_scale_inv for each block of 128 by 128, as DeepSeek and Qwen publish them
+  llama3-fp8-channel  weight_scale for each row, in bf16, as compressed-tensors writes it; one matrix with rows of 80
+  qwen2-fp8-tensor    weight_scale for each matrix, and scales for activations and the KV cache, as ModelOpt writes them
+
+Needs torch, transformers 5, safetensors. usage: fp8_checkpoints.py OUT
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import checkpoints
+import torch
+import transformers
+from checkpoints import LLAMA, LLAMA_3_ROPE, PROMPT, QWEN, QWEN_3
+from safetensors.torch import save_file
+
+LARGEST = 448.0
+BLOCK = 128
+
+
+def block_scales(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A scale for each block, and the same for each number."""
+    rows, columns = (-(-extent // BLOCK) for extent in weight.shape)
+    scales = torch.empty(rows, columns)
+    for row in range(rows):
+        for column in range(columns):
+            block = weight[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
+            scales[row, column] = block.abs().max() / LARGEST
+    spread = scales.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+    return scales, spread[: weight.shape[0], : weight.shape[1]]
+
+
+def channel_scales(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    scales = (weight.abs().amax(1, keepdim=True) / LARGEST).to(torch.bfloat16)
+    return scales, scales.float()
+
+
+def tensor_scale(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    scale = weight.abs().max() / LARGEST
+    return scale, scale
+
+
+FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK]}
+COMPRESSED = {
+    "quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"],
+    "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
+        "num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False,
+    }}},
+}  # fmt: skip
+MODELOPT = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+
+# Model type, keys, quantization_config (or none: it stands in a file of its own), scales, what they are called.
+MODELS = {
+    "qwen3-fp8": (
+        "qwen3",
+        QWEN_3 | {"hidden_size": 192, "intermediate_size": 160, "head_dim": 64, "num_hidden_layers": 2,
+                  "tie_word_embeddings": True},
+        FP8, block_scales, "weight_scale_inv",
+    ),
+    "llama3-fp8-channel": (
+        "llama", LLAMA | {"rope_scaling": LLAMA_3_ROPE, "intermediate_size": 80}, COMPRESSED, channel_scales, "weight_scale",
+    ),
+    "qwen2-fp8-tensor": (
+        "qwen2", QWEN | {"rope_theta": 10000.0, "tie_word_embeddings": False, "sliding_window": 128},
+        None, tensor_scale, "weight_scale",
+    ),
+}  # fmt: skip
+
+
+def make(folder: Path, name: str) -> None:
+    model_type, keys, quantization, scales_of, scale_name = MODELS[name]
+    generator = torch.Generator().manual_seed(sum(map(ord, name)))
+    config = transformers.AutoConfig.for_model(model_type, **json.loads(json.dumps(keys)))
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
+    checkpoints.initialise(model, model_type, generator)
+    model.tie_weights()
+
+    tensors = {key: value.to(torch.bfloat16).contiguous() for key, value in model.state_dict().items()}
+    if keys["tie_word_embeddings"]:
+        tensors.pop("lm_head.weight", None)
+    for module_name, module in model.named_modules():
+        if not isinstance(module, torch.nn.Linear) or module_name == "lm_head":
+            continue
+        scales, spread = scales_of(module.weight)
+        quantised = (module.weight / spread).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+        module.weight.copy_(quantised.float() * spread)
+        tensors[f"{module_name}.weight"] = quantised
+        tensors[f"{module_name}.{scale_name}"] = scales.clone()
+        if quantization is None:
+            tensors[f"{module_name}.input_scale"] = torch.tensor(0.5)
+            kind = module_name.rsplit(".", 1)[1][0]
+            if module_name.endswith(("k_proj", "v_proj")):
+                tensors[f"{module_name}.{kind}_scale"] = torch.tensor(1.0)
+    ids = torch.randint(3, keys["vocab_size"], (1, PROMPT), generator=generator)
+    logits = model(ids, use_cache=False).logits[0].float().contiguous()
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"architectures": [type(model).__name__], "model_type": model_type, "torch_dtype": "bfloat16"} | keys
+    if quantization is None:
+        (folder / "hf_quant_config.json").write_text(json.dumps(MODELOPT, indent=1) + "\n")
+    else:
+        config["quantization_config"] = quantization
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    save_file({"input_ids": ids[0], "logits": logits}, folder / "expected.safetensors")
+    print(f"{name}: logits spread by {logits.std():.2f}, finite: {bool(logits.isfinite().all())}")
+
+
+def main() -> None:
+    torch.cuda.is_current_stream_capturing = lambda: False
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    for name in MODELS:
+        make(Path(sys.argv[1]) / name, name)
+
+
+if __name__ == "__main__":
+    main()
