@@ -8,11 +8,11 @@ use std::ops::Range;
 use super::{DeltaNet, ModelConfig};
 use crate::{
     error::EngineError,
-    weights::{Tensor, Weights},
+    weights::{Conversion, Tensor, Weights},
 };
 
-/// Replaces matrices whose rows stand in groups by those that the forward pass reads, copies of them. Leaves other
-/// checkpoints as they are.
+/// Replaces matrices whose rows stand in groups by those that the forward pass reads, which are made as they are read.
+/// Leaves other checkpoints as they are.
 ///
 /// # Errors
 /// [`EngineError::BadFile`] for a matrix of an unexpected shape.
@@ -91,14 +91,47 @@ impl<'a> Groups<'a> {
 
     /// The first of some parts of every group, then the second ones...
     fn pick(&self, name: &str, parts: &[Range<usize>]) -> Result<Tensor, EngineError> {
-        let mut bytes = Vec::new();
-        for part in parts {
-            for group in 0..self.n_groups {
-                let first = group * self.group_len;
-                bytes.extend_from_slice(&self.matrix.read_rows(first + part.start..first + part.end));
-            }
+        let (matrix, group_len) = (self.matrix, self.group_len);
+        let starts = (0..self.n_groups).map(|group| group * group_len);
+        let rows: Vec<usize> = parts
+            .iter()
+            .flat_map(|part| {
+                starts
+                    .clone()
+                    .flat_map(|start| start + part.start..start + part.end)
+            })
+            .collect();
+        let shape = [rows.len(), matrix.n_cols()];
+        let matrix = matrix.clone();
+        Tensor::converted(name, matrix.dtype, &shape, Picked { matrix, rows })
+    }
+}
+
+/// Some rows of a matrix, in another order.
+struct Picked {
+    matrix: Tensor,
+    rows: Vec<usize>,
+}
+
+impl Conversion for Picked {
+    fn source_type(&self) -> &'static str {
+        self.matrix.source_type()
+    }
+
+    fn write_rows(&self, rows: Range<usize>, out: &mut [u8]) {
+        let row_bytes = out.len() / rows.len().max(1);
+        for (&row, out) in self.rows[rows].iter().zip(out.chunks_exact_mut(row_bytes)) {
+            out.copy_from_slice(&self.matrix.read_rows(row..row + 1));
         }
-        let n_rows = self.n_groups * parts.iter().map(ExactSizeIterator::len).sum::<usize>();
-        Tensor::from_bytes(name, self.matrix.dtype, &[n_rows, self.matrix.shape[1]], bytes)
+    }
+
+    fn read_numbers(&self, row: usize, out: &mut [f32]) {
+        self.matrix.read_numbers(self.rows[row], out);
+    }
+
+    fn release(&self, rows: Range<usize>) {
+        for run in self.rows[rows].chunk_by(|row, next| row + 1 == *next) {
+            self.matrix.rows(run[0]..run[0] + run.len()).release();
+        }
     }
 }
