@@ -114,6 +114,37 @@ fn what_does_not_fit_is_refused_and_what_fits_hardly_has_a_smaller_cache() {
     assert_eq!(n_blocks(&engine.unwrap()), 32 * 128 / 32);
 }
 
+/// Layers of different widths, embeddings of which only rows are read, matrices taken apart, states.
+#[test]
+fn plans_hold_for_layers_of_every_kind() {
+    for file in [
+        "deepseek-v2-k/joined-q4_k_m.gguf",
+        "gemma4-e/bf16.gguf",
+        "gemma4-moe/bf16.gguf",
+        "qwen3.5/bf16.gguf",
+        "qwen3-next/bf16.gguf",
+    ] {
+        for quantize in [None, Some(GgmlType::Q8_0)] {
+            let options = EngineOptions {
+                quantize,
+                ..EngineOptions::default()
+            };
+            let plan = summary(file, &options).plan;
+            let loaded = RefCell::new(0);
+            Engine::load_with_progress(fixture(file), options, &|report| {
+                *loaded.borrow_mut() = report.loaded_bytes;
+            })
+            .unwrap();
+            let loaded = loaded.into_inner();
+            assert!(
+                loaded <= plan.weight_bytes && loaded > plan.weight_bytes * 9 / 10,
+                "{file}, {quantize:?}: {loaded} of {} planned",
+                plan.weight_bytes
+            );
+        }
+    }
+}
+
 /// Blocks of the KV cache, which the status has after a step.
 fn n_blocks(engine: &Engine) -> usize {
     let request = Request {

@@ -61,8 +61,7 @@ impl<'a> Loader<'a> {
         n_outputs: usize,
         n_inputs: usize,
     ) -> Result<Matrix, EngineError> {
-        let tensor = self.tensor(name, &[n_outputs, n_inputs])?.clone();
-        self.lay_out(name, tensor)
+        self.part(name, &[n_outputs, n_inputs], 0..n_outputs)
     }
 
     /// The matrix `name`, `(n_rows, n_columns)`, of which only rows are read.
@@ -88,15 +87,22 @@ impl<'a> Loader<'a> {
     }
 
     /// Some rows of a tensor that holds several matrices, one below the other. Rows are counted over all dimensions but the
-    /// last.
+    /// last. They get the type that the options want for the whole tensor.
     pub(super) fn part(
         &mut self,
         name: &str,
         shape: &[usize],
         rows: Range<usize>,
     ) -> Result<Matrix, EngineError> {
-        let tensor = self.tensor(name, shape)?.rows(rows);
-        self.lay_out(name, tensor)
+        let whole = self.tensor(name, shape)?;
+        let dtype = loaded_type(name, whole, self.options.quantize);
+        let mut tensor = whole.rows(rows);
+        if dtype != tensor.dtype {
+            tensor = tensor.requantized(dtype)?;
+        }
+        self.n_read_bytes += tensor.n_bytes();
+        (self.options.progress)(self.n_read_bytes);
+        Matrix::new(tensor, self.options.isa, self.pool, &mut self.arena)
     }
 
     /// One of several matrices, `(n_outputs, n_inputs)` each: on its own, or within the tensor that holds all of them.
@@ -114,18 +120,6 @@ impl<'a> Loader<'a> {
         let shape = [n_matrices, n_outputs, n_inputs];
         let rows = idx * n_outputs..(idx + 1) * n_outputs;
         self.part(&format!("{name}.weight"), &shape, rows)
-    }
-
-    /// The matrix of a tensor, in the type that the options want for it.
-    fn lay_out(&mut self, name: &str, tensor: Tensor) -> Result<Matrix, EngineError> {
-        let dtype = loaded_type(name, &tensor, self.options.quantize);
-        let tensor = match dtype == tensor.dtype {
-            true => tensor,
-            false => tensor.requantized(dtype)?,
-        };
-        self.n_read_bytes += tensor.n_bytes();
-        (self.options.progress)(self.n_read_bytes);
-        Matrix::new(tensor, self.options.isa, self.pool, &mut self.arena)
     }
 
     /// A vector of `len` numbers, as single precision.
@@ -266,8 +260,9 @@ const EMBEDDING: &str = "token_embd.weight";
 /// The second embedding, that of all layers.
 pub(super) const LAYER_EMBEDDING: &str = "per_layer_token_embd.weight";
 
-/// The type in which a matrix is multiplied: its own, or the one to quantise to if it is large, and not quantised yet. Rows that
-/// are no whole blocks of 256 get Q8_0, and what scores the vocabulary 6 bits at least, as in llama.cpp; routers stay exact.
+/// The type in which the matrices of a tensor are multiplied: its own, or the one to quantise to if they are large, and not
+/// quantised yet. Rows that are no whole blocks of 256 get Q8_0, and what scores the vocabulary 6 bits at least, as in
+/// llama.cpp; routers stay exact.
 fn loaded_type(name: &str, tensor: &Tensor, quantize: Option<GgmlType>) -> GgmlType {
     let is_plain = matches!(tensor.source_type(), "F32" | "F16" | "BF16" | fp8::NAME);
     let n_elements: usize = tensor.shape.iter().rev().take(2).product();
