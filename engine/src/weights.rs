@@ -66,10 +66,11 @@ impl WeightSource {
 }
 
 fn map(path: &Path) -> io::Result<Mmap> {
-    let file = std::fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // Before it is opened: that of a named pipe waits for somebody to write.
+    if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
+    let file = std::fs::File::open(path)?;
     // SAFETY: the mapping is read-only and lives as long as every slice of it (`SharedBytes` holds it). Another
     // process that writes into the file or truncates it while it is mapped breaks the promise that a slice does
     // not change; `WeightSource::File` documents that this must not happen.

@@ -170,6 +170,12 @@ mod tests {
         assert!(Arc::ptr_eq(&known, &still_known));
         let (above, _) = edited(0, "use std::io;\n");
         assert_eq!((first, below, above), (1, 1, 2));
+        // Asked only after the next edit, a snapshot knows its own.
+        let (old_syntax, old_rope) = (syntax.clone(), rope.clone());
+        let edit = TextEdit::apply(&mut rope, 0..13, "");
+        syntax.edit(&edit, &rope);
+        assert_eq!(imports(&old_syntax, &old_rope).items.len(), 2);
+        assert_eq!(imports(&syntax, &rope).items.len(), 1);
     }
 
     #[test]

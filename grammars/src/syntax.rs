@@ -95,8 +95,8 @@ impl Syntax {
     pub(crate) fn edit_within(&mut self, edit: &TextEdit, rope: &Rope, limit: Duration) {
         // Snapshots keep the old ones, and no preview holds itself.
         self.previews = Arc::default();
-        let read_to = self.imports.get().map_or(0, Imports::read_to);
-        if edit.start_byte < read_to {
+        // Nor does an edit change what an older snapshot has yet to look up.
+        if self.imports.get().is_none_or(|it| edit.start_byte < it.read_to()) {
             self.imports = Arc::default();
         }
         let Some(tree) = &mut self.tree else { return };

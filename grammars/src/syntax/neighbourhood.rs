@@ -5,6 +5,7 @@
 //! does to the code shows in the function that it stands in and the ones beside it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use ropey::Rope;
 use tree_sitter::{Node, TreeCursor};
@@ -32,7 +33,12 @@ impl Neighbourhood {
     /// What is around `change`.
     pub(super) fn of(syntax: &Syntax, rope: &Rope, change: Range<usize>) -> Self {
         let part = part(syntax, rope, &change);
-        let (start, rope, syntax) = part.unwrap_or_else(|| (0, rope.clone(), syntax.clone()));
+        // Previews of its own: they are kept in those of `syntax`, which would hold themselves otherwise.
+        let whole = || Syntax {
+            previews: Arc::default(),
+            ..syntax.clone()
+        };
+        let (start, rope, syntax) = part.unwrap_or_else(|| (0, rope.clone(), whole()));
         Self {
             change,
             start,
@@ -160,6 +166,18 @@ mod tests {
             n_other * 100 < n_judged,
             "{n_other} of {n_judged} judged otherwise"
         );
+    }
+
+    #[test]
+    fn what_was_previewed_goes_with_the_text() {
+        for code in ["fn f() {}\n".to_owned(), "fn f() { g(); }\n".repeat(2000)] {
+            let rope = Rope::from_str(&code);
+            let syntax = Syntax::parse(Language::Rust, &rope);
+            let previews = Arc::downgrade(&syntax.previews);
+            drop(syntax.preview(&rope, 8..8, "x"));
+            drop(syntax);
+            assert!(previews.upgrade().is_none(), "of {} bytes", code.len());
+        }
     }
 
     #[test]

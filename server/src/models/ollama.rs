@@ -85,7 +85,7 @@ fn collect_files(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) {
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         if path.is_file() {
             files.push(path);
-        } else if depth > 0 {
+        } else if depth > 0 && !path.is_symlink() {
             collect_files(&path, depth - 1, files);
         }
     }

@@ -13,6 +13,8 @@ use crate::{config::Config, model};
 
 /// Folders within folders that are looked through: publisher, repository, and some of one's own.
 const MAX_DEPTH: usize = 5;
+/// Folders that one search looks into: more are somebody's whole disk.
+const MAX_FOLDERS: usize = 10_000;
 
 /// Where a model was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +63,18 @@ impl Serialize for Place {
 pub fn in_paths(paths: &[PathBuf]) -> Vec<Found> {
     let mut found = Vec::new();
     for path in paths {
+        // An editor starts the server in another folder.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let first = found.len();
         if path.is_dir() {
-            scan(Place::Given, path, MAX_DEPTH, &mut found);
+            scan(Place::Given, &path, MAX_DEPTH, &mut found);
         }
         if found.len() == first {
-            found.push(Found::file(Place::Given, path));
+            let mut none = Found::file(Place::Given, &path);
+            if path.is_dir() && !path.join("config.json").exists() {
+                none.source = Err("no models in this folder: neither GGUF files nor folders with config.json and safetensors".into());
+            }
+            found.push(none);
         }
     }
     once_each(found)
@@ -127,6 +135,21 @@ pub(super) fn cache(home: &Path) -> PathBuf {
 
 /// Adds the models in a folder: GGUF files, and folders with weights in safetensors. A folder that cannot be read has none.
 pub(super) fn scan(place: Place, folder: &Path, depth: usize, found: &mut Vec<Found>) {
+    scan_once(place, folder, depth, &mut BTreeSet::new(), found);
+}
+
+/// The same but for the folders that were seen: links may lead back to them.
+fn scan_once(
+    place: Place,
+    folder: &Path,
+    depth: usize,
+    seen: &mut BTreeSet<PathBuf>,
+    found: &mut Vec<Found>,
+) {
+    let is_new = folder.canonicalize().is_ok_and(|it| seen.insert(it));
+    if !is_new || seen.len() > MAX_FOLDERS {
+        return;
+    }
     if is_model_folder(folder) {
         return found.push(Found::file(place, folder));
     }
@@ -139,9 +162,9 @@ pub(super) fn scan(place: Place, folder: &Path, depth: usize, found: &mut Vec<Fo
     for path in entries {
         if path.is_dir() {
             if depth > 0 || is_model_folder(&path) {
-                scan(place, &path, depth.saturating_sub(1), found);
+                scan_once(place, &path, depth.saturating_sub(1), seen, found);
             }
-        } else if is_model_file(&path) {
+        } else if is_model_file(&path) && path.is_file() {
             found.push(Found::file(place, &path));
         }
     }
@@ -150,16 +173,18 @@ pub(super) fn scan(place: Place, folder: &Path, depth: usize, found: &mut Vec<Fo
 /// A configuration, and weights.
 pub(super) fn is_model_folder(folder: &Path) -> bool {
     let weights = ["model.safetensors", "model.safetensors.index.json"];
-    folder.join("config.json").is_file() && weights.iter().any(|name| folder.join(name).exists())
+    folder.join("config.json").is_file() && weights.iter().any(|name| folder.join(name).is_file())
 }
 
 /// A whole GGUF file or the first part of one, and no encoder of pictures.
 fn is_model_file(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let Some(stem) = name.strip_suffix(".gguf") else {
+    let Some((stem, extension)) = name.rsplit_once('.') else {
         return false;
     };
-    !stem.starts_with("mmproj") && part_of(stem).is_none_or(|part| part == 1)
+    extension.eq_ignore_ascii_case("gguf")
+        && !stem.starts_with("mmproj")
+        && part_of(stem).is_none_or(|part| part == 1)
 }
 
 /// The number of a part in a name that ends in `-00002-of-00005`.
@@ -193,6 +218,8 @@ mod tests {
     fn names_of_parts_and_of_encoders_are_known() {
         for (name, expected) in [
             ("a.gguf", true),
+            ("A.GGUF", true),
+            ("gguf", false),
             ("a-00001-of-00003.gguf", true),
             ("a-00002-of-00003.gguf", false),
             ("best-of-00003.gguf", true),
