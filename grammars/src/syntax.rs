@@ -37,7 +37,7 @@ pub struct Syntax {
     /// The imports of the text, once they were asked for.
     pub(crate) imports: Arc<OnceLock<Imports>>,
     /// What was looked at last.
-    previews: Arc<Mutex<Previews>>,
+    previews: Previews,
 }
 
 /// The neighbourhood of a place as it would be after a change.
@@ -52,11 +52,21 @@ pub(crate) struct Preview {
     pub(crate) damage_before: Damage,
 }
 
-/// What [`Syntax::preview`] keeps: questions are often about the same place, and the same text.
+/// What [`Syntax::preview`] keeps: questions are often about the same place, and the same text. A clone has its own, so that
+/// they go with whoever asked.
 #[derive(Debug, Default)]
-struct Previews {
+struct Previews(Box<Mutex<LastPreviews>>);
+
+#[derive(Debug, Default)]
+struct LastPreviews {
     neighbourhood: Option<Neighbourhood>,
     last: Option<(Range<usize>, String, Preview)>,
+}
+
+impl Clone for Previews {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl Syntax {
@@ -77,7 +87,7 @@ impl Syntax {
             tree,
             stale,
             imports: Arc::default(),
-            previews: Arc::default(),
+            previews: Previews::default(),
         }
     }
 
@@ -93,8 +103,7 @@ impl Syntax {
     }
 
     pub(crate) fn edit_within(&mut self, edit: &TextEdit, rope: &Rope, limit: Duration) {
-        // Snapshots keep the old ones, and no preview holds itself.
-        self.previews = Arc::default();
+        self.previews = Previews::default();
         // Nor does an edit change what an older snapshot has yet to look up.
         if self.imports.get().is_none_or(|it| edit.start_byte < it.read_to()) {
             self.imports = Arc::default();
@@ -145,7 +154,7 @@ impl Syntax {
     pub(crate) fn preview(&self, rope: &Rope, range: Range<usize>, text: &str) -> Preview {
         let range = text::snap_range(rope, range);
         // Poisoned or not, what is in there is whole.
-        let mut previews = self.previews.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut previews = self.previews.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known_range, known_text, preview)) = &previews.last
             && *known_range == range
             && known_text == text

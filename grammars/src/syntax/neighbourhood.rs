@@ -5,7 +5,6 @@
 //! does to the code shows in the function that it stands in and the ones beside it.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use ropey::Rope;
 use tree_sitter::{Node, TreeCursor};
@@ -33,12 +32,7 @@ impl Neighbourhood {
     /// What is around `change`.
     pub(super) fn of(syntax: &Syntax, rope: &Rope, change: Range<usize>) -> Self {
         let part = part(syntax, rope, &change);
-        // Previews of its own: they are kept in those of `syntax`, which would hold themselves otherwise.
-        let whole = || Syntax {
-            previews: Arc::default(),
-            ..syntax.clone()
-        };
-        let (start, rope, syntax) = part.unwrap_or_else(|| (0, rope.clone(), whole()));
+        let (start, rope, syntax) = part.unwrap_or_else(|| (0, rope.clone(), syntax.clone()));
         Self {
             change,
             start,
@@ -166,18 +160,6 @@ mod tests {
             n_other * 100 < n_judged,
             "{n_other} of {n_judged} judged otherwise"
         );
-    }
-
-    #[test]
-    fn what_was_previewed_goes_with_the_text() {
-        for code in ["fn f() {}\n".to_owned(), "fn f() { g(); }\n".repeat(2000)] {
-            let rope = Rope::from_str(&code);
-            let syntax = Syntax::parse(Language::Rust, &rope);
-            let previews = Arc::downgrade(&syntax.previews);
-            drop(syntax.preview(&rope, 8..8, "x"));
-            drop(syntax);
-            assert!(previews.upgrade().is_none(), "of {} bytes", code.len());
-        }
     }
 
     #[test]

@@ -6,7 +6,10 @@
 
 use std::time::Duration;
 
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::{
+    sync::oneshot,
+    task::{JoinSet, spawn_blocking},
+};
 use tower_lsp_server::{
     gen_lsp_types::{
         InlineCompletionItem, InlineCompletionList, InlineCompletionParams, InlineCompletionResponse,
@@ -48,7 +51,12 @@ pub(super) async fn handle(
             Some(engine) => {
                 references::refresh(server, &engine, &uri);
                 let for_task = query.clone();
-                let work = async move { complete(&engine, &for_task).await };
+                let work = async move {
+                    let completion = complete(&engine, &for_task).await;
+                    // Its trees take a while to free; the answer need not wait for that.
+                    spawn_blocking(move || drop(for_task));
+                    completion
+                };
                 match run(work, superseded).await? {
                     Some(completion) => completion,
                     None => return Ok(None),
