@@ -150,7 +150,8 @@ impl EditDraft {
         note_replacement(&mut self.replacements, old, &tokens[since - n_before..]);
     }
 
-    /// Where the original is after `new`, if that is a line's first word after white space of another length.
+    /// Where the original is after `new`, if that is the white space before a line, with its first word or without, of another
+    /// length.
     fn moved_line(&mut self, from: usize, new: &[u32]) -> Option<usize> {
         if !self.begins_line(from) || new.len() > MAX_REPLACEMENT {
             return None;
