@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes a GGUF file with the shape of a real model and random weights: random_weights.py SHAPE KIND OUT.gguf
 
-Random weights cost as much time as trained ones. The vocabulary is as large as the real one, but its tokens are bytes
-and made-up words, with the special tokens that code models use to fill in the middle.
+Random weights cost as much time as trained ones. The vocabulary is that of the model inside the program, so that code
+has about as many tokens as it should, and made-up words up to the size of the real one.
 """
 
 import argparse
@@ -32,25 +32,25 @@ class Shape:
 SHAPES = {
     "0.5b": Shape(24, 896, 4864, 14, 2, 151_936, 32_768),
     "1.5b": Shape(28, 1536, 8960, 12, 2, 151_936, 32_768),
-    "40m": Shape(12, 512, 1280, 8, 2, 8_192, 4_096),
+    "40m": Shape(12, 512, 1280, 8, 2, 16_384, 4_096),
 }
 # llama.cpp's numbers for them.
 KINDS = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}
-SPECIAL = ["<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_sep|>"]
+EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "engine/weights/surmise.gguf"
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    tokens = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
-    n_words = size - len(tokens) - len(SPECIAL)
-    tokens += [f"x{index}" for index in range(n_words)] + SPECIAL
-    control = gguf.TokenType.CONTROL
+    field = gguf.GGUFReader(EMBEDDED_MODEL).get_field
+    tokens, types, merges, end = (
+        field(f"tokenizer.ggml.{name}").contents() for name in ("tokens", "token_type", "merges", "eos_token_id")
+    )
+    n_words = size - len(tokens)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.NORMAL] * (size - len(SPECIAL)) + [control] * len(SPECIAL))
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(tokens.index("<|endoftext|>"))
+    writer.add_token_list(tokens + [f"<made-up word {index}>" for index in range(n_words)])
+    writer.add_token_types(types + [gguf.TokenType.NORMAL] * n_words)
+    writer.add_token_merges(merges)
+    writer.add_eos_token_id(end)
 
 
 def write_half_precision(shape: Shape, name: str, path: Path) -> None:

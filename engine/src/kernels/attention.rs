@@ -1,10 +1,10 @@
 //! Attention over the KV cache, one pass with an online softmax.
 //!
-//! Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; the blocks of the cache are the
-//! tiles of Dao et al. 2022, "FlashAttention". Grouped heads share each key that was read. The slow reference
+//! Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; spans of a few blocks of the cache are the
+//! tiles of Dao et al. 2022, "FlashAttention". Rows and grouped heads share each key that was read. The slow reference
 //! is `model/reference.rs`.
 //!
-//! What a row sees is always cut into blocks by order, not by slot: a node of a tree, whose ancestors stand
+//! What a row sees is always cut into spans by order, not by slot: a node of a tree, whose ancestors stand
 //! scattered, gathers them first. So a path through a tree has the bits of the same text decoded step by step.
 
 use std::{cell::RefCell, ops::Range};
@@ -13,7 +13,8 @@ use std::{cell::RefCell, ops::Range};
 use super::Integers;
 use super::{
     Isa, SharedOut,
-    float::{exp, largest, mul_add, sum},
+    float::{exp, largest, sum},
+    lanes::{Floats, PlainFloats},
     pool::ThreadPool,
     transpose::transpose,
 };
@@ -24,6 +25,9 @@ use crate::{
 
 /// Rows of one sequence that share each key and value read from the cache.
 const TILE_ROWS: usize = 16;
+
+/// Slots that go through the softmax together, so that what is done once for all of them is little: whole blocks.
+const SPAN_LEN: usize = 4 * BLOCK_LEN;
 
 /// Most query heads that share them. Where more have one key, the others read it again, on another thread.
 const TILE_HEADS: usize = 8;
@@ -61,9 +65,9 @@ struct Tile {
 /// What a thread needs for a tile, kept between calls.
 #[derive(Default)]
 struct Scratch {
-    /// Keys of one block, `(key_dim, BLOCK_LEN)`.
+    /// Keys of one span, `(blocks, key_dim, BLOCK_LEN)`.
     keys: Vec<f32>,
-    /// Values of one block, `(BLOCK_LEN, value_dim)`.
+    /// Values of one span, `(SPAN_LEN, value_dim)`.
     values: Vec<f32>,
     /// For each (row, head of the task): weighted sum of values, `value_dim`.
     sums: Vec<f32>,
@@ -126,7 +130,13 @@ pub(crate) fn attend(
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 super::Kind::Avx2(_) => unsafe { attend_tile_avx2(task, scratch) },
-                _ => attend_tile::<false, 2>(task, scratch),
+                #[cfg(target_arch = "aarch64")]
+                // SAFETY: every such processor has these instructions.
+                super::Kind::Neon { .. } => unsafe {
+                    attend_tile::<super::neon::Neon<false>, true>(task, scratch);
+                },
+                // SAFETY: the compiler's own instructions.
+                _ => unsafe { attend_tile::<PlainFloats<4>, false>(task, scratch) },
             }
         });
     });
@@ -175,110 +185,86 @@ struct Task<'a> {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 fn attend_tile_avx512(task: Task<'_>, scratch: &mut Scratch) {
-    attend_tile::<true, 4>(task, scratch);
+    // SAFETY: the instructions are there.
+    unsafe { attend_tile::<super::avx512::Avx512, true>(task, scratch) };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn attend_tile_avx2(task: Task<'_>, scratch: &mut Scratch) {
-    attend_tile::<true, 2>(task, scratch);
+    // SAFETY: the instructions are there.
+    unsafe { attend_tile::<super::avx2::Avx2<false>, true>(task, scratch) };
 }
 
-/// `N` heads are worked on together, as far as the task has so many.
+/// # Safety
+/// The instructions of `L` are there.
 #[inline(always)]
-fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Scratch) {
-    let Task {
-        isa,
-        shape,
-        tile,
-        rows,
-        kv_head,
-        heads,
-        blocks,
-        cache,
-        layer,
-        queries,
-        out,
-    } = task;
-    let AttentionShape { n_heads, cached, .. } = shape;
+unsafe fn attend_tile<L: Floats, const FMA: bool>(task: Task<'_>, scratch: &mut Scratch) {
+    let AttentionShape { n_heads, cached, .. } = task.shape;
     let CacheShape {
         key_dim, value_dim, ..
     } = cached;
-    let n_streams = tile.n_rows * heads.len();
-    scratch.keys.resize(BLOCK_LEN * key_dim, 0.0);
-    scratch.values.resize(BLOCK_LEN * value_dim, 0.0);
-    scratch.sums.clear();
-    scratch.sums.resize(n_streams * value_dim, 0.0);
-    scratch.softmax.clear();
-    match shape.sinks {
-        None => scratch.softmax.resize(n_streams, (f32::NEG_INFINITY, 0.0)),
-        Some(sinks) => {
-            let sinks = sinks[heads.clone()].iter();
-            let sinks = sinks.map(|sink| (*sink, 1.0)).cycle();
-            scratch.softmax.extend(sinks.take(n_streams));
-        }
-    }
-    let queries = |row: usize| {
-        let first_head = (tile.first_row + row) * n_heads + heads.start;
-        &queries[first_head * key_dim..][..heads.len() * key_dim]
-    };
+    let n_task_heads = task.heads.len();
+    scratch.keys.resize(SPAN_LEN * key_dim, 0.0);
+    scratch.values.resize(SPAN_LEN * value_dim, 0.0);
+    scratch.begin(&task);
 
-    // Rows of a tree share only the whole blocks of their context.
-    let n_shared = match rows.last() {
+    // Rows of a tree share only the whole spans of their context.
+    let n_shared = match task.rows.last() {
         Some(row) if row.ancestors == 0 => row.context_len as usize,
-        Some(row) => row.context_len as usize / BLOCK_LEN * BLOCK_LEN,
+        Some(row) => row.context_len as usize / SPAN_LEN * SPAN_LEN,
         None => 0,
     };
-    let n_hidden_from_all = rows.iter().map(|row| shape.n_hidden(row)).min().unwrap_or(0);
-    let shared = blocks[..n_shared.div_ceil(BLOCK_LEN)].iter().enumerate();
-    for (block_idx, &block) in shared.skip(n_hidden_from_all / BLOCK_LEN) {
-        let first_slot = block_idx * BLOCK_LEN;
-        let n_slots = (n_shared - first_slot).min(BLOCK_LEN);
-        cache.load_keys(isa, layer, block, kv_head, &mut scratch.keys);
-        cache.load_values(isa, layer, block, kv_head, n_slots, &mut scratch.values);
-        if cached.values_are_keys {
-            transpose::<FMA>(&scratch.keys, BLOCK_LEN, &mut scratch.values, value_dim);
+    let hidden = task.rows.iter().map(|row| task.shape.n_hidden(row));
+    let n_hidden_from_all = hidden.min().unwrap_or(0) / SPAN_LEN * SPAN_LEN;
+    for first_slot in (n_hidden_from_all..n_shared).step_by(SPAN_LEN) {
+        for first in (first_slot..n_shared.min(first_slot + SPAN_LEN)).step_by(BLOCK_LEN) {
+            let n_slots = BLOCK_LEN.min(n_shared - first);
+            scratch.load_block::<FMA>(&task, first - first_slot, task.blocks[first / BLOCK_LEN], n_slots);
         }
-        for (row_idx, row) in rows.iter().enumerate() {
-            let n_visible = (row.context_len as usize)
-                .saturating_sub(first_slot)
-                .min(BLOCK_LEN);
-            let n_hidden = shape.n_hidden(row).saturating_sub(first_slot);
-            if n_visible > n_hidden {
-                let first_stream = row_idx * heads.len();
-                scratch.attend_block::<FMA, N>(shape, queries(row_idx), first_stream, n_hidden..n_visible);
-            }
+        let visible = |row: &Row| {
+            let n_visible = (row.context_len as usize).saturating_sub(first_slot);
+            task.shape.n_hidden(row).saturating_sub(first_slot)..n_visible.min(SPAN_LEN)
+        };
+        // Those are one run of rows: a later one sees later slots.
+        let mut seeing = (0..task.rows.len()).filter(|row| !visible(&task.rows[*row]).is_empty());
+        if let Some(first) = seeing.next() {
+            let last = seeing.next_back().unwrap_or(first);
+            let streams = first * n_task_heads..(last + 1) * n_task_heads;
+            // SAFETY: the caller's promise.
+            unsafe { scratch.attend_span::<L, FMA>(&task, streams, visible) };
         }
     }
-    for (row_idx, row) in rows.iter().enumerate().filter(|(_, row)| row.ancestors != 0) {
-        let mut slots = row.visible_slots().skip(n_shared).peekable();
-        let mut first_seen = n_shared;
-        while slots.peek().is_some() {
-            let mut n_visible = 0;
-            for slot in slots.by_ref().take(BLOCK_LEN) {
-                let place = (blocks[slot / BLOCK_LEN], slot % BLOCK_LEN);
-                let Scratch { keys, values, .. } = &mut *scratch;
-                cache.load_slot(layer, place, kv_head, n_visible, keys, values);
-                n_visible += 1;
+    for (row_idx, row) in task.rows.iter().enumerate().filter(|(_, row)| row.ancestors != 0) {
+        let n_seen = row.position() + 1;
+        let n_whole = row.context_len as usize / BLOCK_LEN * BLOCK_LEN;
+        let mut scattered = row.visible_slots().skip(n_whole);
+        for first_slot in (n_shared..n_seen).step_by(SPAN_LEN) {
+            let n_visible = SPAN_LEN.min(n_seen - first_slot);
+            for first in (0..n_visible).step_by(BLOCK_LEN) {
+                if first_slot + first < n_whole {
+                    let block = task.blocks[(first_slot + first) / BLOCK_LEN];
+                    scratch.load_block::<FMA>(&task, first, block, BLOCK_LEN);
+                } else {
+                    let slots = scattered.by_ref().take(BLOCK_LEN);
+                    scratch.load_slots::<FMA>(&task, first, slots);
+                }
             }
-            if cached.values_are_keys {
-                transpose::<FMA>(&scratch.keys, BLOCK_LEN, &mut scratch.values, value_dim);
-            }
-            let n_hidden = shape.n_hidden(row).saturating_sub(first_seen);
+            let n_hidden = task.shape.n_hidden(row).saturating_sub(first_slot);
             if n_visible > n_hidden {
-                let first_stream = row_idx * heads.len();
-                scratch.attend_block::<FMA, N>(shape, queries(row_idx), first_stream, n_hidden..n_visible);
+                let streams = row_idx * n_task_heads..(row_idx + 1) * n_task_heads;
+                // SAFETY: the caller's promise.
+                unsafe { scratch.attend_span::<L, FMA>(&task, streams, |_| n_hidden..n_visible) };
             }
-            first_seen += n_visible;
         }
     }
 
-    for row in 0..tile.n_rows {
-        let start = ((tile.first_row + row) * n_heads + heads.start) * value_dim;
+    for row in 0..task.rows.len() {
+        let start = ((task.tile.first_row + row) * n_heads + task.heads.start) * value_dim;
         // SAFETY: the tiles and heads of the tasks cover disjoint parts of `out`.
-        let out = unsafe { out.slice(start..start + heads.len() * value_dim) };
+        let out = unsafe { task.out.slice(start..start + n_task_heads * value_dim) };
         for (head_idx, out) in out.chunks_exact_mut(value_dim).enumerate() {
-            let stream = row * heads.len() + head_idx;
+            let stream = row * n_task_heads + head_idx;
             let inverse = 1.0 / scratch.softmax[stream].1;
             for (out, sum) in out.iter_mut().zip(&scratch.sums[stream * value_dim..]) {
                 *out = sum * inverse;
@@ -287,159 +273,282 @@ fn attend_tile<const FMA: bool, const N: usize>(task: Task<'_>, scratch: &mut Sc
     }
 }
 
+impl Task<'_> {
+    /// The query of a stream: the streams are the heads of the first row, then those of the second one...
+    fn query(&self, stream: usize) -> &[f32] {
+        let (row, head) = (stream / self.heads.len(), stream % self.heads.len());
+        let key_dim = self.shape.cached.key_dim;
+        let at = (self.tile.first_row + row) * self.shape.n_heads + self.heads.start + head;
+        &self.queries[at * key_dim..][..key_dim]
+    }
+}
+
 impl Scratch {
-    /// Takes in the slots `visible` of the block at hand for one row: its `queries`, `(heads, key_dim)`, and the streams
-    /// from `first_stream` on.
-    #[inline(always)]
-    fn attend_block<const FMA: bool, const N: usize>(
-        &mut self,
-        shape: AttentionShape<'_>,
-        queries: &[f32],
-        first_stream: usize,
-        visible: Range<usize>,
-    ) {
-        let key_dim = shape.cached.key_dim;
-        let together = queries.chunks_exact(N * key_dim);
-        let alone = together.remainder().chunks_exact(key_dim);
-        let n_together = together.len() * N;
-        for (idx, queries) in together.enumerate() {
-            self.attend_streams::<FMA, N>(shape, queries, first_stream + idx * N, visible.clone());
-        }
-        for (idx, query) in alone.enumerate() {
-            self.attend_streams::<FMA, 1>(shape, query, first_stream + n_together + idx, visible.clone());
+    /// Nothing was seen yet.
+    fn begin(&mut self, task: &Task<'_>) {
+        let n_streams = task.rows.len() * task.heads.len();
+        self.sums.clear();
+        self.sums.resize(n_streams * task.shape.cached.value_dim, 0.0);
+        self.softmax.clear();
+        match task.shape.sinks {
+            None => self.softmax.resize(n_streams, (f32::NEG_INFINITY, 0.0)),
+            Some(sinks) => {
+                let sinks = sinks[task.heads.clone()].iter();
+                let sinks = sinks.map(|sink| (*sink, 1.0)).cycle();
+                self.softmax.extend(sinks.take(n_streams));
+            }
         }
     }
 
-    /// The same for `N` streams. What comes out for each does not depend on how many they are.
+    /// Keys and values of the block that begins at slot `first` of the span.
     #[inline(always)]
-    fn attend_streams<const FMA: bool, const N: usize>(
+    fn block_at(&mut self, shape: CacheShape, first: usize) -> (&mut [f32], &mut [f32]) {
+        let keys = &mut self.keys[first * shape.key_dim..][..BLOCK_LEN * shape.key_dim];
+        let values = &mut self.values[first * shape.value_dim..][..BLOCK_LEN * shape.value_dim];
+        (keys, values)
+    }
+
+    /// Reads `n_slots` slots of a block from the cache, to slot `first` of the span and those after it.
+    #[inline(always)]
+    fn load_block<const FMA: bool>(&mut self, task: &Task<'_>, first: usize, block: u32, n_slots: usize) {
+        let shape = task.shape.cached;
+        let (keys, values) = self.block_at(shape, first);
+        task.cache
+            .load_keys(task.isa, task.layer, block, task.kv_head, keys);
+        task.cache
+            .load_values(task.isa, task.layer, block, task.kv_head, n_slots, values);
+        if shape.values_are_keys {
+            transpose::<FMA>(keys, BLOCK_LEN, values, shape.value_dim);
+        }
+    }
+
+    /// Reads at most [`BLOCK_LEN`] slots that stand anywhere.
+    #[inline(always)]
+    fn load_slots<const FMA: bool>(
         &mut self,
-        shape: AttentionShape<'_>,
-        queries: &[f32],
-        first_stream: usize,
-        visible: Range<usize>,
+        task: &Task<'_>,
+        first: usize,
+        slots: impl Iterator<Item = usize>,
     ) {
-        let value_dim = shape.cached.value_dim;
-        let mut weights = [[0.0; BLOCK_LEN]; N];
-        scores::<FMA, N>(queries, &self.keys, &mut weights);
-        let streams = &mut self.softmax[first_stream..][..N];
+        let shape = task.shape.cached;
+        let (keys, values) = self.block_at(shape, first);
+        for (to, slot) in slots.enumerate() {
+            let place = (task.blocks[slot / BLOCK_LEN], slot % BLOCK_LEN);
+            task.cache
+                .load_slot(task.layer, place, task.kv_head, to, keys, values);
+        }
+        if shape.values_are_keys {
+            transpose::<FMA>(keys, BLOCK_LEN, values, shape.value_dim);
+        }
+    }
+
+    /// Takes in the span at hand for some streams, each of which sees `visible` slots of it, at least one.
+    ///
+    /// # Safety
+    /// The instructions of `L` are there.
+    #[inline(always)]
+    unsafe fn attend_span<L: Floats, const FMA: bool>(
+        &mut self,
+        task: &Task<'_>,
+        streams: Range<usize>,
+        visible: impl Fn(&Row) -> Range<usize>,
+    ) {
+        let n_heads = task.heads.len();
+        let visible = |stream: usize| visible(&task.rows[stream / n_heads]);
+        let mut at = streams.start;
+        // SAFETY: the caller's promise.
+        unsafe {
+            while at + 4 <= streams.end {
+                self.attend_streams::<L, FMA, 4, 2>(task, at, [0, 1, 2, 3].map(|it| visible(at + it)));
+                at += 4;
+            }
+            if at + 2 <= streams.end {
+                self.attend_streams::<L, FMA, 2, 4>(task, at, [0, 1].map(|it| visible(at + it)));
+                at += 2;
+            }
+            if at < streams.end {
+                self.attend_streams::<L, FMA, 1, 4>(task, at, [visible(at)]);
+            }
+        }
+    }
+
+    /// The same for `N` streams, with `R` registers for each. What comes out for one does not depend on the others.
+    #[inline(always)]
+    unsafe fn attend_streams<L: Floats, const FMA: bool, const N: usize, const R: usize>(
+        &mut self,
+        task: &Task<'_>,
+        first_stream: usize,
+        visible: [Range<usize>; N],
+    ) {
+        let CacheShape {
+            key_dim, value_dim, ..
+        } = task.shape.cached;
+        let mut weights = [[0.0; SPAN_LEN]; N];
+        let mut queries: [&[f32]; N] = [&[]; N];
+        for (stream, query) in queries.iter_mut().enumerate() {
+            *query = task.query(first_stream + stream);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { scores::<L, N, R>(queries, &self.keys[..SPAN_LEN * key_dim], &mut weights) };
+        let softmax = &mut self.softmax[first_stream..][..N];
         // As wide as a register, so that what is done once for each stream is done for all at once.
         let (mut shrunk, mut totals) = ([0.0; MAX_STREAMS], [0.0; MAX_STREAMS]);
         for stream in 0..N {
             let scores = &mut weights[stream];
+            let (start, end) = (visible[stream].start, visible[stream].end);
             for (slot, score) in scores.iter_mut().enumerate() {
-                *score = if visible.contains(&slot) {
-                    *score * shape.scale
+                *score = if slot >= start && slot < end {
+                    *score * task.shape.scale
                 } else {
                     f32::NEG_INFINITY
                 };
             }
-            let old_max = streams[stream].0;
+            let old_max = softmax[stream].0;
             let max = largest(scores).max(old_max);
             for score in scores.iter_mut() {
                 *score = exp::<FMA>(*score - max);
             }
             totals[stream] = sum(scores);
             shrunk[stream] = old_max - max;
-            streams[stream].0 = max;
+            softmax[stream].0 = max;
         }
-        let rescale = shrunk.map(exp::<FMA>);
+        let mut rescale = [0.0; MAX_STREAMS];
+        for stream in 0..MAX_STREAMS {
+            rescale[stream] = exp::<FMA>(shrunk[stream]);
+        }
         for stream in 0..N {
-            streams[stream].1 = streams[stream].1 * rescale[stream] + totals[stream];
+            softmax[stream].1 = softmax[stream].1 * rescale[stream] + totals[stream];
+        }
+        let (mut first, mut end) = (SPAN_LEN, 0);
+        for visible in &visible {
+            (first, end) = (first.min(visible.start), end.max(visible.end));
         }
         let sums = &mut self.sums[first_stream * value_dim..][..N * value_dim];
-        add_values::<FMA, N>(sums, &rescale, &weights, &self.values, visible);
+        // SAFETY: the caller's promise.
+        unsafe { add_values::<L, N, R>(sums, &rescale, &weights, &self.values, first..end) };
     }
 }
 
 /// Most streams that are worked on together.
 const MAX_STREAMS: usize = 4;
 
-/// Repeats a block with the names of as many arrays as there are streams: only as variables of their own do they stay in
-/// registers.
-macro_rules! for_streams {
-    ($n:ident, |$stream:ident, $array:ident| $body:block; $a:ident $b:ident $c:ident $d:ident) => {
-        for_streams!(@ $n, 0, $stream, $array, $body, $a);
-        for_streams!(@ $n, 1, $stream, $array, $body, $b);
-        for_streams!(@ $n, 2, $stream, $array, $body, $c);
-        for_streams!(@ $n, 3, $stream, $array, $body, $d);
-    };
-    (@ $n:ident, $idx:literal, $stream:ident, $array:ident, $body:block, $name:ident) => {
-        if $idx < $n {
-            let $stream = $idx;
-            let $array = &mut $name;
-            $body
-        }
-    };
-}
-
-/// Scores of `N` queries, `(N, key_dim)`, with all keys of a block, `(key_dim, BLOCK_LEN)`.
+/// Scores of `N` queries, `key_dim` each, with all keys of a span, `(blocks, key_dim, BLOCK_LEN)`: as many slots at a time
+/// as `R` registers hold.
+///
+/// # Safety
+/// The instructions of `L` are there.
 #[inline(always)]
-fn scores<const FMA: bool, const N: usize>(
-    queries: &[f32],
+unsafe fn scores<L: Floats, const N: usize, const R: usize>(
+    queries: [&[f32]; N],
     keys: &[f32],
-    scores: &mut [[f32; BLOCK_LEN]; N],
+    scores: &mut [[f32; SPAN_LEN]; N],
 ) {
-    let key_dim = queries.len() / N;
-    let (mut a, mut b, mut c, mut d) = (
-        [0.0; BLOCK_LEN],
-        [0.0; BLOCK_LEN],
-        [0.0; BLOCK_LEN],
-        [0.0; BLOCK_LEN],
-    );
-    for (column, keys) in keys.as_chunks::<BLOCK_LEN>().0.iter().take(key_dim).enumerate() {
-        for_streams!(N, |stream, sums| {
-            let query = queries[stream * key_dim + column];
-            for slot in 0..BLOCK_LEN {
-                sums[slot] = mul_add::<FMA>(query, keys[slot], sums[slot]);
+    let key_dim = keys.len() / SPAN_LEN;
+    assert!(queries.iter().all(|it| it.len() == key_dim) && SPAN_LEN.is_multiple_of(R * L::N));
+    for first in (0..SPAN_LEN).step_by(R * L::N) {
+        // SAFETY: the caller's promise; slots and columns lie within the span, by the assertion.
+        unsafe {
+            let mut starts = [keys.as_ptr(); R];
+            for (register, start) in starts.iter_mut().enumerate() {
+                let slot = first + register * L::N;
+                *start = start.add(slot / BLOCK_LEN * BLOCK_LEN * key_dim + slot % BLOCK_LEN);
             }
-        }; a b c d);
+            let mut sums = [[L::splat_float(0.0); R]; N];
+            for column in 0..key_dim {
+                let mut keys = [L::splat_float(0.0); R];
+                for register in 0..R {
+                    keys[register] = L::load(starts[register].add(column * BLOCK_LEN));
+                }
+                for stream in 0..N {
+                    let query = L::splat_float(*queries[stream].get_unchecked(column));
+                    for register in 0..R {
+                        sums[stream][register] = L::mul_add(query, keys[register], sums[stream][register]);
+                    }
+                }
+            }
+            for (scores, sums) in scores.iter_mut().zip(sums) {
+                for (register, sums) in sums.into_iter().enumerate() {
+                    L::store(scores.as_mut_ptr().add(first + register * L::N), sums);
+                }
+            }
+        }
     }
-    for_streams!(N, |stream, sums| { scores[stream] = *sums; }; a b c d);
 }
 
-/// `sums = rescale * sums + weights * values` for the visible slots of `N` streams: sums `(N, value_dim)`, values
-/// `(slots, value_dim)`.
+/// `sums = rescale * sums + weights * values` for some slots and `N` streams: sums `(N, value_dim)`, values
+/// `(SPAN_LEN, value_dim)`. Works on as many columns at a time as `R` registers hold.
+///
+/// # Safety
+/// The instructions of `L` are there.
 #[inline(always)]
-fn add_values<const FMA: bool, const N: usize>(
+unsafe fn add_values<L: Floats, const N: usize, const R: usize>(
     sums: &mut [f32],
     rescale: &[f32; MAX_STREAMS],
-    weights: &[[f32; BLOCK_LEN]; N],
+    weights: &[[f32; SPAN_LEN]; N],
     values: &[f32],
-    visible: Range<usize>,
+    slots: Range<usize>,
 ) {
-    /// Columns that stay in registers while the slots pass by.
-    const COLUMNS: usize = 32;
     let value_dim = sums.len() / N;
-    let n_whole = value_dim / COLUMNS * COLUMNS;
-    for first in (0..n_whole).step_by(COLUMNS) {
-        let (mut a, mut b, mut c, mut d) = ([0.0; COLUMNS], [0.0; COLUMNS], [0.0; COLUMNS], [0.0; COLUMNS]);
-        for_streams!(N, |stream, columns| {
-            let sums = &sums[stream * value_dim + first..][..COLUMNS];
-            for column in 0..COLUMNS {
-                columns[column] = sums[column] * rescale[stream];
-            }
-        }; a b c d);
-        for slot in visible.clone() {
-            let values = &values[slot * value_dim + first..][..COLUMNS];
-            for_streams!(N, |stream, columns| {
-                let weight = weights[stream][slot];
-                for column in 0..COLUMNS {
-                    columns[column] = mul_add::<FMA>(weight, values[column], columns[column]);
-                }
-            }; a b c d);
+    assert!(values.len() >= SPAN_LEN * value_dim && slots.end <= SPAN_LEN);
+    let mut first = 0;
+    // SAFETY: the caller's promise; columns and slots lie within the arrays, by the assertion.
+    unsafe {
+        while first + R * L::N <= value_dim {
+            add_columns::<L, N, R>(sums, rescale, weights, values, slots.clone(), first);
+            first += R * L::N;
         }
-        for_streams!(N, |stream, columns| {
-            sums[stream * value_dim + first..][..COLUMNS].copy_from_slice(columns);
-        }; a b c d);
+        while first + L::N <= value_dim {
+            add_columns::<L, N, 1>(sums, rescale, weights, values, slots.clone(), first);
+            first += L::N;
+        }
+        while first < value_dim {
+            add_columns::<PlainFloats<1>, N, 1>(sums, rescale, weights, values, slots.clone(), first);
+            first += 1;
+        }
     }
-    for stream in 0..N {
-        for column in n_whole..value_dim {
-            let mut sum = sums[stream * value_dim + column] * rescale[stream];
-            for slot in visible.clone() {
-                sum = mul_add::<FMA>(weights[stream][slot], values[slot * value_dim + column], sum);
+}
+
+/// [`add_values`] for the columns that `R` registers hold, from `first` on.
+///
+/// # Safety
+/// The instructions of `L` are there, and so many columns and slots.
+#[inline(always)]
+unsafe fn add_columns<L: Floats, const N: usize, const R: usize>(
+    sums: &mut [f32],
+    rescale: &[f32; MAX_STREAMS],
+    weights: &[[f32; SPAN_LEN]; N],
+    values: &[f32],
+    slots: Range<usize>,
+    first: usize,
+) {
+    let value_dim = sums.len() / N;
+    let values = values.as_ptr().wrapping_add(first);
+    let sums = sums.as_mut_ptr().wrapping_add(first);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut columns = [[L::splat_float(0.0); R]; N];
+        for (stream, columns) in columns.iter_mut().enumerate() {
+            for (register, column) in columns.iter_mut().enumerate() {
+                let old = L::load(sums.add(stream * value_dim + register * L::N));
+                *column = L::mul(old, L::splat_float(rescale[stream]));
             }
-            sums[stream * value_dim + column] = sum;
+        }
+        for slot in slots {
+            let mut row = [L::splat_float(0.0); R];
+            for (register, value) in row.iter_mut().enumerate() {
+                *value = L::load(values.add(slot * value_dim + register * L::N));
+            }
+            for stream in 0..N {
+                let weight = L::splat_float(*weights[stream].get_unchecked(slot));
+                for register in 0..R {
+                    columns[stream][register] = L::mul_add(weight, row[register], columns[stream][register]);
+                }
+            }
+        }
+        for (stream, columns) in columns.into_iter().enumerate() {
+            for (register, column) in columns.into_iter().enumerate() {
+                L::store(sums.add(stream * value_dim + register * L::N), column);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     formats::{Format, with_format},
-    lanes::{Lanes, Run, unrolled},
+    lanes::{Floats, Lanes, Run, unrolled},
     panel::{self, Task},
     quantized_rows::ActivationRun,
     vnni::{self, Vnni},
@@ -89,10 +89,39 @@ const fn steps_in_16_bits<F: Format>() -> usize {
     clippy::undocumented_unsafe_blocks,
     reason = "said once for all of them, above"
 )]
-impl<const VNNI: bool> Lanes for Avx2<VNNI> {
+impl<const VNNI: bool> Floats for Avx2<VNNI> {
     const N: usize = 8;
-    type Int = __m256i;
     type Float = __m256;
+
+    #[inline(always)]
+    unsafe fn splat_float(x: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, x: __m256) {
+        unsafe { _mm256_storeu_ps(at, x) }
+    }
+}
+
+#[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
+impl<const VNNI: bool> Lanes for Avx2<VNNI> {
+    type Int = __m256i;
     type Weights = [__m256i; 2];
 
     #[inline(always)]
@@ -173,11 +202,6 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn splat_float(x: f32) -> __m256 {
-        unsafe { _mm256_set1_ps(x) }
-    }
-
-    #[inline(always)]
     unsafe fn from_bits(words: __m256i) -> __m256 {
         unsafe { _mm256_castsi256_ps(words) }
     }
@@ -188,28 +212,8 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
     unsafe fn mul_sub(a: __m256, b: __m256, c: __m256) -> __m256 {
         unsafe { _mm256_fnmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(at: *const f32) -> __m256 {
-        unsafe { _mm256_loadu_ps(at) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(at: *mut f32, x: __m256) {
-        unsafe { _mm256_storeu_ps(at, x) }
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     formats::{Format, with_format},
-    lanes::{Lanes, Run},
+    lanes::{Floats, Lanes, Run},
     panel::{self, Task},
     quantized_rows::ActivationRun,
     vnni::{self, Vnni},
@@ -51,10 +51,39 @@ pub(super) struct Avx512;
     clippy::undocumented_unsafe_blocks,
     reason = "said once for all of them, above"
 )]
-impl Lanes for Avx512 {
+impl Floats for Avx512 {
     const N: usize = 16;
-    type Int = __m512i;
     type Float = __m512;
+
+    #[inline(always)]
+    unsafe fn splat_float(x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, x: __m512) {
+        unsafe { _mm512_storeu_ps(at, x) }
+    }
+}
+
+#[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
+impl Lanes for Avx512 {
+    type Int = __m512i;
     type Weights = __m512i;
 
     #[inline(always)]
@@ -131,11 +160,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn splat_float(x: f32) -> __m512 {
-        unsafe { _mm512_set1_ps(x) }
-    }
-
-    #[inline(always)]
     unsafe fn from_bits(words: __m512i) -> __m512 {
         unsafe { _mm512_castsi512_ps(words) }
     }
@@ -146,28 +170,8 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
     unsafe fn mul_sub(a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fnmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(at: *const f32) -> __m512 {
-        unsafe { _mm512_loadu_ps(at) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(at: *mut f32, x: __m512) {
-        unsafe { _mm512_storeu_ps(at, x) }
     }
 
     #[inline(always)]

@@ -33,18 +33,77 @@ pub(super) trait Run<L: Lanes> {
     unsafe fn weights(&self, j: usize) -> L::Weights;
 }
 
-/// The operations that unpacking and multiplying are made of.
+/// The operations on single-precision numbers alone.
 ///
 /// # Safety
 /// All functions are unsafe for the same two reasons: the instructions of the implementation must be there, and the
-/// places given as pointers must be readable, for `N` rows.
-pub(super) trait Lanes: Copy {
-    /// Rows side by side, at most [`MAX_LANES`](super::panel::MAX_LANES).
+/// places given as pointers must be readable or writable, for `N` lanes.
+pub(super) trait Floats: Copy {
+    /// Lanes side by side, at most [`MAX_LANES`](super::panel::MAX_LANES).
     const N: usize;
-    /// `N` words of 32 bits.
-    type Int: Copy;
     /// `N` single-precision numbers.
     type Float: Copy;
+
+    unsafe fn splat_float(x: f32) -> Self::Float;
+    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `a * b + c`, rounded once where there is an instruction for it.
+    unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+    unsafe fn load(at: *const f32) -> Self::Float;
+    unsafe fn store(at: *mut f32, x: Self::Float);
+}
+
+/// Numbers as any machine has them.
+#[derive(Clone, Copy)]
+pub(super) struct PlainFloats<const N: usize>;
+
+// SAFETY (of the block below): the places are the caller's promise.
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "said once for all of them, above"
+)]
+impl<const N: usize> Floats for PlainFloats<N> {
+    const N: usize = N;
+    type Float = [f32; N];
+
+    #[inline(always)]
+    unsafe fn splat_float(x: f32) -> [f32; N] {
+        [x; N]
+    }
+
+    #[inline(always)]
+    unsafe fn mul(mut a: [f32; N], b: [f32; N]) -> [f32; N] {
+        for lane in 0..N {
+            a[lane] *= b[lane];
+        }
+        a
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(mut a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
+        for lane in 0..N {
+            a[lane] = a[lane] * b[lane] + c[lane];
+        }
+        a
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> [f32; N] {
+        unsafe { at.cast::<[f32; N]>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, x: [f32; N]) {
+        unsafe { at.cast::<[f32; N]>().write(x) }
+    }
+}
+
+/// The operations that unpacking and multiplying are made of, on one lane for each row.
+///
+/// # Safety
+/// As [`Floats`]. There `mul_add` rounds once.
+pub(super) trait Lanes: Floats {
+    /// `N` words of 32 bits.
+    type Int: Copy;
     /// Four weights of each row, ready to be multiplied: a vector of bytes, or two of 16-bit pairs.
     type Weights: Copy;
 
@@ -71,18 +130,12 @@ pub(super) trait Lanes: Copy {
     /// The half-precision numbers in the low 16 bits of the words, widened.
     unsafe fn low_halves(words: Self::Int) -> Self::Float;
 
-    unsafe fn splat_float(x: f32) -> Self::Float;
     /// Words as the floats of the same bits.
     unsafe fn from_bits(words: Self::Int) -> Self::Float;
     /// The nearest float to a signed word.
     unsafe fn to_float(words: Self::Int) -> Self::Float;
-    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
-    /// `a * b + c`, rounded once.
-    unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
     /// `c - a * b`, rounded once.
     unsafe fn mul_sub(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
-    unsafe fn load(at: *const f32) -> Self::Float;
-    unsafe fn store(at: *mut f32, x: Self::Float);
     /// Asks for a cache line that will be read soon.
     unsafe fn prefetch(at: *const u8);
 

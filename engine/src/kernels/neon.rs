@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     formats::{Format, with_format},
-    lanes::{Lanes, Run, unrolled},
+    lanes::{Floats, Lanes, Run, unrolled},
     panel::{self, Task},
     quantized_rows::ActivationRun,
 };
@@ -129,10 +129,39 @@ unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
     clippy::undocumented_unsafe_blocks,
     reason = "said once for all of them, above"
 )]
-impl<const I8MM: bool> Lanes for Neon<I8MM> {
+impl<const I8MM: bool> Floats for Neon<I8MM> {
     const N: usize = 4;
-    type Int = uint32x4_t;
     type Float = float32x4_t;
+
+    #[inline(always)]
+    unsafe fn splat_float(x: f32) -> float32x4_t {
+        unsafe { vdupq_n_f32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vmulq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        unsafe { vfmaq_f32(c, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> float32x4_t {
+        unsafe { vld1q_f32(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, x: float32x4_t) {
+        unsafe { vst1q_f32(at, x) }
+    }
+}
+
+#[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
+impl<const I8MM: bool> Lanes for Neon<I8MM> {
+    type Int = uint32x4_t;
     type Weights = int8x16_t;
 
     #[inline(always)]
@@ -215,11 +244,6 @@ impl<const I8MM: bool> Lanes for Neon<I8MM> {
     }
 
     #[inline(always)]
-    unsafe fn splat_float(x: f32) -> float32x4_t {
-        unsafe { vdupq_n_f32(x) }
-    }
-
-    #[inline(always)]
     unsafe fn from_bits(words: uint32x4_t) -> float32x4_t {
         unsafe { vreinterpretq_f32_u32(words) }
     }
@@ -230,28 +254,8 @@ impl<const I8MM: bool> Lanes for Neon<I8MM> {
     }
 
     #[inline(always)]
-    unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vmulq_f32(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
-        unsafe { vfmaq_f32(c, a, b) }
-    }
-
-    #[inline(always)]
     unsafe fn mul_sub(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
         unsafe { vfmsq_f32(c, a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(at: *const f32) -> float32x4_t {
-        unsafe { vld1q_f32(at) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(at: *mut f32, x: float32x4_t) {
-        unsafe { vst1q_f32(at, x) }
     }
 
     #[inline(always)]
