@@ -582,8 +582,7 @@ impl Engine {
             Prompt::Rewrite(prompt) => Some(&prompt.region),
             _ => None,
         };
-        let original = request.original.as_ref().or(region);
-        let original = original.map(|text| self.draft_tokens(text)).transpose()?;
+        let original = request.original.as_ref().or(region).cloned();
         let prompt_len = prompt.len();
         let mut sequence = Sequence::new(
             request,
@@ -599,7 +598,8 @@ impl Engine {
         }
         let speculator = &mut sequence.speculator;
         if let Some(original) = original {
-            speculator.add(EditDraft::new(Arc::clone(&self.tokenizer), original, prompt_len));
+            let tokenizer = Arc::clone(&self.tokenizer);
+            speculator.add(EditDraft::new(tokenizer, self.info.vocab, &original, prompt_len));
         }
         match predictor {
             Some(predictor) => {
