@@ -380,6 +380,7 @@ impl Engine {
         let thread = thread::Builder::new().name("engine".into()).spawn({
             let (status, stopped) = (Arc::clone(&status), Arc::clone(&stopped));
             move || {
+                model.settle_threads();
                 let cache = KvCache::with_type(model.config(), n_blocks, options.kv_cache_type);
                 let max_running = options.max_running.max(1);
                 let mut engine_loop =

@@ -11,6 +11,7 @@
 //! `scalar.rs` the slow one it must equal, `matmul.rs` the door to all of it.
 
 pub(crate) mod activation;
+pub(crate) mod affinity;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -425,6 +425,9 @@ pub trait Model: Send {
     /// Shape and constants.
     fn config(&self) -> &ModelConfig;
 
+    /// Prepares the model's threads for all passes to be run by the calling one.
+    fn settle_threads(&self) {}
+
     /// Runs `batch`: writes its keys and values into `cache` at the rows' slots, and the scores of
     /// the rows that want them into `logits`, `(n_wanted, vocab)`, f32, row-major, replacing its content.
     ///

@@ -11,6 +11,8 @@ use std::{
     thread::{self, JoinHandle, Thread},
 };
 
+use super::affinity::keep_on_cores;
+
 /// Looks at the gate before a waiting thread goes to sleep: about 50 microseconds.
 const SPINS_BEFORE_SLEEP: usize = 2_000;
 
@@ -88,6 +90,11 @@ impl ThreadPool {
     /// Threads that take part, the caller's included.
     pub(crate) fn n_threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Keeps each thread, the calling one included, on a core of its own, if there are as many; see [`super::affinity`].
+    pub(crate) fn keep_on_cores(&self) {
+        keep_on_cores(&self.workers);
     }
 
     /// Calls `run(task_idx)` for every task below `n_tasks`, each once, and returns when all are done.

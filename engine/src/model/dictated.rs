@@ -40,6 +40,10 @@ impl Model for Dictated {
         self.inner.config()
     }
 
+    fn settle_threads(&self) {
+        self.inner.settle_threads();
+    }
+
     fn forward(
         &mut self,
         batch: Batch<'_>,

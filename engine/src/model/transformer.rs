@@ -187,6 +187,10 @@ impl Model for Transformer {
         &self.config
     }
 
+    fn settle_threads(&self) {
+        self.pool.keep_on_cores();
+    }
+
     fn forward(
         &mut self,
         batch: Batch<'_>,
