@@ -30,6 +30,7 @@ impl<const N: usize> SuffixIndex<N> {
             self.previous.clear();
         }
         let n_known = self.previous.len();
+        self.previous.reserve(symbols.len() - n_known);
         let mut hash = RollingHash::<N>::of(&symbols[n_known.saturating_sub(N)..n_known]);
         for (position, &symbol) in symbols.iter().enumerate().skip(n_known) {
             hash.push(symbol, position.checked_sub(N).map(|gone| symbols[gone]));

@@ -14,12 +14,14 @@ use crate::{
 
 mod hugging_face;
 mod merge;
+mod repeats;
 mod special;
 mod split;
 mod utf8_stream;
 mod vocabulary;
 
 use merge::{MergeTable, Merger, NO_TOKEN, ScoreRule};
+use repeats::Repeats;
 use special::SpellingMatcher;
 use split::Splitter;
 pub use utf8_stream::Utf8Stream;
@@ -61,6 +63,12 @@ enum Algorithm {
     },
     /// SentencePiece's BPE over the whole text; `ranks` follows the scores.
     Scores { ranks: Vec<u32>, adds_space: bool },
+}
+
+/// What the pieces of one text have in common.
+struct Memory<'t> {
+    merger: Merger,
+    repeats: Repeats<'t>,
 }
 
 /// Whether the text goes on from what was there before.
@@ -335,18 +343,21 @@ impl Tokenizer {
     }
 
     /// `find` gives the next special token at or after a byte: start, end, token.
-    fn encode_with(
+    fn encode_with<'t>(
         &self,
-        text: &str,
+        text: &'t str,
         mut start: TextStart,
         find: impl Fn(usize) -> Option<(usize, usize, u32)>,
     ) -> Result<Vec<u32>, EngineError> {
         // Code has about three bytes to a token.
         let mut tokens = Vec::with_capacity(text.len() / 3 + 1);
-        let mut merger = Merger::default();
+        let mut memory = Memory {
+            merger: Merger::default(),
+            repeats: Repeats::new(text.len()),
+        };
         let mut position = 0;
         while let Some((spelling_start, spelling_end, id)) = find(position) {
-            self.encode_text(&text[position..spelling_start], start, &mut merger, &mut tokens)?;
+            self.encode_text(&text[position..spelling_start], start, &mut memory, &mut tokens)?;
             tokens.push(id);
             // As llama.cpp does: text after a control token is fresh, after a piece of text it is not.
             start = if self.is_control(id) {
@@ -356,16 +367,16 @@ impl Tokenizer {
             };
             position = spelling_end;
         }
-        self.encode_text(&text[position..], start, &mut merger, &mut tokens)?;
+        self.encode_text(&text[position..], start, &mut memory, &mut tokens)?;
         Ok(tokens)
     }
 
     /// Appends the tokens of a text without special tokens.
-    fn encode_text(
+    fn encode_text<'t>(
         &self,
-        text: &str,
+        text: &'t str,
         start: TextStart,
-        merger: &mut Merger,
+        memory: &mut Memory<'t>,
         tokens: &mut Vec<u32>,
     ) -> Result<(), EngineError> {
         if text.is_empty() {
@@ -376,7 +387,7 @@ impl Tokenizer {
             Algorithm::ByteLevel { splitter, merges } => {
                 splitter.split(text, &mut |piece| {
                     if result.is_ok() {
-                        result = self.encode_bytes(piece.as_bytes(), splitter, merges, merger, tokens);
+                        result = self.encode_bytes(piece.as_bytes(), splitter, merges, memory, tokens);
                     }
                 });
             }
@@ -385,6 +396,7 @@ impl Tokenizer {
                 merges,
                 adds_space,
             } => {
+                let merger = &mut memory.merger;
                 let text = with_first_space(text, *adds_space && start == TextStart::Fresh);
                 splitter.split(&text, &mut |piece| {
                     if result.is_err() {
@@ -406,6 +418,7 @@ impl Tokenizer {
                 });
             }
             Algorithm::Scores { ranks, adds_space } => {
+                let merger = &mut memory.merger;
                 let text = with_first_space(text, *adds_space && start == TextStart::Fresh);
                 self.push_characters(&text, merger);
                 let rule = ScoreRule {
@@ -419,9 +432,35 @@ impl Tokenizer {
     }
 
     /// Appends the tokens of one piece of byte-level BPE.
-    fn encode_bytes(
+    fn encode_bytes<'t>(
+        &self,
+        piece: &'t [u8],
+        splitter: &Splitter,
+        merges: &MergeTable,
+        memory: &mut Memory<'t>,
+        tokens: &mut Vec<u32>,
+    ) -> Result<(), EngineError> {
+        if let [byte] = *piece
+            && let Some(id) = self.byte_ids[usize::from(byte)]
+        {
+            tokens.push(id);
+            return Ok(());
+        }
+        let hash = self.vocabulary.hash(piece);
+        if memory.repeats.copy(hash, piece, tokens) {
+            return Ok(());
+        }
+        let n_before = tokens.len();
+        self.merge_bytes(piece, hash, splitter, merges, &mut memory.merger, tokens)?;
+        memory.repeats.insert(hash, piece, n_before..tokens.len());
+        Ok(())
+    }
+
+    /// Appends the tokens of one piece of byte-level BPE that did not come before.
+    fn merge_bytes(
         &self,
         piece: &[u8],
+        hash: u64,
         splitter: &Splitter,
         merges: &MergeTable,
         merger: &mut Merger,
@@ -430,7 +469,7 @@ impl Tokenizer {
         const WHOLE: u8 = 1;
         const IN_PARTS: u8 = 2;
         // Most pieces of code are one token. Merging nearly always agrees, but not always, so it is asked once.
-        let whole = self.vocabulary.id(piece);
+        let whole = self.vocabulary.id_by_hash(hash, piece);
         if let Some(id) = whole
             && (splitter.ignores_merges || self.is_whole[id as usize].load(Ordering::Relaxed) == WHOLE)
         {

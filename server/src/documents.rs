@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use surmise_grammars::TextEdit;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -95,16 +96,22 @@ impl DocumentStore {
         let started = Instant::now();
         self.clock += 1;
         *touched = self.clock;
+        // One parse for all of them: an editor sends the cursors of a column together.
+        let mut edits = Vec::new();
         for change in changes {
             match change.range {
-                None => document.replace_all(&change.text),
+                None => {
+                    document.replace_all(&change.text);
+                    edits.clear();
+                }
                 Some((start, end)) => {
                     let start = offset_at(&document.text, start, encoding);
                     let end = offset_at(&document.text, end, encoding).max(start);
-                    document.replace(start..end, &change.text);
+                    edits.push(TextEdit::apply(&mut document.text, start..end, &change.text));
                 }
             }
         }
+        document.syntax.edit_each(&edits, &document.text);
         document.version = version;
         *revision += 1;
         *changed_in = started.elapsed();

@@ -16,10 +16,10 @@ pub(super) struct Passage {
 
 impl Passage {
     pub(super) fn push(&mut self, tokenizer: &Tokenizer, token: u32) {
-        for (offset, &byte) in tokenizer.token_bytes(token).iter().enumerate() {
-            self.symbols.push(u16::from(byte));
-            self.origins.push((token, offset as u32));
-        }
+        let bytes = tokenizer.token_bytes(token);
+        self.symbols.extend(bytes.iter().map(|byte| u16::from(*byte)));
+        self.origins
+            .extend((0..bytes.len()).map(|offset| (token, offset as u32)));
     }
 
     pub(super) fn push_border(&mut self) {
@@ -65,7 +65,13 @@ pub struct CopySource {
 impl CopySource {
     /// Prepares a text, given as its tokens.
     pub fn new(tokenizer: &Tokenizer, tokens: &[u32]) -> Self {
+        let n_bytes: usize = tokens
+            .iter()
+            .map(|&token| tokenizer.token_bytes(token).len())
+            .sum();
         let mut passage = Passage::default();
+        passage.symbols.reserve_exact(n_bytes + 1);
+        passage.origins.reserve_exact(n_bytes + 1);
         for &token in tokens {
             passage.push(tokenizer, token);
         }

@@ -121,11 +121,24 @@ impl Vocabulary {
 
     /// Id of exactly these bytes.
     pub(crate) fn id(&self, bytes: &[u8]) -> Option<u32> {
+        if bytes.len() > self.max_bytes {
+            return None;
+        }
+        self.id_by_hash(self.hash(bytes), bytes)
+    }
+
+    /// Id of exactly these bytes, given their hash.
+    pub(crate) fn id_by_hash(&self, hash: u64, bytes: &[u8]) -> Option<u32> {
         if bytes.len() > self.max_bytes || bytes.is_empty() {
             return None;
         }
-        let id = self.slots[self.find_slot(self.hasher.hash(bytes), bytes)].1;
+        let id = self.slots[self.find_slot(hash, bytes)].1;
         (id != EMPTY).then_some(id)
+    }
+
+    /// What the table knows bytes by.
+    pub(crate) fn hash(&self, bytes: &[u8]) -> u64 {
+        self.hasher.hash(bytes)
     }
 
     /// The first token of kind `Byte` for this byte.

@@ -9,8 +9,8 @@ use std::ops::Range;
 use ropey::Rope;
 use tree_sitter::{Node, TreeCursor};
 
-use super::Syntax;
-use crate::text;
+use super::{EDIT_PARSE_LIMIT, Syntax};
+use crate::{TextEdit, text};
 
 /// Least text on each side of a change: something for an unclosed bracket to swallow.
 const MARGIN_BYTES: usize = 512;
@@ -31,8 +31,12 @@ pub(super) struct Neighbourhood {
 impl Neighbourhood {
     /// What is around `change`.
     pub(super) fn of(syntax: &Syntax, rope: &Rope, change: Range<usize>) -> Self {
-        let part = part(syntax, rope, &change);
-        let (start, rope, syntax) = part.unwrap_or_else(|| (0, rope.clone(), syntax.clone()));
+        let part = Part::around(syntax, rope, &change);
+        let Part { start, rope, syntax } = part.unwrap_or_else(|| Part {
+            start: 0,
+            rope: rope.clone(),
+            syntax: syntax.clone(),
+        });
         Self {
             change,
             start,
@@ -42,20 +46,67 @@ impl Neighbourhood {
     }
 }
 
-/// A part of the text around `change` whose tree is the same by itself as in its place, and where it begins.
-fn part(syntax: &Syntax, rope: &Rope, change: &Range<usize>) -> Option<(usize, Rope, Syntax)> {
-    if rope.len_bytes() <= MAX_BYTES || syntax.is_stale() {
-        return None;
+/// Whole nodes of the top level with nothing else on their lines.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    /// The byte of the whole text at which it begins.
+    start: usize,
+    rope: Rope,
+    /// Its tree by itself; after [`after`](Part::after), to be parsed again before anybody looks.
+    syntax: Syntax,
+}
+
+impl Part {
+    /// The part of the text around `change`, if its tree is the same by itself as in its place.
+    fn around(syntax: &Syntax, rope: &Rope, change: &Range<usize>) -> Option<Self> {
+        if rope.len_bytes() <= MAX_BYTES || syntax.is_stale() {
+            return None;
+        }
+        let tree = syntax.tree()?;
+        let range =
+            border_before(tree.walk(), rope, change.start)..border_after(tree.walk(), rope, change.end);
+        if range.len() > MAX_BYTES {
+            return None;
+        }
+        let known = syntax.lock_part().take();
+        let known = known.filter(|it| it.start == range.start && it.rope == rope.byte_slice(range.clone()));
+        let part = match known {
+            Some(mut part) => {
+                part.syntax.catch_up(&part.rope, EDIT_PARSE_LIMIT);
+                part
+            }
+            None => {
+                let rope = Rope::from(rope.byte_slice(range.clone()));
+                let syntax = Syntax::parse(syntax.language(), &rope);
+                Self {
+                    start: range.start,
+                    rope,
+                    syntax,
+                }
+            }
+        };
+        let is_same = !part.syntax.is_stale() && is_same(part.syntax.tree()?.walk(), tree.walk(), &range);
+        is_same.then(|| syntax.lock_part().insert(part).clone())
     }
-    let tree = syntax.tree()?;
-    let part = border_before(tree.walk(), rope, change.start)..border_after(tree.walk(), rope, change.end);
-    if part.len() > MAX_BYTES {
-        return None;
+
+    /// What becomes of it with an edit of the text, `rope` after that; none if the edit goes beyond it.
+    pub(super) fn after(&self, edit: &TextEdit, rope: &Rope) -> Option<Self> {
+        let mut part = self.clone();
+        let end = part.start + part.rope.len_bytes();
+        if edit.old_end_byte <= part.start {
+            part.start = part.start - edit.old_end_byte + edit.new_end_byte;
+        } else if edit.start_byte < end {
+            let local = edit.start_byte.checked_sub(part.start)?..edit.old_end_byte - part.start;
+            if local.end > part.rope.len_bytes() {
+                return None;
+            }
+            let inserted = text::text(rope, edit.start_byte..edit.new_end_byte);
+            let edit = TextEdit::apply(&mut part.rope, local, &inserted);
+            part.syntax.move_along(&edit);
+        }
+        // What has grown that long is not asked for again.
+        (part.rope.len_bytes() <= MAX_BYTES).then_some(part)
     }
-    let part_rope = Rope::from(rope.byte_slice(part.clone()));
-    let part_syntax = Syntax::parse(syntax.language(), &part_rope);
-    let is_same = !part_syntax.is_stale() && is_same(part_syntax.tree()?.walk(), tree.walk(), &part);
-    is_same.then_some((part.start, part_rope, part_syntax))
 }
 
 /// Start of the line at which a node of the top level begins with nothing before it, the margin before `at`, or 0.
@@ -160,6 +211,42 @@ mod tests {
             n_other * 100 < n_judged,
             "{n_other} of {n_judged} judged otherwise"
         );
+    }
+
+    #[test]
+    fn a_part_that_was_typed_in_is_as_a_new_one() {
+        let (mut n_kept, mut n_parts, mut n_other) = (0, 0, 0);
+        for &language in Language::all() {
+            let code = code_in(language);
+            let code = code.repeat(3 * MAX_BYTES / code.len().max(1) + 1);
+            let mut rope = Rope::from_str(&code);
+            let mut syntax = Syntax::parse(language, &rope);
+            let mut random = Random::new(language as u64);
+            for _ in 0..8 {
+                let mut at = text::snap(&rope, random.below(rope.len_bytes()));
+                for key in ["", "g", "(", "1", ")", ";", "\n"] {
+                    // Something above changes along with it.
+                    for (place, inserted) in [(at, key), (0, "\n")] {
+                        let edit = TextEdit::apply(&mut rope, place..place, inserted);
+                        syntax.edit_within(&edit, &rope, Duration::from_secs(5));
+                        at += inserted.len();
+                    }
+                    let without = Syntax {
+                        part: Default::default(),
+                        ..syntax.clone()
+                    };
+                    n_kept += usize::from(syntax.lock_part().is_some());
+                    let [around, anew] =
+                        [&syntax, &without].map(|syntax| Neighbourhood::of(syntax, &rope, at..at));
+                    n_parts += usize::from(anew.rope.len_bytes() < rope.len_bytes());
+                    n_other += usize::from(
+                        (around.start, around.syntax.damage()) != (anew.start, anew.syntax.damage()),
+                    );
+                }
+            }
+        }
+        assert!(n_kept > 400, "{n_kept} kept");
+        assert!(n_other * 100 < n_parts, "{n_other} of {n_parts} are other");
     }
 
     #[test]

@@ -175,7 +175,9 @@ fn finish(
         open.remembered = Some(Remembered::new(&query.document, query.at, &suggestion.text));
     }
     let suggestion = completion.outcome.clone();
-    open.last = Some((completion, query.document.clone()));
+    let replaced = open.last.replace((completion, query.document.clone()));
+    // Nor need the answer wait for what it takes to free the last one's trees.
+    spawn_blocking(move || drop(replaced));
     if open.revision() != revision {
         return None;
     }
