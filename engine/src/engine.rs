@@ -178,6 +178,8 @@ pub(crate) struct ModelFiles {
     chat: Result<Option<Arc<ChatTemplate>>, EngineError>,
     /// Empty if the files do not give it.
     pub(crate) name: String,
+    /// The mixture of types that the weights are in, if the files name one.
+    pub(crate) file_type: Option<&'static str>,
     copies: bool,
 }
 
@@ -234,6 +236,7 @@ impl ModelFiles {
                 chat: ChatTemplate::from_folder(folder).map(|it| it.map(Arc::new)),
                 tokenizer,
                 name: name.to_string_lossy().into_owned(),
+                file_type: None,
                 copies: false,
             });
         }
@@ -246,6 +249,7 @@ impl ModelFiles {
             chat: ChatTemplate::from_gguf(&gguf).map(|it| it.map(Arc::new)),
             tokenizer,
             name: metadata.get_str("general.name")?.unwrap_or_default().to_owned(),
+            file_type: gguf.file_type()?,
             copies: metadata.get_bool("surmise.copy")?.unwrap_or(false),
         })
     }

@@ -17,7 +17,8 @@ pub struct ModelSummary {
     pub architecture: String,
     /// Numbers in all tensors.
     pub n_parameters: usize,
-    /// Type of the tensors that most parameters are in, as the files name it, such as `Q4_K` or `FP8`.
+    /// What the weights are in: the mixture that a GGUF file names, such as `Q4_K_M`, else the type of the tensors that most
+    /// parameters are in, such as `FP8`.
     pub number_format: String,
     /// Positions that the model was trained for.
     pub context_length: usize,
@@ -42,7 +43,10 @@ impl ModelSummary {
         Ok(Self {
             architecture: config.architecture.clone(),
             n_parameters: weights.iter().map(|(_, tensor)| tensor.n_elements()).sum(),
-            number_format: number_format(weights).to_owned(),
+            number_format: files
+                .file_type
+                .unwrap_or_else(|| most_common_type(weights))
+                .to_owned(),
             context_length: config.context_length,
             fim: files.fim_support(),
             plan: files.memory_plan(options)?,
@@ -52,7 +56,7 @@ impl ModelSummary {
 }
 
 /// The type that most numbers are in.
-fn number_format(weights: &Weights) -> &'static str {
+fn most_common_type(weights: &Weights) -> &'static str {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for (_, tensor) in weights.iter() {
         let source_type = tensor.source_type();

@@ -17,6 +17,7 @@ use self::conversion::Converted;
 use crate::{error::EngineError, quant};
 
 mod conversion;
+mod file_type;
 pub(crate) mod fp8;
 pub mod ggml_type;
 pub mod gguf;
@@ -275,16 +276,19 @@ impl Tensor {
         }
     }
 
-    /// Writes the numbers of one row as single precision, as exactly as the file has them.
+    /// Writes the numbers of some rows as single precision, as exactly as the file has them.
     ///
     /// # Panics
-    /// If there is no such row, or [`quant::is_known`] is false for the type of the blocks.
-    pub(crate) fn read_numbers(&self, row: usize, out: &mut [f32]) {
+    /// If there are not so many rows, or [`quant::is_known`] is false for the type of the blocks.
+    pub(crate) fn read_numbers(&self, rows: Range<usize>, out: &mut [f32]) {
         match &self.data {
-            Data::Stored(_) => quant::dequantize_row(self.dtype, &self.read_rows(row..row + 1), out),
-            Data::Converted(converted) => converted
-                .conversion()
-                .read_numbers(converted.first_row + row, out),
+            Data::Stored(_) => quant::dequantize_row(self.dtype, &self.read_rows(rows), out),
+            Data::Converted(converted) => {
+                let first = converted.first_row;
+                converted
+                    .conversion()
+                    .read_numbers(first + rows.start..first + rows.end, out);
+            }
         }
     }
 
@@ -295,9 +299,7 @@ impl Tensor {
     pub fn numbers(&self) -> Result<Vec<f32>, EngineError> {
         quant::require_known(self)?;
         let mut numbers = vec![0.0; self.n_elements()];
-        for (row, numbers) in numbers.chunks_exact_mut(self.n_cols()).enumerate() {
-            self.read_numbers(row, numbers);
-        }
+        self.read_numbers(0..self.n_rows(), &mut numbers);
         Ok(numbers)
     }
 

@@ -24,17 +24,49 @@ const HARMONY_TOKENS: [&str; 7] = [
     "<|call|>",
     "<|return|>",
 ];
-const CONTROL_TOKENS: [&str; 7] = [
+const CONTROL_TOKENS: [&str; 14] = [
     "<|im_end|>",
     "<|eot_id|>",
     "</s>",
+    "<｜end▁of▁sentence｜>",
+    "<|tool_response>",
     "<|python_tag|>",
+    "<|tool_call|>",
     "[TOOL_CALLS]",
     "[CALL_ID]",
     "[ARGS]",
+    "[THINK]",
+    "[/THINK]",
+    "<|channel>",
+    "<channel|>",
 ];
 /// Those that stand for their spelling.
-const SPELLED_TOKENS: [&str; 4] = ["<think>", "</think>", "<tool_call>", "</tool_call>"];
+const SPELLED_TOKENS: [&str; 16] = [
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<arg_key>",
+    "</arg_key>",
+    "<arg_value>",
+    "</arg_value>",
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁calls▁end｜>",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁call▁end｜>",
+    "<｜tool▁sep｜>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|\"|>",
+];
+/// Those of them that end an answer.
+const END_TOKENS: [&str; 5] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "</s>",
+    "<｜end▁of▁sentence｜>",
+    "<|tool_response>",
+];
 
 /// Templates that show a form and nothing else. Their prompts end where the answer begins.
 const QWEN: &str = "{{ messages[0].content }}{% for call in messages[1].tool_calls %}<tool_call>\n\
@@ -44,7 +76,14 @@ const CODER: &str = "{{ messages[0].content }}{% for call in messages[1].tool_ca
 const LLAMA: &str = "{{ messages[0].content }}{% for call in messages[1].tool_calls %}\
     {{ {'name': call.function.name, 'parameters': call.function.arguments} | tojson }}{% endfor %}";
 const MISTRAL: &str = "{{ messages[0].content }}{% for call in messages[1].tool_calls %}\
-    [TOOL_CALLS]{{ call.function.name }}[ARGS]{}{% endfor %}";
+    [TOOL_CALLS]{{ call.function.name }}[ARGS]{}{% endfor %}{# [/THINK] #}";
+const DEEPSEEK: &str = "{{ messages[0].content }}{% for call in messages[1].tool_calls %}\
+    <｜tool▁call▁begin｜>{{ call.function.name }}<｜tool▁sep｜>{% endfor %}{# </think> #}";
+const GLM: &str = "{{ messages[0].content }}{% for call in messages[1].tool_calls %}\
+    <tool_call>{{ call.function.name }}<arg_key>{% endfor %}{# </think> #}";
+const GEMMA: &str = "{{ messages[0].content }}{% for call in messages[1].tool_calls %}\
+    <|tool_call>call:{{ call.function.name }}{}{% endfor %}{# <channel|> #}";
+const GRANITE: &str = "{{ messages[0].content }}{# <|tool_call|> #}";
 const HARMONY: &str = "{{ messages[0].content }}<|start|>assistant{# <|channel|><|message|> #}";
 /// What else the vocabulary has does not matter if a template writes calls in no known way.
 const PLAIN: &str =
@@ -401,6 +440,226 @@ fn calls_of_mistral() {
 }
 
 #[test]
+fn reasoning_of_mistral() {
+    check(
+        MISTRAL,
+        expect![[r#"
+            answer: "[THINK]Two bits?\nYes.[/THINK]It shifts.[TOOL_CALLS]read_file[ARGS]{}"
+            reasoning: "Two bits?\nYes."
+            text: "It shifts."
+            call: read_file {}
+
+            prompt: "[THINK]"
+            answer: "Two bits?[/THINK]\n\nIt shifts."
+            reasoning: "Two bits?"
+            text: "It shifts."
+
+            answer: "<think>No</think> [THINK"
+            text: "<think>No</think> [THINK"
+        "#]],
+    );
+}
+
+#[test]
+fn calls_of_deepseek() {
+    check(
+        DEEPSEEK,
+        expect![[r#"
+            # V3.1, then V3 and R1.
+            answer: "Hm.</think>I look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read_file<｜tool▁sep｜>{\"path\": \"größe\"}<｜tool▁call▁end｜><｜tool▁call▁begin｜>edit_file<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+            reasoning: "Hm."
+            text: "I look."
+            call: read_file {"path": "größe"}
+            call: edit_file {}
+
+            answer: "<think>\nHm.\n</think>\n\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>read_file\n```json\n{\"path\": \"\\n```\", \"lines\": [1]}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>edit_file\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>\nDone."
+            reasoning: "Hm."
+            text: "Done."
+            call: read_file {"path": "\n```", "lines": [1]}
+            call: edit_file {}
+
+            # Marks in a value; the last marks are lacking.
+            answer: "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read_file<｜tool▁sep｜>{\"path\": \"<｜tool▁call▁end｜>\"}"
+            call: read_file {"path": "<｜tool▁call▁end｜>"}
+
+            # Cut off; no JSON; something between; nothing at all.
+            answer: "Well <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read_file<｜tool▁sep｜>{\"path\": "
+            text: "Well <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read_file<｜tool▁sep｜>{\"path\": "
+
+            answer: "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read_file<｜tool▁sep｜>the file<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+            text: "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read_file<｜tool▁sep｜>the file<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+
+            answer: "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read_file<｜tool▁sep｜>{}<｜tool▁call▁end｜>and<｜tool▁calls▁end｜>"
+            text: "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read_file<｜tool▁sep｜>{}<｜tool▁call▁end｜>and<｜tool▁calls▁end｜>"
+
+            answer: "<｜tool▁calls▁begin｜><｜tool▁calls▁end｜> A <｜tool▁sep｜>"
+            text: "<｜tool▁calls▁begin｜><｜tool▁calls▁end｜> A <｜tool▁sep｜>"
+        "#]],
+    );
+}
+
+#[test]
+fn calls_of_glm() {
+    check(
+        GLM,
+        expect![[r#"
+            # 4.5 and 4.6, then 4.7.
+            answer: "\n<think>Hm.</think>\nI look.\n<tool_call>edit_file\n<arg_key>path</arg_key>\n<arg_value>a b</arg_value>\n<arg_key>old</arg_key>\n<arg_value>    12\n</arg_value>\n<arg_key>all</arg_key>\n<arg_value>true</arg_value>\n</tool_call>\n<tool_call>read_file\n</tool_call>"
+            reasoning: "Hm."
+            text: "I look."
+            call: edit_file {"path": "a b", "old": "    12\n", "all": true}
+            call: read_file {}
+
+            prompt: "<think>"
+            answer: "Hm.</think>I look.<tool_call>read_file<arg_key>path</arg_key><arg_value>größe</arg_value><arg_key>lines</arg_key><arg_value>[1, 2]</arg_value></tool_call>"
+            reasoning: "Hm."
+            text: "I look."
+            call: read_file {"path": "größe", "lines": [1, 2]}
+
+            # A value about such tags, and keys that nobody described.
+            answer: "<tool_call>edit_file<arg_key>old</arg_key><arg_value>the </arg_value> tag</arg_value><arg_key>depth</arg_key><arg_value>3</arg_value><arg_key>mode</arg_key><arg_value>fast</arg_value></tool_call>"
+            call: edit_file {"old": "the </arg_value> tag", "depth": 3, "mode": "fast"}
+
+            # A tool that nobody has is called with arguments, but not without.
+            answer: "<tool_call>find<arg_key>a</arg_key><arg_value>1</arg_value></tool_call>"
+            call: find {"a": 1}
+
+            answer: "<tool_call>find</tool_call>"
+            text: "<tool_call>find</tool_call>"
+
+            # Cut off, a value lacking, JSON.
+            answer: "<tool_call>read_file<arg_key>path</arg_key><arg_value>a"
+            text: "<tool_call>read_file<arg_key>path</arg_key><arg_value>a"
+
+            answer: "<tool_call>read_file<arg_key>path</arg_key></tool_call>"
+            text: "<tool_call>read_file<arg_key>path</arg_key></tool_call>"
+
+            answer: "<tool_call>{\"name\": \"read_file\", \"arguments\": {}}</tool_call>"
+            text: "<tool_call>{\"name\": \"read_file\", \"arguments\": {}}</tool_call>"
+        "#]],
+    );
+}
+
+#[test]
+fn channels_and_calls_of_gemma() {
+    check(
+        GEMMA,
+        expect![[r#"
+            answer: "<|channel>thought\nTwo bits?\n\nYes.\n<channel|>It shifts.\n"
+            reasoning: "Two bits?\n\nYes."
+            text: "It shifts.\n"
+
+            # Asked not to reason; the prompt has the beginning, or half of it, or the model says it again.
+            prompt: "<|channel>thought\n<channel|>"
+            answer: "It shifts."
+            text: "It shifts."
+
+            prompt: "<|channel>thought\n"
+            answer: "Hm.\n<channel|>Yes."
+            reasoning: "Hm."
+            text: "Yes."
+
+            prompt: "<|channel>"
+            answer: "thought\nHm.<channel|>Yes."
+            reasoning: "Hm."
+            text: "Yes."
+
+            prompt: "<|channel>thought\n"
+            answer: "<|channel>thought\nHm.<channel|>Yes."
+            reasoning: "Hm."
+            text: "Yes."
+
+            # Another channel, names that are cut off, nothing in it.
+            answer: "<|channel>thoughts of\nmine<channel|>Yes."
+            reasoning: "thoughts of\nmine"
+            text: "Yes."
+
+            answer: "<|channel>thou"
+            reasoning: "thou"
+
+            answer: "<|channel>thought"
+
+            answer: "<|channel><channel|>Yes."
+            text: "Yes."
+
+            answer: "<|channel>thought\nHm.\n<channel|><|tool_call>call:edit_file{all:true,new:<|\"|>{\n  \"a\": [1]}\n<|\"|>,path:<|\"|>größe<|\"|>}<tool_call|><|tool_call>call:read_file{lines:[1,-2.5e3],path:<|\"|><|\"|>}<tool_call|>I look."
+            reasoning: "Hm."
+            text: "I look."
+            call: edit_file {"all": true, "new": "{\n  \"a\": [1]}\n", "path": "größe"}
+            call: read_file {"lines": [1, -2.5e3], "path": ""}
+
+            answer: "<|tool_call>call:find{in:{deep:{},<|\"|>a:b<|\"|>:[[],{x:null}]}, any:None}"
+            call: find {"in": {"deep": {}, "a:b": [[], {"x": null}]}, "any": null}
+
+            answer: "<|tool_call>call:read_file{}<tool_call|>"
+            call: read_file {}
+
+            # Words without marks, brackets and strings that do not end, things before and after.
+            answer: "<|tool_call>call:read_file{path:src/lib.rs}<tool_call|>"
+            text: "<|tool_call>call:read_file{path:src/lib.rs}<tool_call|>"
+
+            answer: "<|tool_call>call:read_file{path:<|\"|>a}<tool_call|>"
+            text: "<|tool_call>call:read_file{path:<|\"|>a}<tool_call|>"
+
+            answer: "<|tool_call>call:read_file{lines:[1,2}<tool_call|>"
+            text: "<|tool_call>call:read_file{lines:[1,2}<tool_call|>"
+
+            answer: "<|tool_call>call:read_file{lines:[1,,2]}<tool_call|>"
+            text: "<|tool_call>call:read_file{lines:[1,,2]}<tool_call|>"
+
+            answer: "<|tool_call>read_file{}<tool_call|><|tool_call>call:read_file{} now<tool_call|> <|\"|>"
+            text: "<|tool_call>read_file{}<tool_call|><|tool_call>call:read_file{} now<tool_call|> <|\"|>"
+        "#]],
+    );
+}
+
+/// What a model says of brackets must not use up the stack.
+#[test]
+fn calls_of_gemma_are_not_endlessly_deep() {
+    for (n_lists, is_call) in [(126, true), (127, false), (100_000, false)] {
+        let answer = format!(
+            "<|tool_call>call:read_file{{lines:{}{}}}<tool_call|>",
+            "[".repeat(n_lists),
+            "]".repeat(n_lists)
+        );
+        let chat = ChatTemplate::new(GEMMA, BTreeMap::new()).unwrap();
+        let tokenizer = Tokenizer::bytes();
+        let format = AnswerFormat::new(Some(&chat), &tokenizer);
+        let mut parser = format.parser(&tokenizer, &[], &tools());
+        let mut parsed = ParsedAnswer::default();
+        parsed.extend(parser.push(&answer, &[]));
+        parsed.extend(parser.finish(&FinishReason::Length));
+        assert_eq!(
+            (parsed.calls.len() == 1, parsed.text == answer),
+            (is_call, !is_call)
+        );
+    }
+}
+
+#[test]
+fn calls_of_granite_3() {
+    check(
+        GRANITE,
+        expect![[r#"
+            answer: "<|tool_call|>[{\"name\": \"read_file\", \"arguments\": {\"path\": \"a\"}}, {\"name\": \"edit_file\", \"arguments\": {}}]"
+            call: read_file {"path": "a"}
+            call: edit_file {}
+
+            answer: "I look.\n<|tool_call|>[{\"name\": \"read_file\", \"arguments\": {}}]<|tool_call|>[{\"name\": \"read_file\"}]"
+            text: "I look."
+            call: read_file {}
+            call: read_file {}
+
+            answer: "<|tool_call|>[{\"name\": \"read_file\", \"argu"
+            text: "<|tool_call|>[{\"name\": \"read_file\", \"argu"
+
+            answer: "<|tool_call|>read_file()"
+            text: "<|tool_call|>read_file()"
+        "#]],
+    );
+}
+
+#[test]
 fn channels_of_harmony() {
     check(
         HARMONY,
@@ -469,6 +728,13 @@ fn without_tools_there_are_no_calls() {
             "<|python_tag|>{\"name\": \"read_file\", \"parameters\": {}}",
         ),
         (MISTRAL, "[TOOL_CALLS]read_file[ARGS]{}"),
+        (
+            DEEPSEEK,
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read_file<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        ),
+        (GLM, "<tool_call>read_file</tool_call>"),
+        (GEMMA, "<|tool_call>call:read_file{}<tool_call|>"),
+        (GRANITE, "<|tool_call|>[{\"name\": \"read_file\"}]"),
     ] {
         for parsed in parse_both(template, "", answer, &[]) {
             assert_eq!((parsed.text.as_str(), parsed.calls), (answer, vec![]));
@@ -485,7 +751,17 @@ fn spellings_in_ordinary_tokens_are_text() {
             "<think>a</think><tool_call>{\"name\": \"read_file\"}</tool_call>",
         ),
         (LLAMA, "<|python_tag|>{\"name\": \"read_file\"}"),
-        (MISTRAL, "[TOOL_CALLS]read_file[ARGS]{}"),
+        (MISTRAL, "[THINK]a[/THINK][TOOL_CALLS]read_file[ARGS]{}"),
+        (
+            DEEPSEEK,
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>read_file<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        ),
+        (GLM, "<think>a</think><tool_call>read_file</tool_call>"),
+        (
+            GEMMA,
+            "<|channel>thought\na<channel|><|tool_call>call:read_file{}<tool_call|>",
+        ),
+        (GRANITE, "<|tool_call|>[{\"name\": \"read_file\"}]"),
         (HARMONY, "<|channel|>analysis<|message|>Hi<|end|>"),
     ] {
         let chat = ChatTemplate::new(template, BTreeMap::new()).unwrap();
@@ -524,12 +800,16 @@ fn spellings_in_ordinary_tokens_are_text() {
 #[test]
 fn nothing_is_lost_in_answers_at_random() {
     let mut pieces: Vec<&str> = "<think> </think> <tool_call> </tool_call> <function= </function> [TOOL_CALLS] [ARGS] <|python_tag|> \
+        <arg_key> </arg_key> <arg_value> </arg_value> <｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> <｜tool▁call▁begin｜> <｜tool▁call▁end｜> \
+        <｜tool▁sep｜> <|tool_call> <tool_call|> call:f{ <|channel> <channel|> thought <|\"|> <|tool_call|> [THINK] [/THINK] \
         <|start|> assistant <|channel|> analysis commentary to=functions.f <|message|> <|end|> < [ { } \"name\" : 1 x é ab <tool </"
         .split(' ')
         .collect();
     pieces.extend(["\n", " "]);
     let mut random = Random(11);
-    for template in [QWEN, CODER, LLAMA, MISTRAL, HARMONY, PLAIN] {
+    for template in [
+        QWEN, CODER, LLAMA, MISTRAL, DEEPSEEK, GLM, GEMMA, GRANITE, HARMONY, PLAIN,
+    ] {
         for _ in 0..300 {
             let n_pieces = 1 + random.below(12);
             let answer: String = (0..n_pieces)
@@ -583,8 +863,8 @@ fn forms_are_found_out_from_templates() {
     if !found.is_empty() {
         expect![[r#"
             Bielik-11B-v3.0-Instruct: Think, Hermes
-            GLM-4.6: Think, None
-            GLM-4.7-Flash: Think, None
+            GLM-4.6: Think, Glm
+            GLM-4.7-Flash: Think, Glm
             HuggingFaceTB-SmolLM3-3B: Think, None
             Kimi-K2-Thinking: Think, None
             LFM2.5-8B-A1B: Think, None
@@ -602,30 +882,32 @@ fn forms_are_found_out_from_templates() {
             Qwen3-Coder: None, Functions
             Qwen3.5-4B: Think, Functions
             Reka-Edge: Think, Hermes
-            Spark2.5: Think, None
+            Spark2.5: Think, Glm
             StepFun3.5-Flash: Think, Functions
-            deepseek-ai-DeepSeek-R1-Distill-Llama-8B: Think, None
-            deepseek-ai-DeepSeek-R1-Distill-Qwen-32B: Think, None
-            deepseek-ai-DeepSeek-V3.1: Think, None
+            deepseek-ai-DeepSeek-R1-Distill-Llama-8B: Think, DeepSeek
+            deepseek-ai-DeepSeek-R1-Distill-Qwen-32B: Think, DeepSeek
+            deepseek-ai-DeepSeek-V3.1: Think, DeepSeek
             deepseek-ai-DeepSeek-V3.2: Think, None
             deepseek-ai-DeepSeek-V4: Think, None
             deepseek-ai-DeepSeek-V4-Flash-0731: Think, None
-            ibm-granite-granite-3.3-2B-Instruct: Think, None
+            google-gemma-4-31B-it: Channel, Gemma
+            google-gemma-4-31B-it-interleaved: Channel, Gemma
+            ibm-granite-granite-3.3-2B-Instruct: Think, Granite
             ibm-granite-granite-4.0: None, Hermes
             ibm-granite-granite-4.1: None, Hermes
-            inclusionai-ling-3.0-flash: Think, None
-            llama-cpp-deepseek-r1: Think, None
+            inclusionai-ling-3.0-flash: Think, Glm
+            llama-cpp-deepseek-r1: Think, DeepSeek
             llama-cpp-rwkv-world: Think, None
             meta-llama-Llama-3.1-8B-Instruct: None, Llama
             meta-llama-Llama-3.2-3B-Instruct: None, Llama
             meta-llama-Llama-3.3-70B-Instruct: None, Llama
-            mistralai-Ministral-3-14B-Reasoning-2512: None, Mistral
+            mistralai-Ministral-3-14B-Reasoning-2512: BracketThink, Mistral
             mistralai-Mistral-Nemo-Instruct-2407: None, Mistral
             openai-gpt-oss-120b: Harmony, Harmony
             openbmb-MiniCPM5-1B: Think, None
-            poolside-Laguna-S-2.1: Think, None
-            poolside-Laguna-XS-2.1: Think, None
-            poolside-Laguna-XS.2: Think, None
+            poolside-Laguna-S-2.1: Think, Glm
+            poolside-Laguna-XS-2.1: Think, Glm
+            poolside-Laguna-XS.2: Think, Glm
             unsloth-mistral-Devstral-Small-2507: None, Mistral
         "#]]
         .assert_eq(&found);
@@ -642,6 +924,26 @@ fn forms_are_found_out_from_vocabularies() {
         ),
         (&["[TOOL_CALLS]"], ReasoningForm::None, CallForm::Mistral),
         (&["<|python_tag|>"], ReasoningForm::None, CallForm::Llama),
+        (&["<|tool_call|>"], ReasoningForm::None, CallForm::Granite),
+        (
+            &["[THINK]", "[/THINK]", "[TOOL_CALLS]"],
+            ReasoningForm::BracketThink,
+            CallForm::Mistral,
+        ),
+        (
+            &[
+                "<｜tool▁calls▁begin｜>",
+                "<｜tool▁call▁begin｜>",
+                "<｜tool▁sep｜>",
+            ],
+            ReasoningForm::None,
+            CallForm::DeepSeek,
+        ),
+        (
+            &["<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>"],
+            ReasoningForm::Channel,
+            CallForm::Gemma,
+        ),
         (&HARMONY_TOKENS, ReasoningForm::Harmony, CallForm::Harmony),
         (&[], ReasoningForm::None, CallForm::None),
     ] {
@@ -686,12 +988,19 @@ fn calls_go_through_templates_and_back() {
                 ("Let me see.", &arguments[..1]),
                 ("", &arguments),
             ] {
-                let calls: Vec<_> = called
-                    .iter()
-                    .map(|(name, arguments)| json!({"id": "a1B2c3D4e", "type": "function", "function": {"name": name, "arguments": arguments}}))
-                    .collect();
                 let question = json!({"role": "user", "content": "Fix it."});
-                let answer = json!({"role": "assistant", "content": content, "tool_calls": calls});
+                let answer = |as_text: bool| {
+                    let call = |(name, arguments): &(&str, serde_json::Value)| {
+                        let arguments = if as_text {
+                            json!(arguments.to_string())
+                        } else {
+                            arguments.clone()
+                        };
+                        json!({"id": "a1B2c3D4e", "type": "function", "function": {"name": name, "arguments": arguments}})
+                    };
+                    let calls: Vec<_> = called.iter().map(call).collect();
+                    json!({"role": "assistant", "content": content, "tool_calls": calls})
+                };
                 let render = |messages: &[serde_json::Value], wants_answer| {
                     chat.render(&Conversation {
                         messages: messages.iter().map(Value::from_serialize).collect(),
@@ -700,8 +1009,9 @@ fn calls_go_through_templates_and_back() {
                         ..Conversation::default()
                     })
                 };
-                // Some take one call at a time, or no text beside it.
-                let Ok(whole) = render(&[question.clone(), answer], false) else {
+                // Some take arguments as JSON only, and some one call at a time, or no text beside it.
+                let whole = |as_text| render(&[question.clone(), answer(as_text)], false);
+                let Ok(whole) = whole(false).or_else(|_| whole(true)) else {
                     continue;
                 };
                 let with_opening = render(std::slice::from_ref(&question), true).unwrap();
@@ -709,9 +1019,7 @@ fn calls_go_through_templates_and_back() {
                 let mut prompts = [with_opening, without_opening].into_iter();
                 let prompt = prompts.find(|it| whole.starts_with(it)).unwrap();
                 let answer = &whole[prompt.len()..];
-                let ends = ["<|im_end|>", "<|eot_id|>", "</s>"]
-                    .iter()
-                    .filter_map(|it| answer.find(it));
+                let ends = END_TOKENS.iter().filter_map(|it| answer.find(it));
                 let answer = &answer[..ends.min().unwrap_or(answer.len())];
                 let has_text = answer.contains("Let me see.");
                 let has_calls = called.iter().all(|(name, _)| answer.contains(name));
@@ -742,6 +1050,8 @@ fn calls_go_through_templates_and_back() {
         // Of eight: with markers as tokens and as text, each call alone, one after some text, and both.
         expect![[r#"
             Bielik-11B-v3.0-Instruct: 8
+            GLM-4.6: 8
+            GLM-4.7-Flash: 8
             MiMo-VL: 8
             Mistral-Small-3.2-24B-Instruct-2506: 8
             NVIDIA-Nemotron-3-Nano-30B-A3B-BF16: 8
@@ -753,15 +1063,25 @@ fn calls_go_through_templates_and_back() {
             Qwen3-Coder: 8
             Qwen3.5-4B: 8
             Reka-Edge: 8
+            Spark2.5: 8
             StepFun3.5-Flash: 8
+            deepseek-ai-DeepSeek-R1-Distill-Qwen-32B: 8
+            deepseek-ai-DeepSeek-V3.1: 8
+            google-gemma-4-31B-it: 8
+            google-gemma-4-31B-it-interleaved: 8
             ibm-granite-granite-4.0: 8
             ibm-granite-granite-4.1: 8
+            inclusionai-ling-3.0-flash: 8
+            llama-cpp-deepseek-r1: 6
             meta-llama-Llama-3.1-8B-Instruct: 6
             meta-llama-Llama-3.2-3B-Instruct: 6
             meta-llama-Llama-3.3-70B-Instruct: 6
             mistralai-Ministral-3-14B-Reasoning-2512: 8
             mistralai-Mistral-Nemo-Instruct-2407: 8
             openai-gpt-oss-120b: 6
+            poolside-Laguna-S-2.1: 8
+            poolside-Laguna-XS-2.1: 8
+            poolside-Laguna-XS.2: 8
             unsloth-mistral-Devstral-Small-2507: 8
         "#]]
         .assert_eq(

@@ -9,7 +9,7 @@ use surmise_engine::{
     Engine, EngineError, EngineOptions, FimSupport, LoadProgress, ModelSummary, WeightSource,
     kv_cache::CacheType,
     request::{Prompt, Request},
-    weights::GgmlType,
+    weights::{GgmlType, Gguf},
 };
 
 fn fixture(file: &str) -> WeightSource {
@@ -55,6 +55,110 @@ fn headers_say_what_a_model_takes() {
     let in_memory = (256 * 256 + 2 * layer) / 32 * 34 + 4 * 5 * 256;
     // And so are the factors of its rotary embedding, which no tensor keeps.
     assert_eq!(quantized.weight_bytes, in_memory);
+}
+
+#[test]
+fn formats_have_the_names_that_people_use() {
+    let name = |source: WeightSource| {
+        let summary = ModelSummary::read(&source, &EngineOptions::default());
+        summary.unwrap().number_format
+    };
+    for (file, expected) in [
+        ("deepseek-v2-k/q4_k_m.gguf", "Q4_K_M"),
+        ("llama3-k/q4_0.gguf", "Q4_0"),
+        ("qwen3/bf16.gguf", "BF16"),
+    ] {
+        assert_eq!(name(fixture(file)), expected, "{file}");
+    }
+    // A file that does not say: what most of its numbers are in.
+    let WeightSource::File(path) = fixture("qwen2-k/q4_k_m.gguf") else {
+        unreachable!("fixtures are files");
+    };
+    let mut bytes = std::fs::read(path).unwrap();
+    let key = b"general.file_type";
+    let at = bytes.windows(key.len()).position(|it| it == key).unwrap();
+    bytes[at..at + key.len()].copy_from_slice(b"general.file_typo");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    assert_eq!(name(WeightSource::File(file.path().into())), "Q4_K");
+}
+
+/// A file whose numbers are far behind its header, in a hole: those that are read come into the system's page cache.
+#[cfg(target_os = "linux")]
+#[test]
+fn summaries_read_headers_only() {
+    // Further than the system reads ahead.
+    const GAP: usize = 64 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    for file in [
+        "deepseek-v2-k/joined-q4_k_m.gguf",
+        "deepseek-v2-lite/bf16.gguf",
+        "qwen3-next/bf16.gguf",
+        "qwen2-k/q4_k_m.gguf",
+    ] {
+        let WeightSource::File(path) = fixture(file) else {
+            unreachable!("fixtures are files");
+        };
+        let gguf = Gguf::open(fixture(file)).unwrap();
+        let mut bytes = std::fs::read(path).unwrap();
+        for tensor in gguf.tensors() {
+            let entry = [
+                &(tensor.name.len() as u64).to_le_bytes()[..],
+                tensor.name.as_bytes(),
+            ]
+            .concat();
+            let at = bytes.windows(entry.len()).position(|it| it == entry).unwrap();
+            // Past the name, the number of extents, the extents, and the type.
+            let at = at + entry.len() + 4 + 8 * tensor.shape.len() + 4;
+            let offset = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+            bytes[at..at + 8].copy_from_slice(&(offset + GAP as u64).to_le_bytes());
+        }
+        let sparse = folder.path().join("sparse.gguf");
+        std::fs::write(&sparse, &bytes).unwrap();
+        let written = std::fs::File::options().write(true).open(&sparse).unwrap();
+        written.set_len((bytes.len() + GAP) as u64).unwrap();
+        let options = EngineOptions {
+            quantize: Some(GgmlType::Q8_0),
+            ..EngineOptions::default()
+        };
+        let found = ModelSummary::read(&WeightSource::File(sparse.clone()), &options).unwrap();
+        assert_eq!(found, summary(file, &options), "{file}");
+        assert_eq!(n_cached_pages(&sparse, GAP), 0, "{file}");
+        // Where there is something to find, it is found.
+        drop(Engine::load(WeightSource::File(sparse.clone()), options));
+        assert_ne!(n_cached_pages(&sparse, GAP), 0, "{file}");
+        std::fs::remove_file(sparse).unwrap();
+    }
+}
+
+/// Pages of a file from byte `start` on that the system holds in memory.
+#[cfg(target_os = "linux")]
+fn n_cached_pages(path: &Path, start: usize) -> usize {
+    use std::os::fd::AsRawFd;
+
+    let file = std::fs::File::open(path).unwrap();
+    let n_bytes = file.metadata().unwrap().len() as usize;
+    // SAFETY: asks for a number.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let mut pages = vec![0; n_bytes.div_ceil(page_bytes)];
+    // SAFETY: maps a file that nobody changes, asks about just these pages, for each of which there is a byte, and unmaps it.
+    let outcome = unsafe {
+        let map = libc::mmap(
+            std::ptr::null_mut(),
+            n_bytes,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        );
+        assert_ne!(map, libc::MAP_FAILED);
+        let outcome = libc::mincore(map, n_bytes, pages.as_mut_ptr());
+        libc::munmap(map, n_bytes);
+        outcome
+    };
+    assert_eq!(outcome, 0);
+    let pages = pages.iter().skip(start.div_ceil(page_bytes));
+    pages.filter(|it| *it & 1 == 1).count()
 }
 
 #[test]

@@ -3,8 +3,11 @@
 use super::{
     AnswerParser,
     markers::{
-        ARGS, CALL, CALL_ID, CHANNEL, CONSTRAIN, END, FUNCTION, FUNCTION_END, Lexeme, Lexer, MESSAGE, Marker,
-        PYTHON_TAG, RETURN, START, THINK, THINK_END, TOOL_CALL, TOOL_CALL_END, TOOL_CALLS,
+        ARGS, BRACKET_THINK, BRACKET_THINK_END, CALL, CALL_BEGIN, CALL_END, CALL_ID, CALL_LIST,
+        CALL_SEPARATOR, CALLS_BEGIN, CALLS_END, CHANNEL, CONSTRAIN, END, FUNCTION, FUNCTION_END, KEY,
+        KEY_END, Lexeme, Lexer, MESSAGE, Marker, PYTHON_TAG, QUOTE, RETURN, START, THINK, THINK_END,
+        TOOL_CALL, TOOL_CALL_END, TOOL_CALLS, TURNED_CALL, TURNED_CALL_END, TURNED_CHANNEL,
+        TURNED_CHANNEL_END, VALUE, VALUE_END,
     },
 };
 use crate::{
@@ -36,8 +39,31 @@ pub enum ReasoningForm {
     None,
     /// `<think>…</think>`; the prompt may have the beginning.
     Think,
+    /// `[THINK]…[/THINK]`: Mistral.
+    BracketThink,
+    /// `<|channel>thought…<channel|>`: Gemma 4.
+    Channel,
     /// A channel of its own: Harmony.
     Harmony,
+}
+
+impl ReasoningForm {
+    /// What begins reasoning and what ends it, where one marker does.
+    pub(super) fn tags(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Think => Some((THINK, THINK_END)),
+            Self::BracketThink => Some((BRACKET_THINK, BRACKET_THINK_END)),
+            Self::Channel => Some((TURNED_CHANNEL, TURNED_CHANNEL_END)),
+            Self::None | Self::Harmony => None,
+        }
+    }
+
+    fn markers(self) -> Vec<&'static str> {
+        match self {
+            Self::Harmony => vec![START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN],
+            _ => self.tags().into_iter().flat_map(<[_; 2]>::from).collect(),
+        }
+    }
 }
 
 /// How tools are called.
@@ -49,10 +75,18 @@ pub enum CallForm {
     Hermes,
     /// `<function=NAME><parameter=KEY>…` in `<tool_call>…</tool_call>`: Qwen3-Coder.
     Functions,
+    /// `NAME<arg_key>KEY</arg_key><arg_value>…` in `<tool_call>…</tool_call>`: GLM 4.
+    Glm,
+    /// A list of JSON after `<|tool_call|>`: Granite 3.
+    Granite,
     /// JSON alone or after `<|python_tag|>`: Llama 3.
     Llama,
     /// `[TOOL_CALLS]`, and a list or `name[ARGS]{…}`: Mistral.
     Mistral,
+    /// `<｜tool▁calls▁begin｜>`, and calls with marks around and within: DeepSeek V3, R1.
+    DeepSeek,
+    /// `<|tool_call>call:NAME{KEY:VALUE,…}<tool_call|>`: Gemma 4.
+    Gemma,
     /// A message to the tool: Harmony.
     Harmony,
 }
@@ -67,37 +101,33 @@ impl AnswerFormat {
         let is_harmony = says(&[CHANNEL, MESSAGE]) || has(&[START, CHANNEL, MESSAGE]);
         let reasoning = if is_harmony {
             ReasoningForm::Harmony
-        } else if says(&[THINK_END]) || has(&[THINK, THINK_END]) {
-            ReasoningForm::Think
         } else {
-            ReasoningForm::None
+            let forms = [
+                ReasoningForm::Channel,
+                ReasoningForm::BracketThink,
+                ReasoningForm::Think,
+            ];
+            let tags = forms.iter().filter_map(|form| Some((form, form.tags()?)));
+            let mut said = tags.clone().filter(|(_, (_, end))| says(&[end]));
+            let mut in_vocabulary = tags.filter(|(_, (begin, end))| has(&[begin, end]));
+            let found = said.next().or_else(|| in_vocabulary.next());
+            found.map_or(ReasoningForm::None, |(form, _)| *form)
         };
         let calls = if is_harmony {
             CallForm::Harmony
-        } else if let Some(example) = chat.and_then(|chat| example_call(chat).ok().flatten()) {
+        } else if let Some(example) = chat.and_then(example_call) {
             CallForm::of_example(&example)
-        } else if has(&[TOOL_CALL, TOOL_CALL_END]) {
-            CallForm::Hermes
-        } else if has(&[TOOL_CALLS]) {
-            CallForm::Mistral
-        } else if has(&[PYTHON_TAG]) {
-            CallForm::Llama
         } else {
-            CallForm::None
+            let forms = CallForm::BY_MARKERS.iter();
+            let mut said = forms.clone().filter(|(_, markers)| says(markers));
+            let mut in_vocabulary = forms.filter(|(_, markers)| has(markers));
+            let found = said.next().or_else(|| in_vocabulary.next());
+            found.map_or(CallForm::None, |(form, _)| *form)
         };
-        let of_reasoning: &[_] = match reasoning {
-            ReasoningForm::None => &[],
-            ReasoningForm::Think => &[THINK, THINK_END],
-            ReasoningForm::Harmony => &[START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN],
-        };
-        let of_calls: &[_] = match calls {
-            CallForm::None | CallForm::Harmony => &[],
-            CallForm::Hermes => &[TOOL_CALL, TOOL_CALL_END],
-            CallForm::Functions => &[TOOL_CALL, TOOL_CALL_END, FUNCTION, FUNCTION_END],
-            CallForm::Llama => &[PYTHON_TAG],
-            CallForm::Mistral => &[TOOL_CALLS, CALL_ID, ARGS],
-        };
-        let spellings = of_reasoning.iter().chain(of_calls);
+        let spellings = reasoning
+            .markers()
+            .into_iter()
+            .chain(calls.markers().iter().copied());
         Self {
             markers: spellings.map(|it| Marker::new(it, tokenizer)).collect(),
             reasoning,
@@ -133,9 +163,12 @@ impl AnswerFormat {
     pub fn skip_reasoning(&self, tokenizer: &Tokenizer, prompt: &mut Vec<u32>) -> Result<(), EngineError> {
         let rest = match self.reasoning {
             ReasoningForm::Harmony => format!("{CHANNEL}final{MESSAGE}"),
-            ReasoningForm::Think if self.parser(tokenizer, prompt, &[]).is_reasoning() => {
-                format!("\n{THINK_END}\n\n")
-            }
+            form if self.parser(tokenizer, prompt, &[]).is_reasoning() => match form.tags() {
+                // Blank lines as in the templates.
+                Some((THINK, end)) => format!("\n{end}\n\n"),
+                Some((_, end)) => end.to_owned(),
+                None => return Ok(()),
+            },
             _ => return Ok(()),
         };
         prompt.extend(tokenizer.encode(&rest, true)?);
@@ -169,15 +202,37 @@ impl AnswerFormat {
 }
 
 impl CallForm {
+    /// Markers that tell a form where no template writes a call. Those of one form may be in the vocabulary of another, so
+    /// the order matters.
+    const BY_MARKERS: [(Self, &'static [&'static str]); 7] = [
+        (Self::DeepSeek, &[CALLS_BEGIN, CALL_BEGIN, CALL_SEPARATOR]),
+        (Self::Gemma, &[TURNED_CALL, TURNED_CALL_END]),
+        (Self::Glm, &[TOOL_CALL, TOOL_CALL_END, KEY, VALUE]),
+        (Self::Hermes, &[TOOL_CALL, TOOL_CALL_END]),
+        (Self::Mistral, &[TOOL_CALLS]),
+        (Self::Llama, &[PYTHON_TAG]),
+        (Self::Granite, &[CALL_LIST]),
+    ];
+
     /// The form of a call that a template wrote.
     fn of_example(example: &str) -> Self {
+        if example.contains(CALL_BEGIN) && example.contains(CALL_SEPARATOR) {
+            return Self::DeepSeek;
+        }
+        if example.contains(&format!("{TURNED_CALL}call:{EXAMPLE_TOOL}{{")) {
+            return Self::Gemma;
+        }
         if example.contains(TOOL_CALLS) {
             return Self::Mistral;
+        }
+        if example.contains(CALL_LIST) {
+            return Self::Granite;
         }
         if let Some((_, body)) = example.split_once(TOOL_CALL) {
             return match body.trim_start() {
                 body if body.starts_with('{') => Self::Hermes,
                 body if body.starts_with(FUNCTION) => Self::Functions,
+                body if body.starts_with(EXAMPLE_TOOL) && body.contains(KEY) => Self::Glm,
                 _ => Self::None,
             };
         }
@@ -186,17 +241,49 @@ impl CallForm {
         }
         Self::None
     }
+
+    fn markers(self) -> &'static [&'static str] {
+        match self {
+            Self::None | Self::Harmony => &[],
+            Self::Hermes => &[TOOL_CALL, TOOL_CALL_END],
+            Self::Functions => &[TOOL_CALL, TOOL_CALL_END, FUNCTION, FUNCTION_END],
+            Self::Glm => &[TOOL_CALL, TOOL_CALL_END, KEY, KEY_END, VALUE, VALUE_END],
+            Self::Granite => &[CALL_LIST],
+            Self::Llama => &[PYTHON_TAG],
+            Self::Mistral => &[TOOL_CALLS, CALL_ID, ARGS],
+            Self::DeepSeek => &[CALLS_BEGIN, CALLS_END, CALL_BEGIN, CALL_END, CALL_SEPARATOR],
+            Self::Gemma => &[TURNED_CALL, TURNED_CALL_END, QUOTE],
+        }
+    }
 }
 
-/// What a template writes where the model calls a tool; nothing if it leaves calls out.
-fn example_call(chat: &ChatTemplate) -> Result<Option<String>, EngineError> {
+/// What a template writes where the model calls a tool; nothing if it leaves calls out, or refuses them. Some take arguments
+/// only as an object and some only as its JSON, some leave out calls beside a text and some those beside none.
+fn example_call(chat: &ChatTemplate) -> Option<String> {
+    let arguments = serde_json::json!({"key": "value"});
+    let as_text = serde_json::Value::from(arguments.to_string());
+    let variants = [
+        ("".into(), arguments.clone()),
+        (serde_json::Value::Null, arguments),
+        ("".into(), as_text.clone()),
+        (serde_json::Value::Null, as_text),
+    ];
+    let mut examples = variants.into_iter().filter_map(|(content, arguments)| {
+        let text = chat.render(&example_conversation(&content, &arguments)).ok()?;
+        let (_, answer) = text.rsplit_once(EXAMPLE_QUESTION)?;
+        answer.contains(EXAMPLE_TOOL).then(|| answer.to_owned())
+    });
+    examples.next()
+}
+
+fn example_conversation(content: &serde_json::Value, arguments: &serde_json::Value) -> Conversation {
     let conversation = serde_json::json!({
         "messages": [
             {"role": "user", "content": EXAMPLE_QUESTION},
-            {"role": "assistant", "content": "", "tool_calls": [{
+            {"role": "assistant", "content": content, "tool_calls": [{
                 "id": "a1B2c3D4e",
                 "type": "function",
-                "function": {"name": EXAMPLE_TOOL, "arguments": {"key": "value"}},
+                "function": {"name": EXAMPLE_TOOL, "arguments": arguments},
             }]},
         ],
         "tools": [{"type": "function", "function": {
@@ -209,11 +296,9 @@ fn example_call(chat: &ChatTemplate) -> Result<Option<String>, EngineError> {
         let list = conversation[key].as_array().into_iter().flatten();
         list.map(Value::from_serialize).collect()
     };
-    let text = chat.render(&Conversation {
+    Conversation {
         messages: values("messages"),
         tools: values("tools"),
         ..Conversation::default()
-    })?;
-    let answer = text.rsplit_once(EXAMPLE_QUESTION).map(|(_, answer)| answer);
-    Ok(answer.filter(|it| it.contains(EXAMPLE_TOOL)).map(str::to_owned))
+    }
 }

@@ -8,11 +8,38 @@ use crate::{request::GeneratedToken, stop::overlap, tokenizer::Tokenizer};
 pub(super) const THINK: &str = "<think>";
 pub(super) const THINK_END: &str = "</think>";
 
+// Reasoning of Mistral.
+pub(super) const BRACKET_THINK: &str = "[THINK]";
+pub(super) const BRACKET_THINK_END: &str = "[/THINK]";
+
+// Reasoning and calls of Gemma 4.
+pub(super) const TURNED_CHANNEL: &str = "<|channel>";
+pub(super) const TURNED_CHANNEL_END: &str = "<channel|>";
+pub(super) const TURNED_CALL: &str = "<|tool_call>";
+pub(super) const TURNED_CALL_END: &str = "<tool_call|>";
+pub(super) const QUOTE: &str = "<|\"|>";
+
 // Calls of Hermes, Qwen and Granite, and the form within them that Qwen3-Coder writes.
 pub(super) const TOOL_CALL: &str = "<tool_call>";
 pub(super) const TOOL_CALL_END: &str = "</tool_call>";
 pub(super) const FUNCTION: &str = "<function=";
 pub(super) const FUNCTION_END: &str = "</function>";
+
+// What GLM 4 writes within them.
+pub(super) const KEY: &str = "<arg_key>";
+pub(super) const KEY_END: &str = "</arg_key>";
+pub(super) const VALUE: &str = "<arg_value>";
+pub(super) const VALUE_END: &str = "</arg_value>";
+
+// Calls of Granite 3.
+pub(super) const CALL_LIST: &str = "<|tool_call|>";
+
+// Calls of DeepSeek.
+pub(super) const CALLS_BEGIN: &str = "<｜tool▁calls▁begin｜>";
+pub(super) const CALLS_END: &str = "<｜tool▁calls▁end｜>";
+pub(super) const CALL_BEGIN: &str = "<｜tool▁call▁begin｜>";
+pub(super) const CALL_END: &str = "<｜tool▁call▁end｜>";
+pub(super) const CALL_SEPARATOR: &str = "<｜tool▁sep｜>";
 
 // Calls of Llama 3.
 pub(super) const PYTHON_TAG: &str = "<|python_tag|>";

@@ -104,7 +104,7 @@ impl Matrix {
     /// Row `row` as single-precision numbers.
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
         match &self.layout {
-            Layout::File(tensor) => tensor.read_numbers(row, out),
+            Layout::File(tensor) => tensor.read_numbers(row..row + 1, out),
             Layout::Tiles(tiles) => tiles.read_row(row, |block_idx, block| {
                 let len = self.dtype.block_len();
                 quant::dequantize_row(

@@ -125,8 +125,11 @@ impl Conversion for Picked {
         }
     }
 
-    fn read_numbers(&self, row: usize, out: &mut [f32]) {
-        self.matrix.read_numbers(self.rows[row], out);
+    fn read_numbers(&self, rows: Range<usize>, out: &mut [f32]) {
+        let n_cols = self.matrix.n_cols();
+        for (&row, out) in self.rows[rows].iter().zip(out.chunks_exact_mut(n_cols)) {
+            self.matrix.read_numbers(row..row + 1, out);
+        }
     }
 
     fn release(&self, rows: Range<usize>) {

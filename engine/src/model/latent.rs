@@ -4,16 +4,19 @@
 //! instead, transposed, and that of the values to the weighted sum (DeepSeek-AI 2024, "DeepSeek-V2", appendix C). GGUF files of
 //! today hold the matrices like that, older ones and safetensors files hold them joined.
 
+use std::ops::Range;
+
 use half::f16;
 
 use super::{LatentAttention, ModelConfig};
 use crate::{
     error::EngineError,
-    weights::{GgmlType, Tensor, Weights},
+    quant,
+    weights::{Conversion, GgmlType, Tensor, Weights},
 };
 
-/// Replaces joined matrices by `attn_k_b.HEAD`, `(rank, plain_dim)`, and `attn_v_b.HEAD`, `(value_dim, rank)`. Leaves other
-/// checkpoints as they are.
+/// Replaces joined matrices by `attn_k_b.HEAD`, `(rank, plain_dim)`, and `attn_v_b.HEAD`, `(value_dim, rank)`. Nothing is read
+/// of them before somebody asks. Leaves other checkpoints as they are.
 ///
 /// Quantised keys become half-precision numbers: blocks cannot be transposed.
 ///
@@ -49,7 +52,7 @@ pub(super) fn split_joined(weights: &mut Weights, config: &ModelConfig) -> Resul
             let first = head * head_rows;
             let keys = joined.rows(first..first + plain_dim);
             let key_name = name(&format!("attn_k_b.{head}"));
-            let keys = transposed(&key_name, &keys)?;
+            let keys = transposed(&key_name, keys)?;
             weights.insert(key_name, keys)?;
             let mut values = joined.rows(first + plain_dim..first + head_rows);
             values.name = name(&format!("attn_v_b.{head}"));
@@ -59,28 +62,59 @@ pub(super) fn split_joined(weights: &mut Weights, config: &ModelConfig) -> Resul
     Ok(())
 }
 
-/// A matrix with rows for columns.
-fn transposed(name: &str, matrix: &Tensor) -> Result<Tensor, EngineError> {
-    let plain = if matrix.dtype.block_len() > 1 {
-        let numbers = matrix.numbers()?;
-        let bytes = numbers.into_iter().flat_map(|it| f16::from_f32(it).to_le_bytes());
-        &Tensor::from_bytes(name, GgmlType::F16, &matrix.shape, bytes.collect())?
-    } else {
-        matrix
-    };
-    let &[n_rows, n_columns] = &plain.shape[..] else {
-        unreachable!("rows of a tensor are a matrix");
-    };
-    let number_bytes = plain.dtype.block_bytes();
-    let bytes = plain.read_rows(0..n_rows);
-    let mut turned = Vec::with_capacity(bytes.len());
-    for column in 0..n_columns {
-        for row in 0..n_rows {
-            let start = (row * n_columns + column) * number_bytes;
-            turned.extend_from_slice(&bytes[start..start + number_bytes]);
+/// A matrix with rows for columns, which are made as they are read.
+fn transposed(name: &str, matrix: Tensor) -> Result<Tensor, EngineError> {
+    quant::require_known(&matrix)?;
+    let is_plain = matrix.dtype.block_len() == 1;
+    let dtype = if is_plain { matrix.dtype } else { GgmlType::F16 };
+    let shape = [matrix.n_cols(), matrix.n_rows()];
+    Tensor::converted(name, dtype, &shape, Transposed { matrix })
+}
+
+struct Transposed {
+    matrix: Tensor,
+}
+
+impl Conversion for Transposed {
+    fn source_type(&self) -> &'static str {
+        self.matrix.source_type()
+    }
+
+    fn write_rows(&self, rows: Range<usize>, out: &mut [u8]) {
+        let (n_rows, n_cols) = (self.matrix.n_rows(), self.matrix.n_cols());
+        if self.matrix.dtype.block_len() > 1 {
+            let mut numbers = vec![0.0; rows.len() * n_rows];
+            self.read_numbers(rows, &mut numbers);
+            for (x, out) in numbers.into_iter().zip(out.as_chunks_mut().0) {
+                *out = f16::from_f32(x).to_le_bytes();
+            }
+            return;
+        }
+        let number_bytes = self.matrix.dtype.block_bytes();
+        let bytes = self.matrix.read_rows(0..n_rows);
+        let starts =
+            rows.flat_map(|column| (0..n_rows).map(move |row| (row * n_cols + column) * number_bytes));
+        for (start, out) in starts.zip(out.chunks_exact_mut(number_bytes)) {
+            out.copy_from_slice(&bytes[start..start + number_bytes]);
         }
     }
-    Tensor::from_bytes(name, plain.dtype, &[n_columns, n_rows], turned)
+
+    fn read_numbers(&self, rows: Range<usize>, out: &mut [f32]) {
+        let n_rows = self.matrix.n_rows();
+        let mut numbers = vec![0.0; self.matrix.n_cols()];
+        for row in 0..n_rows {
+            self.matrix.read_numbers(row..row + 1, &mut numbers);
+            let column = out.iter_mut().skip(row).step_by(n_rows);
+            for (out, x) in column.zip(&numbers[rows.clone()]) {
+                *out = *x;
+            }
+        }
+    }
+
+    fn release(&self, _rows: Range<usize>) {
+        // A row has numbers of all rows of the file.
+        self.matrix.release();
+    }
 }
 
 #[cfg(test)]
@@ -90,14 +124,29 @@ mod tests {
     #[test]
     fn rows_become_columns() {
         let bytes = |numbers: &[f32]| numbers.iter().flat_map(|it| it.to_le_bytes()).collect();
-        let matrix = Tensor::from_bytes(
-            "m",
-            GgmlType::F32,
-            &[2, 3],
-            bytes(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
-        );
-        let turned = transposed("t", &matrix.unwrap()).unwrap();
-        assert_eq!(turned.shape, [3, 2]);
+        let numbers = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let matrix = Tensor::from_bytes("m", GgmlType::F32, &[2, 3], bytes(&numbers)).unwrap();
+        let turned = transposed("t", matrix).unwrap();
+        assert_eq!((turned.dtype, &turned.shape[..]), (GgmlType::F32, &[3, 2][..]));
         assert_eq!(turned.bytes(), bytes(&[1.0, 4.0, 2.0, 5.0, 3.0, 6.0]).as_slice());
+        assert_eq!(*turned.read_rows(1..2), bytes(&[2.0, 5.0])[..]);
+        assert_eq!(turned.rows(1..3).numbers().unwrap(), [2.0, 5.0, 3.0, 6.0]);
+    }
+
+    #[test]
+    fn blocks_become_numbers() {
+        let numbers: Vec<f32> = (0..2 * 32).map(|it| it as f32 * 0.37 - 9.0).collect();
+        let bytes = numbers.iter().flat_map(|it| it.to_le_bytes()).collect();
+        let matrix = Tensor::from_bytes("m", GgmlType::F32, &[2, 32], bytes).unwrap();
+        let blocks = matrix.requantized(GgmlType::Q8_0).unwrap();
+        let blocks = Tensor::from_bytes("m", GgmlType::Q8_0, &[2, 32], blocks.bytes().to_vec()).unwrap();
+        let numbers = blocks.numbers().unwrap();
+        let turned = transposed("t", blocks).unwrap();
+        assert_eq!((turned.dtype, turned.source_type()), (GgmlType::F16, "Q8_0"));
+        let columns = (0..32).flat_map(|column| [numbers[column], numbers[32 + column]]);
+        let columns: Vec<f32> = columns.collect();
+        assert_eq!(turned.numbers().unwrap(), columns);
+        let halves = columns.iter().flat_map(|it| f16::from_f32(*it).to_le_bytes());
+        assert_eq!(turned.bytes(), halves.collect::<Vec<u8>>());
     }
 }

@@ -125,9 +125,9 @@ impl Conversion for Interleaving {
         }
     }
 
-    fn read_numbers(&self, row: usize, out: &mut [f32]) {
-        let mut bytes = vec![0; (1 + PACKED_BYTES) * self.n_blocks];
-        self.write_rows(row..row + 1, &mut bytes);
+    fn read_numbers(&self, rows: Range<usize>, out: &mut [f32]) {
+        let mut bytes = vec![0; rows.len() * (1 + PACKED_BYTES) * self.n_blocks];
+        self.write_rows(rows, &mut bytes);
         quant::dequantize_row(GgmlType::MXFP4, &bytes, out);
     }
 

@@ -63,7 +63,7 @@ impl SpellingMatcher {
 /// Spellings of tokens that end an answer, beside those that the file's metadata names.
 ///
 /// Source: llama.cpp, `llama-vocab.cpp`, the list of end-of-generation tokens.
-const END_SPELLINGS: [&str; 17] = [
+const END_SPELLINGS: [&str; 18] = [
     "<|eot_id|>",
     "<|eom_id|>",
     "<|im_end|>",
@@ -74,6 +74,7 @@ const END_SPELLINGS: [&str; 17] = [
     "<|call|>",
     "<end_of_turn>",
     "<turn|>",
+    "<|tool_response>",
     "<EOT>",
     "_<EOT>",
     "▁<EOT>",

@@ -97,6 +97,19 @@ impl Fp8Rows {
         scales.shape = vec![n_outputs.div_ceil(block[0]), n_inputs.div_ceil(block[1])];
         Ok(Self { bits, scales, block })
     }
+
+    fn read_row(&self, row: usize, out: &mut [f32]) {
+        let mut scales = vec![0.0; self.scales.n_cols()];
+        let block_row = row / self.block[0];
+        self.scales.read_numbers(block_row..block_row + 1, &mut scales);
+        let bits = self.bits.read_rows(row..row + 1);
+        let blocks = bits.chunks(self.block[1]).zip(out.chunks_mut(self.block[1]));
+        for ((bits, out), scale) in blocks.zip(scales) {
+            for (bits, out) in bits.iter().zip(out) {
+                *out = VALUES[usize::from(*bits)] * scale;
+            }
+        }
+    }
 }
 
 impl Conversion for Fp8Rows {
@@ -107,22 +120,16 @@ impl Conversion for Fp8Rows {
     fn write_rows(&self, rows: Range<usize>, out: &mut [u8]) {
         let mut numbers = vec![0.0; self.bits.n_cols()];
         for (row, out) in rows.zip(out.chunks_exact_mut(size_of::<f32>() * numbers.len())) {
-            self.read_numbers(row, &mut numbers);
+            self.read_row(row, &mut numbers);
             for (x, out) in numbers.iter().zip(out.as_chunks_mut().0) {
                 *out = x.to_le_bytes();
             }
         }
     }
 
-    fn read_numbers(&self, row: usize, out: &mut [f32]) {
-        let mut scales = vec![0.0; self.scales.n_cols()];
-        self.scales.read_numbers(row / self.block[0], &mut scales);
-        let bits = self.bits.read_rows(row..row + 1);
-        let blocks = bits.chunks(self.block[1]).zip(out.chunks_mut(self.block[1]));
-        for ((bits, out), scale) in blocks.zip(scales) {
-            for (bits, out) in bits.iter().zip(out) {
-                *out = VALUES[usize::from(*bits)] * scale;
-            }
+    fn read_numbers(&self, rows: Range<usize>, out: &mut [f32]) {
+        for (row, out) in rows.zip(out.chunks_exact_mut(self.bits.n_cols())) {
+            self.read_row(row, out);
         }
     }
 
@@ -180,7 +187,7 @@ mod tests {
             let scales = Tensor::from_bytes("s", GgmlType::F32, shape, bytes).unwrap();
             let matrix = Fp8Rows::new(bits.clone(), scales, [2, 3])?;
             let mut numbers = vec![0.0; 12];
-            (0..3).for_each(|row| matrix.read_numbers(row, &mut numbers[row * 4..][..4]));
+            matrix.read_numbers(0..3, &mut numbers);
             Ok::<_, String>(numbers)
         };
         assert_eq!(numbers(&[1], &[2.0]), Ok(vec![2.0; 12]));

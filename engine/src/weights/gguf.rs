@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{SharedBytes, Tensor, WeightSource, Weights};
+use super::{SharedBytes, Tensor, WeightSource, Weights, file_type::file_type_name};
 pub use super::{ggml_type::GgmlType, metadata::Metadata};
 use crate::error::EngineError;
 
@@ -195,6 +195,16 @@ impl Gguf {
             // No name is there twice: `open` saw to it.
             tensors: tensors.collect(),
         }
+    }
+
+    /// Name of the mixture of types that the file's tensors are in, such as `Q4_K_M`; `None` if the file does not say, or
+    /// nothing that is known.
+    ///
+    /// # Errors
+    /// [`EngineError::BadFile`] if what it says is no number.
+    pub fn file_type(&self) -> Result<Option<&'static str>, EngineError> {
+        let file_type = self.metadata.get_u32("general.file_type")?;
+        Ok(file_type.and_then(file_type_name))
     }
 
     /// Entries of all tensors, in the file's order.
