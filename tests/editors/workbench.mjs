@@ -77,7 +77,7 @@ let failed = false;
 const page = browser.pages()[0] ?? (await browser.newPage());
 try {
   const payload = JSON.stringify([['openFile', `vscode-remote://127.0.0.1:${PORT}${file}`]]);
-  await page.goto(`http://127.0.0.1:${PORT}/?folder=${path.dirname(file)}&payload=${encodeURIComponent(payload)}`);
+  await page.goto(`http://127.0.0.1:${PORT}/?folder=${path.dirname(file)}&payload=${encodeURIComponent(payload)}`, { timeout: 90_000 });
   await page.waitForSelector('.monaco-editor .view-lines', { timeout: 90_000 });
   await page.waitForSelector('.statusbar-item[aria-label^="Surmise: Ready"]', { timeout: 90_000 });
   console.log('status bar: ready');
@@ -104,8 +104,11 @@ try {
     found.map(element => [element.offsetTop, element.textContent]).sort((a, b) => a[0] - b[0]).map(([, text]) => text.replaceAll('\u00a0', ' ')));
   const before = (await lines()).join('\n');
   await page.keyboard.press('Tab');
-  await page.waitForTimeout(700);
-  const after = (await lines()).join('\n');
+  let after = before;
+  for (let i = 0; i < 100 && after === before; i++) {
+    await page.waitForTimeout(100);
+    after = (await lines()).join('\n');
+  }
   if (after === before) throw new Error('Tab did not accept the suggestion');
   console.log(`accepted:\n${after}`);
 

@@ -82,7 +82,7 @@ impl Ticket {
         Ok(Job {
             uri: self.uri,
             stamp: self.stamp,
-            lines: self.first_line..self.last_line + 1,
+            lines: self.first_line..self.last_line.max(self.first_line).saturating_add(1),
             wordings: action
                 .wordings
                 .iter()
