@@ -109,8 +109,8 @@ pub struct EngineInfo {
     pub context_length: usize,
     /// How [`Prompt::Fim`] works.
     pub fim: FimSupport,
-    /// Whether [`Prompt::Rewrite`] works.
-    pub can_rewrite: bool,
+    /// How [`Prompt::Rewrite`] works.
+    pub rewrite: RewriteSupport,
     /// Whether [`CopyMixing::Auto`] mixes copying in.
     pub copies: bool,
     /// Bytes of one block of the KV cache.
@@ -123,6 +123,17 @@ pub enum FimSupport {
     /// By the tokens that it was trained with.
     Trained,
     /// As an answer to a request in words: slower, and worse than a model that was trained for it.
+    Conversation,
+    /// Not at all.
+    None,
+}
+
+/// How a model rewrites code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RewriteSupport {
+    /// By the tokens that it was trained with; it knows the instructions that it was trained on.
+    Trained,
+    /// As an answer in a conversation, whatever the instruction.
     Conversation,
     /// Not at all.
     None,
@@ -308,15 +319,31 @@ impl Engine {
         };
         let mut engine = Self::start_with_drafter(Box::new(model), drafter, tokenizer, files.fim, options)?;
         engine.info.copies = files.copies;
-        let chat = files.chat.as_ref().ok().and_then(Option::as_ref);
-        engine.answers = AnswerFormat::new(chat.map(Arc::as_ref), &engine.tokenizer);
-        if let (None, Some(chat)) = (&engine.fim, chat) {
-            engine.fim_conversation = Some(FimConversation::new(Arc::clone(chat), engine.answers.clone()));
-            engine.info.fim = FimSupport::Conversation;
-        }
-        engine.rewrite = RewriteTemplate::new(&engine.tokenizer, files.chat, engine.answers.clone());
-        engine.info.can_rewrite = engine.rewrite.is_ok();
+        engine.follow(files.chat);
         Ok(engine)
+    }
+
+    /// The engine as if the model's files had this chat template; for models that were not loaded from files.
+    #[must_use]
+    pub fn with_chat_template(mut self, chat: ChatTemplate) -> Self {
+        self.follow(Ok(Some(Arc::new(chat))));
+        self
+    }
+
+    /// Converses, fills in the middle and rewrites as the tokens of the model and this chat template allow.
+    fn follow(&mut self, chat: Result<Option<Arc<ChatTemplate>>, EngineError>) {
+        let template = chat.as_ref().ok().and_then(Option::as_ref);
+        self.answers = AnswerFormat::new(template.map(Arc::as_ref), &self.tokenizer);
+        if let (None, Some(template)) = (&self.fim, template) {
+            self.fim_conversation = Some(FimConversation::new(Arc::clone(template), self.answers.clone()));
+            self.info.fim = FimSupport::Conversation;
+        }
+        self.rewrite = RewriteTemplate::new(&self.tokenizer, chat, self.answers.clone());
+        self.info.rewrite = match self.rewrite {
+            Ok(RewriteTemplate::Tokens(_)) => RewriteSupport::Trained,
+            Ok(RewriteTemplate::Conversation { .. }) => RewriteSupport::Conversation,
+            Err(_) => RewriteSupport::None,
+        };
     }
 
     /// Starts a thread that runs `model`. The thread sleeps while there is nothing to do.
@@ -374,7 +401,7 @@ impl Engine {
             } else {
                 FimSupport::None
             },
-            can_rewrite: false,
+            rewrite: RewriteSupport::None,
             copies: false,
             block_bytes,
         };

@@ -34,6 +34,7 @@ pub mod weights;
 pub use embedded::embedded_model;
 pub use engine::{
     Answer, Engine, EngineInfo, EngineOptions, EngineStatus, FimSupport, Generation, LoadProgress,
+    RewriteSupport,
 };
 pub use error::EngineError;
 pub use summary::ModelSummary;

@@ -8,7 +8,7 @@ use std::{
 use safetensors::{SafeTensors, serialize_to_file, tensor::TensorView};
 use serde_json::json;
 use surmise_engine::{
-    Engine, EngineOptions, FimSupport, WeightSource,
+    Engine, EngineOptions, FimSupport, RewriteSupport, WeightSource,
     model::Checkpoint,
     request::{FimPrompt, Prompt, Request, RewritePrompt, StopCondition},
 };
@@ -147,8 +147,8 @@ fn a_model_that_can_only_talk_is_asked_in_words() {
     };
     let engine = load();
     assert_eq!(
-        (engine.info().fim, engine.info().can_rewrite),
-        (FimSupport::None, false)
+        (engine.info().fim, engine.info().rewrite),
+        (FimSupport::None, RewriteSupport::None)
     );
     for prompt in [hole(), rewriting()] {
         let error = engine.prompt_tokens(&prompt).unwrap_err().to_string();
@@ -163,8 +163,8 @@ fn a_model_that_can_only_talk_is_asked_in_words() {
     .unwrap();
     let engine = load();
     assert_eq!(
-        (engine.info().fim, engine.info().can_rewrite),
-        (FimSupport::Conversation, true)
+        (engine.info().fim, engine.info().rewrite),
+        (FimSupport::Conversation, RewriteSupport::Conversation)
     );
     let tokens = engine.prompt_tokens(&hole()).unwrap().into_owned();
     let text = engine.tokenizer().decode(&tokens);
@@ -185,8 +185,8 @@ fn a_model_that_can_only_talk_is_asked_in_words() {
     fs::write(&template, "{% for").unwrap();
     let engine = load();
     assert_eq!(
-        (engine.info().fim, engine.info().can_rewrite),
-        (FimSupport::None, false)
+        (engine.info().fim, engine.info().rewrite),
+        (FimSupport::None, RewriteSupport::None)
     );
     let error = engine.prompt_tokens(&rewriting()).unwrap_err().to_string();
     assert!(error.contains("template"), "{error}");

@@ -180,6 +180,11 @@ impl OpenDocument {
         self.revision
     }
 
+    /// Which text of which opening this is: no other one, of any document, ever has the same.
+    pub fn stamp(&self) -> u64 {
+        self.touched
+    }
+
     /// Makes the caller's request the newest one; what it gets back resolves when it is that no longer.
     pub fn take_turn(&mut self) -> oneshot::Receiver<()> {
         let (turn, superseded) = oneshot::channel();

@@ -3,6 +3,7 @@
 //! [`completion`] is the product: a pipeline from a place in a document to a suggestion. [`lsp`] and [`cli`]
 //! are two ways to it. This is the only crate that knows wire formats.
 
+pub mod actions;
 pub mod bench;
 pub mod cli;
 pub mod completion;

@@ -5,17 +5,22 @@
 //! is never held across an await.
 
 pub mod capabilities;
+mod code_action;
 mod completion;
 mod configuration;
 mod convert;
 mod did_change;
 mod did_close;
 mod did_open;
+mod edit;
+mod execute_command;
 mod explain;
 mod inline_completion;
 mod load_model;
+mod progress;
 mod references;
 mod status;
+mod task;
 mod view_text;
 
 use std::{
@@ -24,16 +29,20 @@ use std::{
 };
 
 use surmise_engine::{Engine, EngineError, LoadProgress, request::SamplingParams};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+};
 use tower_lsp_server::{
     Client, LanguageServer, LspService,
-    gen_lsp_types::{InitializeParams, InitializeResult, InitializedParams},
+    gen_lsp_types::{InitializeParams, InitializeResult, InitializedParams, ProgressToken},
     jsonrpc::Result,
 };
 
 use crate::{
     completion::{Query, sources::SourceCache, trigger::Trigger},
     config::{Config, Layer, Problem},
+    document::Document,
     documents::DocumentStore,
     position::Encoding,
     transport::{self, Ending},
@@ -69,6 +78,10 @@ where
         .custom_method("textDocument/didClose", did_close::handle)
         .custom_method("textDocument/inlineCompletion", inline_completion::handle)
         .custom_method("textDocument/completion", completion::handle)
+        .custom_method("textDocument/codeAction", code_action::handle)
+        .custom_method("codeAction/resolve", code_action::resolve)
+        .custom_method("workspace/executeCommand", execute_command::handle)
+        .custom_method("window/workDoneProgress/cancel", progress::handle_cancel)
         .custom_method("workspace/didChangeConfiguration", configuration::handle_change)
         .custom_method("surmise/viewText", view_text::handle)
         .custom_method("surmise/explain", explain::handle)
@@ -111,6 +124,10 @@ struct State {
     n_loads: u64,
     /// Whether the client knows that there is no model yet.
     told_not_ready: bool,
+    /// What stops the requests whose progress the user sees; dropping it does.
+    stops: Vec<(ProgressToken, oneshot::Sender<()>)>,
+    /// How many tokens for such progress there have been.
+    n_tokens: u64,
 }
 
 /// Other open documents that a suggestion may copy from.
@@ -144,6 +161,8 @@ impl Server {
             is_shut_down: false,
             n_loads: 0,
             told_not_ready: false,
+            stops: Vec::new(),
+            n_tokens: 0,
         });
         Self {
             shared: Arc::new(Shared {
@@ -169,11 +188,10 @@ impl State {
     /// A query at the start of an open document, under the settings as they are.
     fn query(&self, uri: &str, trigger: Trigger) -> Option<Query> {
         let document = self.documents.get(uri)?.document.clone();
-        let inside = |root: &&PathBuf| document.path.as_ref().is_some_and(|path| path.starts_with(root));
         Some(Query {
             at: 0,
             trigger,
-            root: self.roots.iter().find(inside).cloned(),
+            root: self.root_of(&document),
             config: self.config.completion.clone(),
             sampling: SamplingParams::default(),
             speculation: self.config.engine.speculation(),
@@ -181,6 +199,18 @@ impl State {
             sources: Arc::clone(&self.sources),
             document,
         })
+    }
+
+    /// The folder of the editor that a document lies in.
+    fn root_of(&self, document: &Document) -> Option<PathBuf> {
+        let inside = |root: &&PathBuf| document.path.as_ref().is_some_and(|path| path.starts_with(root));
+        self.roots.iter().find(inside).cloned()
+    }
+
+    /// What stops the request with this progress, if it still runs.
+    fn take_stop(&mut self, token: &ProgressToken) -> Option<oneshot::Sender<()>> {
+        let found = self.stops.iter().position(|(running, _)| running == token)?;
+        Some(self.stops.swap_remove(found).1)
     }
 
     /// Takes what the loader returned; false if another load has begun since.

@@ -1,6 +1,10 @@
 //! Rewriting: some lines of a document and an instruction in, the lines as they should be out.
 
+mod changes;
+
 use std::{ops::Range, path::PathBuf};
+
+pub use changes::Change;
 
 use surmise_engine::{
     Engine, EngineError,
@@ -132,22 +136,6 @@ pub async fn rewrite(engine: &Engine, query: &RewriteQuery) -> Result<Rewriting,
     })
 }
 
-impl Rewriting {
-    /// The whole document with the lines as they should be, and with its own line breaks.
-    pub fn apply(&self, document: &Document) -> String {
-        let mut text = document.text.to_string();
-        let is_crlf =
-            text[self.range.clone()].contains("\r\n") || (self.before.is_empty() && text.contains("\r\n"));
-        let after = if is_crlf {
-            self.after.replace('\n', "\r\n")
-        } else {
-            self.after.clone()
-        };
-        text.replace_range(self.range.clone(), &after);
-        text
-    }
-}
-
 /// Bytes of some lines, without the last line break.
 pub(crate) fn byte_range(document: &Document, lines: Range<usize>) -> Range<usize> {
     let text = &document.text;
@@ -166,36 +154,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_replaced_with_the_line_breaks_they_had() {
-        let document = Document::new(None, None, None, "a\r\nb\r\nc\r\n");
-        let range = byte_range(&document, 0..2);
-        assert_eq!(range, 0..4);
-        let rewriting = Rewriting {
-            before: document.excerpt(range.clone()),
-            range,
-            after: "x\ny\nz".to_owned(),
-            breaks_syntax: false,
-            finish: finish(),
-        };
-        assert_eq!(rewriting.before, "a\nb");
-        assert_eq!(rewriting.apply(&document), "x\r\ny\r\nz\r\nc\r\n");
-    }
-
-    #[test]
     fn the_last_line_may_lack_its_break() {
         let document = Document::new(None, None, None, "a\nb");
         assert_eq!(byte_range(&document, 1..2), 2..3);
         assert_eq!(byte_range(&document, 0..9), 0..3);
         let document = Document::new(None, None, None, "a\n\n\n");
         assert_eq!(byte_range(&document, 1..2), 2..2);
-    }
-
-    fn finish() -> Finish {
-        Finish {
-            reason: FinishReason::StopToken(0),
-            usage: Default::default(),
-            timings: Default::default(),
-            speculation: Default::default(),
-        }
     }
 }

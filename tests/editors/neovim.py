@@ -256,6 +256,58 @@ def test_shown_beside_the_popup_menu():
     editor.close()
 
 
+QUOTES = 'names = ["é", "b"]\nprint(names)\n'
+
+
+def surmise(file_name, text):
+    """The real server with the model under test, once that is loaded."""
+    editor = Editor(file_name, text, [SURMISE, "lsp", "--stdio", *model_arguments()])
+    editor.wait(lambda: editor.lua("""
+        local offered
+        vim.lsp.buf_request_all(0, 'textDocument/codeAction', {
+          textDocument = vim.lsp.util.make_text_document_params(), context = { diagnostics = {} },
+          range = { start = { line = 0, character = 0 }, ['end'] = { line = 0, character = 0 } },
+        }, function(answers) offered = answers end)
+        vim.wait(2000, function() return offered end, 10)
+        for _, answer in pairs(offered or {}) do if answer.result and #answer.result > 0 then return true end end
+        return false"""), "the model is loaded")
+    return editor
+
+
+def test_code_actions_are_offered_and_done():
+    editor = surmise("names.py", QUOTES)
+    editor.lua("vim.ui.select = function(items, options, choose) _G.offered = vim.tbl_map(options.format_item, items); _G.choose = function(i) choose(items[i], i) end end")
+    editor.lua("vim.lsp.buf.code_action()")
+    offered = editor.wait(lambda: editor.lua("return _G.offered"), "the menu opens")
+    print(f"    offered {offered}")
+    first = next(i for i, title in enumerate(offered, 1) if title.startswith("Use Single Quotes"))
+    editor.lua("_G.choose(...)", first)
+    editor.wait(lambda: editor.text() == QUOTES.replace('"', "'").rstrip("\n"), "the quotes are changed")
+    editor.type("u")
+    editor.wait(lambda: editor.text() == QUOTES.rstrip("\n"), "one undo takes all of it back")
+    editor.close()
+
+
+def test_lines_are_edited_as_the_user_says():
+    editor = surmise("names.py", QUOTES)
+    editor.type("j")
+    editor.nvim.command("1SurmiseEdit use single quotes")
+    editor.wait(lambda: editor.text() == QUOTES.replace('"', "'").rstrip("\n"), "the quotes are changed")
+    assert editor.nvim.api.win_get_cursor(0) == [2, 0], "the cursor stays"
+    # Without an instruction the user is asked.
+    editor.lua("vim.ui.input = function(options, answer) _G.asked = options.prompt; answer('use double quotes') end")
+    editor.nvim.command("1")
+    editor.nvim.command("SurmiseEdit")
+    editor.wait(lambda: editor.text() == QUOTES.rstrip("\n"), "the quotes are back")
+    assert editor.lua("return _G.asked") == "Edit: "
+    # What comes to nothing is said.
+    editor.nvim.command("2SurmiseEdit use double quotes")
+    editor.wait(lambda: "nothing to change" in editor.nvim.command_output("messages"), "it is said")
+    editor.nvim.command("SurmiseEdit!")
+    assert "no edit is under way" in editor.nvim.command_output("messages")
+    editor.close()
+
+
 def test_a_missing_program_is_said_once_with_a_remedy():
     directory = Path(tempfile.mkdtemp())
     (directory / "init.lua").write_text(f"vim.opt.runtimepath:prepend({json.dumps(str(CLIENT))})\n"

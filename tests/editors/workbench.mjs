@@ -77,7 +77,7 @@ let failed = false;
 const page = browser.pages()[0] ?? (await browser.newPage());
 try {
   const payload = JSON.stringify([['openFile', `vscode-remote://127.0.0.1:${PORT}${file}`]]);
-  await page.goto(`http://127.0.0.1:${PORT}/?folder=${path.dirname(file)}&payload=${encodeURIComponent(payload)}`);
+  await page.goto(`http://127.0.0.1:${PORT}/?folder=${path.dirname(file)}&payload=${encodeURIComponent(payload)}`, { timeout: 90_000 });
   await page.waitForSelector('.monaco-editor .view-lines', { timeout: 90_000 });
   await page.waitForSelector('.statusbar-item[aria-label^="Surmise: Ready"]', { timeout: 90_000 });
   console.log('status bar: ready');
@@ -104,10 +104,50 @@ try {
     found.map(element => [element.offsetTop, element.textContent]).sort((a, b) => a[0] - b[0]).map(([, text]) => text.replaceAll('\u00a0', ' ')));
   const before = (await lines()).join('\n');
   await page.keyboard.press('Tab');
-  await page.waitForTimeout(700);
-  const after = (await lines()).join('\n');
+  let after = before;
+  for (let i = 0; i < 100 && after === before; i++) {
+    await page.waitForTimeout(100);
+    after = (await lines()).join('\n');
+  }
   if (after === before) throw new Error('Tab did not accept the suggestion');
   console.log(`accepted:\n${after}`);
+
+  // Says what to do with a line, looks at what would change, and applies it.
+  const line5 = () => lines().then(all => all.find(text => text.includes('settings.json')));
+  const goTo = async n => {
+    await page.keyboard.press('Control+g');
+    await page.keyboard.type(`${n}`);
+    await page.keyboard.press('Enter');
+    await page.waitForTimeout(300);
+  };
+  await goTo(6);
+  await page.keyboard.press('Control+k');
+  await page.keyboard.press('Control+e');
+  await page.waitForSelector('.quick-input-widget input', { timeout: 10_000 });
+  await page.keyboard.type('use single quotes');
+  await page.keyboard.press('Enter');
+  const preview = page.locator('.monaco-list[aria-label*="Refactor"], [id="refactorPreview"]');
+  await preview.first().waitFor({ timeout: 20_000 });
+  if (!(await line5()).includes('"settings.json"')) throw new Error('the edit was applied before anybody looked at it');
+  await page.waitForTimeout(500);
+  if (screenshot) await page.screenshot({ path: screenshot.replace('.png', '-preview.png') });
+  await page.click('.monaco-button:has-text("Apply")');
+  await page.waitForFunction(() => [...document.querySelectorAll('.view-line')].some(it => it.textContent.includes("'settings.json'")), undefined, { timeout: 10_000 });
+  console.log(`edited: ${(await line5()).trim()}`);
+
+  // Chooses an edit from the menu, and takes it back.
+  await page.click('.monaco-editor .view-lines');
+  await goTo(6);
+  await page.keyboard.press('Control+.');
+  await page.waitForSelector('.action-widget', { timeout: 10_000 });
+  if (screenshot) await page.screenshot({ path: screenshot.replace('.png', '-menu.png') });
+  console.log(`menu: ${(await page.$$eval('.action-widget .monaco-list-row', found => found.map(it => it.textContent.trim()))).join(' | ')}`);
+  await page.click('.action-widget .monaco-list-row:has-text("Use Double Quotes")');
+  await page.waitForFunction(() => [...document.querySelectorAll('.view-line')].some(it => it.textContent.includes('"settings.json"')), undefined, { timeout: 10_000 });
+  console.log(`chosen from the menu: ${(await line5()).trim()}`);
+  await page.keyboard.press('Control+z');
+  await page.waitForFunction(() => [...document.querySelectorAll('.view-line')].some(it => it.textContent.includes("'settings.json'")), undefined, { timeout: 10_000 });
+  console.log('one undo took it back');
 
   await page.click('.statusbar-item[aria-label^="Surmise"]');
   await page.waitForSelector('.statusbar-item[aria-label^="Surmise: Suggestions are off"]', { timeout: 10_000 });

@@ -68,6 +68,8 @@ pub struct Client {
     expected: Vec<&'static str>,
     /// What `workspace/configuration` is answered with.
     pub settings: Value,
+    /// What `workspace/applyEdit` is answered with; the edits themselves are there to be taken.
+    pub apply_answer: Value,
     /// The answer to `initialize`.
     pub server: Value,
 }
@@ -112,6 +114,7 @@ impl Client {
             // How often there is progress or a status is up to the server.
             expected: vec!["$/progress", "surmise/status"],
             settings: Value::Null,
+            apply_answer: json!({ "applied": true }),
             server: Value::Null,
         }
     }
@@ -292,6 +295,10 @@ impl Client {
             (Some("window/workDoneProgress/create"), Some(id)) => {
                 assert!(message["params"]["token"].is_string(), "{message}");
                 self.send(&json!({ "jsonrpc": "2.0", "id": id, "result": null }));
+            }
+            (Some("workspace/applyEdit"), Some(id)) => {
+                self.send(&json!({ "jsonrpc": "2.0", "id": id, "result": self.apply_answer }));
+                self.inbox.push_back(message);
             }
             (Some(_), Some(_)) => panic!("a request that nobody expected: {message}"),
             (_, None) => self.inbox.push_back(message),

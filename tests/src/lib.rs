@@ -1,8 +1,9 @@
-//! What the end-to-end suites share: a client of the real server, the binary, fixtures, random edits, scripts, and
-//! a server with a scripted model.
+//! What the end-to-end suites share: a client of the real server, the binary, fixtures, random edits, scripts,
+//! edits as editors apply them, and a server with a scripted model.
 
 pub mod binary;
 pub mod client;
+pub mod edits;
 pub mod fixtures;
 pub mod random;
 pub mod script;

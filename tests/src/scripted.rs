@@ -1,6 +1,7 @@
 //! The server in this process, with a model that says what the test wants it to say.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Result, Write},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -9,6 +10,7 @@ use std::{
 use surmise::lsp;
 use surmise_engine::{
     Engine, EngineError, EngineOptions,
+    chat_template::ChatTemplate,
     fim::FimTemplate,
     kv_cache::KvCache,
     model::{Batch, Model, ModelConfig, scripted::ScriptedModel},
@@ -77,7 +79,7 @@ pub fn start(script: Script, options: ClientOptions) -> Client {
     client
 }
 
-/// An engine whose model follows `script`.
+/// An engine whose model follows `script`; it fills in the middle by tokens, and rewrites in a conversation.
 pub fn engine(script: Script) -> std::result::Result<Engine, EngineError> {
     let tokenizer = Arc::new(Tokenizer::bytes());
     let model = ScriptedModel::replay(tokenizer.clone(), script.replies)?;
@@ -85,12 +87,13 @@ pub fn engine(script: Script) -> std::result::Result<Engine, EngineError> {
         model,
         step_time: script.step_time,
     };
-    Engine::start(
-        Box::new(model),
-        tokenizer,
-        Some(FimTemplate::for_tests()),
-        EngineOptions::default(),
-    )
+    let chat = ChatTemplate::new(
+        "{% for it in messages %}{{ it.content }}\n{% endfor %}>",
+        BTreeMap::new(),
+    )?;
+    let fim = Some(FimTemplate::for_tests());
+    let engine = Engine::start(Box::new(model), tokenizer, fim, EngineOptions::default())?;
+    Ok(engine.with_chat_template(chat))
 }
 
 struct Slow {

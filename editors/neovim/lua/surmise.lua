@@ -104,6 +104,11 @@ function M.dismiss()
   ghost_text().dismiss()
 end
 
+--- Rewrites lines `first` to `last`, counted from 1, as `instruction` says; asks for one if there is none.
+function M.edit(first, last, instruction)
+  require('surmise.edit').edit(first, last, instruction)
+end
+
 --- Starts the server for every supported file and shows suggestions while you type.
 function M.setup(opts)
   opts = vim.tbl_extend('force', defaults, opts or {})
@@ -121,6 +126,7 @@ function M.setup(opts)
   end
   map(opts.accept, 'Surmise: accept the suggestion', M.accept)
   map(opts.dismiss, 'Surmise: hide the suggestion', M.dismiss)
+  require('surmise.edit').setup()
   M.enable(true)
   vim.lsp.enable('surmise')
 end

@@ -2,6 +2,7 @@
 
 import * as vscode from 'vscode';
 import { LanguageClient, State as ClientState, type LanguageClientOptions, type Middleware, type StaticFeature } from 'vscode-languageclient/node';
+import { editSelection } from './edit_selection';
 import { findServer } from './find_server';
 import { chosenSettings } from './settings';
 import { Status, type State } from './status';
@@ -41,6 +42,7 @@ class Surmise {
       this.log,
       this.status,
       command('toggle', () => this.toggle()),
+      command('editSelection', () => editSelection(this.client)),
       command('restart', () => this.restart()),
       command('showLog', () => this.log.show()),
       vscode.workspace.onDidChangeConfiguration(event => this.settingsChanged(event)),
@@ -96,8 +98,12 @@ class Surmise {
       // Off means off: the server is not even asked.
       provideInlineCompletionItems: (document, position, context, token, next) =>
         isEnabled() ? next(document, position, context, token) : undefined,
-      // The status item shows the same: no second one beside it.
-      handleWorkDoneProgress: () => {},
+      // The status item shows how the model loads: no second one beside it. Edits show theirs, with a button that stops them.
+      handleWorkDoneProgress: (token, progress, next) => {
+        if (!`${token}`.startsWith('surmise/load-model/')) {
+          next(token, progress);
+        }
+      },
       workspace: {
         configuration: async (params, token, next) => {
           const answers = await next(params, token);

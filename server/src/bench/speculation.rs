@@ -10,7 +10,7 @@ use std::{io, path::Path};
 
 use serde::Serialize;
 use surmise_engine::{
-    Answer, Engine, EngineError, EngineOptions, WeightSource,
+    Answer, Engine, EngineError, EngineOptions, RewriteSupport, WeightSource,
     model::{
         Checkpoint,
         dictated::{Dictated, Dictation},
@@ -216,7 +216,7 @@ pub fn measure(
     let own: Vec<Task> = holes.iter().take(effort.n_tasks).map(completion).collect();
     let spans = spans(&holes, effort.n_tasks);
     let mut workloads = vec![("complete", &engine, own)];
-    if engine.info().can_rewrite {
+    if engine.info().rewrite != RewriteSupport::None {
         let tasks = spans.iter().enumerate();
         let tasks = tasks.filter_map(|(turn, span)| rewriting(&engine, span, turn));
         workloads.push(("rewrite", &engine, tasks.collect()));

@@ -2,11 +2,17 @@
 
 use serde_json::Value;
 use tower_lsp_server::gen_lsp_types::{
-    CompletionOptions, InitializeParams, InitializeResult, InlineCompletionOptions, PositionEncodingKind,
-    ServerCapabilities, ServerInfo, TextDocumentSyncKind, TextDocumentSyncOptions, WorkspaceFolders,
+    CodeActionOptions, CodeActionTag, CompletionOptions, ExecuteCommandOptions, InitializeParams,
+    InitializeResult, InlineCompletionOptions, PositionEncodingKind, ServerCapabilities, ServerInfo,
+    TextDocumentSyncKind, TextDocumentSyncOptions, WorkspaceFolders,
 };
 
-use crate::{config::Layer, documents::path_of_uri, lsp::Server, position::Encoding};
+use crate::{
+    config::Layer,
+    documents::path_of_uri,
+    lsp::{Server, code_action, execute_command},
+    position::Encoding,
+};
 
 /// What we use of what the client can do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,6 +23,16 @@ pub struct ClientFeatures {
     pub configuration: bool,
     /// It shows progress that the server begins.
     pub work_done_progress: bool,
+    /// It takes code actions, and not only commands.
+    pub action_literals: bool,
+    /// It asks for the edit of a code action once that is chosen.
+    pub resolves_edits: bool,
+    /// It shows that a language model wrote what a code action does.
+    pub action_tags: bool,
+    /// Edits may say which version of a document they are for.
+    pub document_changes: bool,
+    /// It shows edits before they are applied, if they say so.
+    pub change_annotations: bool,
     /// It wants `surmise/status`: it set `capabilities.experimental.surmiseStatus` to true.
     pub status: bool,
 }
@@ -63,6 +79,18 @@ fn offer(encoding: Encoding) -> ServerCapabilities {
         ),
         // No trigger characters: menus open when the editor thinks it right.
         completion_provider: Some(CompletionOptions::default()),
+        code_action_provider: Some(
+            CodeActionOptions {
+                code_action_kinds: Some(code_action::KINDS.to_vec()),
+                resolve_provider: Some(true),
+                ..CodeActionOptions::default()
+            }
+            .into(),
+        ),
+        execute_command_provider: Some(ExecuteCommandOptions {
+            commands: execute_command::COMMANDS.map(str::to_owned).to_vec(),
+            ..ExecuteCommandOptions::default()
+        }),
         inline_completion_provider: Some(InlineCompletionOptions::default().into()),
         ..ServerCapabilities::default()
     }
@@ -71,10 +99,21 @@ fn offer(encoding: Encoding) -> ServerCapabilities {
 fn features(params: &InitializeParams) -> ClientFeatures {
     let capabilities = &params.capabilities;
     let text_document = capabilities.text_document.as_ref();
+    let action = text_document.and_then(|it| it.code_action.as_ref());
+    let resolved = action.and_then(|it| it.resolve_support.as_ref());
+    let tags = action.and_then(|it| it.tag_support.as_ref());
+    let workspace = capabilities.workspace.as_ref();
+    let edit = workspace.and_then(|it| it.workspace_edit.as_ref());
     ClientFeatures {
         inline_completion: text_document.is_some_and(|it| it.inline_completion.is_some()),
-        configuration: capabilities.workspace.as_ref().and_then(|it| it.configuration) == Some(true),
+        configuration: workspace.and_then(|it| it.configuration) == Some(true),
         work_done_progress: capabilities.window.as_ref().and_then(|it| it.work_done_progress) == Some(true),
+        action_literals: action.is_some_and(|it| it.code_action_literal_support.is_some()),
+        resolves_edits: action.is_some_and(|it| it.data_support == Some(true))
+            && resolved.is_some_and(|it| it.properties.iter().any(|name| name == "edit")),
+        action_tags: tags.is_some_and(|it| it.value_set.contains(&CodeActionTag::LLMGenerated)),
+        document_changes: edit.and_then(|it| it.document_changes) == Some(true),
+        change_annotations: edit.is_some_and(|it| it.change_annotation_support.is_some()),
         status: capabilities
             .experimental
             .as_ref()

@@ -6,16 +6,13 @@
 
 use std::time::Duration;
 
-use tokio::{
-    sync::oneshot,
-    task::{JoinSet, spawn_blocking},
-};
+use tokio::{sync::oneshot, task::spawn_blocking};
 use tower_lsp_server::{
     gen_lsp_types::{
         InlineCompletionItem, InlineCompletionList, InlineCompletionParams, InlineCompletionResponse,
         InlineCompletionTriggerKind, SelectedCompletionInfo,
     },
-    jsonrpc::{Error, Result},
+    jsonrpc::Result,
 };
 
 use crate::{
@@ -25,7 +22,7 @@ use crate::{
         trigger::{self, Trigger},
     },
     document::with_lf,
-    lsp::{Server, convert, load_model, references},
+    lsp::{Server, convert, load_model, references, task},
     position::line_at,
 };
 
@@ -57,7 +54,7 @@ pub(super) async fn handle(
                     spawn_blocking(move || drop(for_task));
                     completion
                 };
-                match run(work, superseded).await? {
+                match task::run(work, superseded).await? {
                     Some(completion) => completion,
                     None => return Ok(None),
                 }
@@ -84,25 +81,6 @@ struct Request {
     changed_in: Duration,
     /// The rest of the suggestion that the user is typing.
     remembered: Option<Completion>,
-}
-
-/// Does `work` on a task of its own, so that the next message is read meanwhile; none if the request is
-/// superseded first. The task ends when this future is dropped.
-async fn run(
-    work: impl Future<Output = Completion> + Send + 'static,
-    superseded: oneshot::Receiver<()>,
-) -> Result<Option<Completion>> {
-    let mut tasks = JoinSet::new();
-    tasks.spawn(work);
-    tokio::select! {
-        biased;
-        _ = superseded => Ok(None),
-        joined = tasks.join_next() => match joined {
-            Some(Ok(completion)) => Ok(Some(completion)),
-            Some(Err(error)) if error.is_panic() => Err(Error::internal_error()),
-            Some(Err(_)) | None => Ok(None),
-        },
-    }
 }
 
 /// Takes the snapshot. Nothing in here waits.
@@ -196,16 +174,4 @@ fn finish(
     Some(InlineCompletionList {
         items: items.collect(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_is_answered() {
-        let (_turn, superseded) = oneshot::channel();
-        let answer = run(async { panic!("a bug") }, superseded).await;
-        assert_eq!(answer.unwrap_err(), Error::internal_error());
-    }
 }
