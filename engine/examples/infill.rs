@@ -1,9 +1,13 @@
-//! Measures completions of the rest of a line: `infill MODEL FOLDER [--fit] [--places N] [--seed N]`.
+//! Measures completions: `infill MODEL FOLDER [--lines] [--fit] [--places N] [--seed N]`.
 //!
 //! FOLDER holds source files that the model has not seen. At random columns of random lines, as many for each language,
-//! the rest of the line is asked for, greedily, with at most 900 tokens of the file around it; copying also draws from
-//! 32 KiB of the file on either side of those. Even places tune: with `--fit` they give the table of weights in `copy.rs`.
-//! Odd places report: the network alone, copying alone (it says nothing where nothing matches), and their mixture.
+//! the rest of the line is asked for, with `--lines` one to six lines, greedily, with at most 900 tokens of the file around it; copying
+//! also draws from 32 KiB of the file on either side of those. Answers are cut after as many lines as are missing. Reported are
+//! the network alone, copying alone (it says nothing where nothing matches), and their mixture; then at how many places the
+//! mixture is right where one of the others is not, and the other way round.
+//!
+//! With `--fit` as many places of either kind give the table of weights in `copy/reliability.rs` instead. Its folder should
+//! hold other packages than the one that is reported on: `tuning` in `engine/training/corpus.toml`.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +19,7 @@ use std::{
 
 use surmise_engine::{
     Engine, EngineError, EngineOptions, WeightSource,
-    copy::{CopyPredictor, CopySource, FEATURES, Opinion},
+    copy::{CopyPredictor, CopySource, FEATURES, MAX_CLASSES, Opinion},
     fim::FimTemplate,
     healing::{Healing, is_allowed},
     kv_cache::{CachedSequence, KvCache},
@@ -29,10 +33,15 @@ use surmise_engine::{
 const MAX_PROMPT: usize = 900;
 /// Most bytes of the file on either side of the prompt that are copied from.
 const MAX_SOURCE: usize = 32 * 1024;
-/// Longest answer, in tokens.
+/// Longest answer, in tokens: the rest of a line, and several lines.
 const MAX_ANSWER: usize = 64;
+const MAX_LINES_ANSWER: usize = 160;
+/// Most lines that are missing where several are.
+const MAX_LINES: usize = 6;
 /// Shares of the places at which precision is told: those of the highest confidence.
 const SHOW_RATES: [f64; 2] = [0.2, 0.5];
+/// Columns of the report.
+const PREDICTORS: [&str; 3] = ["network", "copying", "mixture"];
 /// Stands for the network where there is none.
 const NO_OPINION: Opinion = Opinion {
     best: 0.5,
@@ -57,24 +66,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
     let template = FimTemplate::from_gguf(&gguf, &tokenizer).ok_or("the model cannot fill in the middle")?;
     let setup = Setup { tokenizer, template };
-    let places = setup.places(&args)?;
-    let chosen = places.iter().skip(usize::from(!args.fit)).step_by(2);
     if args.fit {
         let mut model = load_model(&Checkpoint::from_gguf(&gguf)?, 2)?;
         let mut rows = Vec::new();
-        for place in chosen {
-            setup.true_tokens(&mut model, place, &mut rows)?;
+        for lines in [false, true] {
+            for place in setup.places(&args, lines)? {
+                setup.true_tokens(&mut model, &place, &mut rows)?;
+            }
         }
         print_weights(&rows);
         return Ok(());
     }
-    let engine = Engine::load(WeightSource::File(args.model), EngineOptions::default())?;
+    let engine = Engine::load(WeightSource::File(args.model.clone()), EngineOptions::default())?;
     let mut scores: BTreeMap<&str, [Vec<Answer>; 3]> = BTreeMap::new();
-    for place in chosen {
+    for place in setup.places(&args, args.lines)? {
         let answers = [
-            ask(&engine, place, CopyMixing::Off)?,
-            setup.copy_alone(place)?,
-            ask(&engine, place, CopyMixing::On)?,
+            ask(&engine, &place, CopyMixing::Off)?,
+            setup.copy_alone(&place)?,
+            ask(&engine, &place, CopyMixing::On)?,
         ];
         for name in [place.language, "all"] {
             let columns = scores.entry(name).or_default();
@@ -84,6 +93,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     print_scores(&scores);
+    print_pairs(&scores);
     Ok(())
 }
 
@@ -91,7 +101,8 @@ struct Args {
     model: PathBuf,
     folder: PathBuf,
     fit: bool,
-    /// Places to look at, half of them to tune and half to report.
+    /// Whether up to [`MAX_LINES`] lines are missing, not the rest of one.
+    lines: bool,
     n_places: usize,
     seed: u64,
 }
@@ -103,6 +114,7 @@ impl Args {
             model: args.next().ok_or("which model?")?.into(),
             folder: args.next().ok_or("which folder of source files?")?.into(),
             fit: false,
+            lines: false,
             n_places: 600,
             seed: 1,
         };
@@ -110,6 +122,7 @@ impl Args {
             let mut number = || args.next().ok_or(format!("{arg} needs a number"));
             match arg.as_str() {
                 "--fit" => parsed.fit = true,
+                "--lines" => parsed.lines = true,
                 "--places" => parsed.n_places = number()?.parse()?,
                 "--seed" => parsed.seed = number()?.parse()?,
                 _ => return Err(format!("unknown option {arg}").into()),
@@ -128,7 +141,7 @@ struct Place {
     healing: Option<Healing>,
     /// The file before and after what the prompt holds.
     sources: Vec<Arc<CopySource>>,
-    /// What stands there: the rest of the line.
+    /// What stands there: the rest of the line, perhaps with lines after it.
     truth: String,
 }
 
@@ -138,12 +151,34 @@ impl Place {
         let healing = self.healing.as_ref();
         healing.map_or(&[], |it| it.left(tokenizer, &tokens[self.tokens.len()..]))
     }
+
+    fn n_lines(&self) -> usize {
+        self.truth.split('\n').count()
+    }
+
+    fn max_answer(&self) -> usize {
+        if self.n_lines() > 1 { MAX_LINES_ANSWER } else { MAX_ANSWER }
+    }
+
+    /// As many lines of an answer as are missing.
+    fn cut<'t>(&self, text: &'t str) -> &'t str {
+        let end = text.match_indices('\n').nth(self.n_lines() - 1);
+        &text[..end.map_or(text.len(), |it| it.0)]
+    }
+
+    /// Whether `tokens` have as many lines as are missing.
+    fn is_full(&self, tokenizer: &Tokenizer, tokens: impl Iterator<Item = u32>) -> bool {
+        let n_ends = |token| tokenizer.token_bytes(token).iter().filter(|it| **it == b'\n').count();
+        tokens.map(n_ends).sum::<usize>() >= self.n_lines()
+    }
 }
 
 /// What a predictor says at a place.
 #[derive(Clone)]
 struct Answer {
     is_exact: bool,
+    /// Edit similarity to what stands there, 0 to 1.
+    similarity: f64,
     /// Logarithm of the probability of all its tokens together; negative infinity if it says nothing.
     confidence: f64,
     tokens_per_step: f64,
@@ -151,9 +186,11 @@ struct Answer {
 
 impl Answer {
     fn new(place: &Place, text: &str, logprobs: &[f32], tokens_per_step: f64) -> Self {
+        let (text, truth) = (place.cut(text), place.truth.trim_end());
         let sum = logprobs.iter().sum::<f32>();
         Self {
-            is_exact: text.trim_end() == place.truth.trim_end(),
+            is_exact: text.trim_end() == truth,
+            similarity: strsim::normalized_levenshtein(text.trim_end(), truth),
             confidence: if text.trim().is_empty() {
                 f64::NEG_INFINITY
             } else {
@@ -183,7 +220,7 @@ struct Setup {
 }
 
 impl Setup {
-    fn places(&self, args: &Args) -> Result<Vec<Place>, Box<dyn Error>> {
+    fn places(&self, args: &Args, lines: bool) -> Result<Vec<Place>, Box<dyn Error>> {
         let mut files: BTreeMap<&str, Vec<PathBuf>> = BTreeMap::new();
         collect_files(&args.folder, &mut files)?;
         let mut random = Random(args.seed);
@@ -198,7 +235,7 @@ impl Setup {
                 let path = &files[random.below(files.len())];
                 let text = std::fs::read_to_string(path)?;
                 let name = path.strip_prefix(&args.folder)?.to_string_lossy();
-                places.extend(self.place(language, &name, &text, &mut random)?);
+                places.extend(self.place(language, &name, &text, lines, &mut random)?);
             }
         }
         Ok(places)
@@ -210,10 +247,12 @@ impl Setup {
         language: &str,
         path: &str,
         text: &str,
+        lines: bool,
         random: &mut Random,
     ) -> Result<Option<Place>, EngineError> {
-        let lines: Vec<&str> = text.split('\n').collect();
-        let line = lines[random.below(lines.len())];
+        let all_lines: Vec<&str> = text.split('\n').collect();
+        let line_idx = random.below(all_lines.len());
+        let line = all_lines[line_idx];
         let line_start = line.as_ptr() as usize - text.as_ptr() as usize;
         let end = line_start + line.trim_end().len();
         let start = line_start + line.len() - line.trim_start().len();
@@ -221,11 +260,13 @@ impl Setup {
             return Ok(None);
         }
         let at = text.floor_char_boundary(start + random.below(end - start - 2));
+        let n_more = if lines { random.below(MAX_LINES) } else { 0 };
+        let last_line = all_lines[(line_idx + n_more).min(all_lines.len() - 1)];
+        let truth_end = last_line.as_ptr() as usize - text.as_ptr() as usize + last_line.len();
         let mut bytes = 3 * MAX_PROMPT;
         loop {
             let prefix = text.ceil_char_boundary(at.saturating_sub(bytes - bytes / 4))..at;
-            let line_end = line_start + line.len();
-            let suffix = line_end..text.floor_char_boundary(line_end + bytes / 4);
+            let suffix = truth_end..text.floor_char_boundary(truth_end + bytes / 4);
             let prompt = FimPrompt {
                 prefix: text[prefix.clone()].to_owned(),
                 suffix: text[suffix.clone()].to_owned(),
@@ -239,7 +280,7 @@ impl Setup {
                     .then(|| Healing::take(&self.tokenizer, &mut tokens))
                     .flatten();
                 let language = LANGUAGES.iter().find(|it| it.1 == language).map_or("", |it| it.1);
-                let truth = text[at..line_end].to_owned();
+                let truth = text[at..truth_end].to_owned();
                 let before = text.ceil_char_boundary(prefix.start.saturating_sub(MAX_SOURCE))..prefix.start;
                 let after = suffix.end..text.floor_char_boundary(suffix.end + MAX_SOURCE);
                 let source = |range: Range<usize>| -> Result<_, EngineError> {
@@ -259,12 +300,12 @@ impl Setup {
         }
     }
 
-    /// Greedy copying until nothing matches.
+    /// Greedy copying until nothing matches or there are as many lines as are missing.
     fn copy_alone(&self, place: &Place) -> Result<Answer, EngineError> {
         let mut tokens = place.tokens.clone();
         let mut predictor = self.predictor(place);
         let mut logprobs = Vec::new();
-        for _ in 0..MAX_ANSWER {
+        for _ in 0..place.max_answer() {
             let left = place.left(&self.tokenizer, &tokens);
             let prediction = predictor.predict(&tokens);
             let allowed = |vote: &&(u32, f32)| is_allowed(left, self.tokenizer.token_bytes(vote.0));
@@ -277,19 +318,14 @@ impl Setup {
             }
             tokens.push(token);
             logprobs.push((weight * share).ln());
-            if self.tokenizer.token_bytes(token).contains(&b'\n') {
+            if place.is_full(&self.tokenizer, tokens[place.tokens.len()..].iter().copied()) {
                 break;
             }
         }
         let text = self.tokenizer.decode(&tokens[place.tokens.len()..]);
         let n_untold = place.healing.as_ref().map_or(0, Healing::len);
-        let line = text
-            .get(n_untold..)
-            .unwrap_or_default()
-            .split('\n')
-            .next()
-            .unwrap_or_default();
-        Ok(Answer::new(place, line, &logprobs, 1.0))
+        let told = text.get(n_untold..).unwrap_or_default();
+        Ok(Answer::new(place, told, &logprobs, 1.0))
     }
 
     fn predictor(&self, place: &Place) -> CopyPredictor {
@@ -349,23 +385,15 @@ impl Setup {
             let total: f64 = logits.iter().map(|&it| f64::from(it).exp()).sum();
             let probability = |logit: f32| f64::from(logit).exp() / total;
             let network = logits.iter().map(|&it| probability(it)).zip(0..);
-            let prediction = predictor.predict(&tokens[..n_prompt + idx]);
-            let rest = &answer[idx..];
-            let votes = prediction
-                .votes
-                .iter()
-                .filter(|it| logits[it.0 as usize] > f32::NEG_INFINITY);
-            let all_shares: f64 = votes.clone().map(|it| f64::from(it.1)).sum();
-            let opinion = votes.clone().next().map(|&(vote, _)| Opinion {
-                best: probability(logits.iter().copied().fold(f32::MIN, f32::max)) as f32,
-                first_vote: probability(logits[vote as usize]) as f32,
+            let best = probability(logits.iter().copied().fold(f32::MIN, f32::max)) as f32;
+            let advice = predictor.advise(&tokens[..n_prompt + idx], best, |id| {
+                probability(logits[id as usize]) as f32
             });
+            let rest = &answer[idx..];
+            let shares = advice.iter().flat_map(|it| it.shares);
             rows.push(FitRow {
-                classes: opinion.and_then(|it| prediction.classes(it)),
-                copied: self.sum_right(
-                    rest,
-                    votes.map(|&(id, share)| (f64::from(share) / all_shares, id)),
-                ),
+                classes: advice.and_then(|it| it.prediction.classes(it.opinion)),
+                copied: self.sum_right(rest, shares.map(|&(id, share)| (f64::from(share), id))),
                 network: self.sum_right(rest, network),
             });
         }
@@ -401,14 +429,18 @@ fn ask(engine: &Engine, place: &Place, copy: CopyMixing) -> Result<Answer, Engin
             ..SamplingParams::default()
         },
         stop: StopCondition {
-            max_tokens: MAX_ANSWER,
-            strings: vec!["\n".to_owned()],
+            max_tokens: place.max_answer(),
+            strings: vec!["\n".to_owned(); usize::from(place.n_lines() == 1)],
             ..StopCondition::default()
         },
         ..Request::default()
     };
     let answer = engine.generate(request).blocking_collect()?;
-    let logprobs: Vec<f32> = answer.tokens.iter().map(|it| it.logprob).collect();
+    let told = answer
+        .tokens
+        .iter()
+        .filter(|it| it.text_end <= place.cut(&answer.text).len());
+    let logprobs: Vec<f32> = told.map(|it| it.logprob).collect();
     Ok(Answer::new(
         place,
         &answer.text,
@@ -422,14 +454,14 @@ fn ask(engine: &Engine, place: &Place, copy: CopyMixing) -> Result<Answer, Engin
 fn print_weights(rows: &[FitRow]) {
     const MADE_UP: f64 = 2.0;
     const N_ROUNDS: usize = 400;
-    let mut log_odds = [[0.0f64; 8]; FEATURES.len()];
-    let weight = |log_odds: &[[f64; 8]], classes: [usize; FEATURES.len()]| {
+    let mut log_odds = [[0.0f64; MAX_CLASSES]; FEATURES.len()];
+    let weight = |log_odds: &[[f64; MAX_CLASSES]], classes: [usize; FEATURES.len()]| {
         let sum: f64 = log_odds.iter().zip(classes).map(|(row, class)| row[class]).sum();
         1.0 / (1.0 + (-sum).exp())
     };
-    let mut counts = [[0; 8]; FEATURES.len()];
+    let mut counts = [[0; MAX_CLASSES]; FEATURES.len()];
     for _ in 0..N_ROUNDS {
-        let (mut slopes, mut bends) = ([[0.0; 8]; FEATURES.len()], [[MADE_UP; 8]; FEATURES.len()]);
+        let (mut slopes, mut bends) = ([[0.0; MAX_CLASSES]; FEATURES.len()], [[MADE_UP; MAX_CLASSES]; FEATURES.len()]);
         counts = Default::default();
         for row in rows {
             let Some(classes) = row.classes else { continue };
@@ -464,17 +496,38 @@ fn print_weights(rows: &[FitRow]) {
 }
 
 fn print_scores(scores: &BTreeMap<&str, [Vec<Answer>; 3]>) {
-    println!("| language | places | predictor | exact | precision at 20% | at 50% | tokens per step |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    println!("| language | places | predictor | exact | similarity | precision at 20% | at 50% | tokens per step |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for (language, answers) in scores {
-        for (predictor, answers) in ["network", "copy", "mixture"].iter().zip(answers) {
+        for (predictor, answers) in PREDICTORS.iter().zip(answers) {
             let exact = precision(answers, 1.0);
             let [at_20, at_50] = SHOW_RATES.map(|rate| precision(answers, rate));
-            let steps = answers.iter().map(|it| it.tokens_per_step).sum::<f64>() / answers.len() as f64;
+            let mean = |of: fn(&Answer) -> f64| answers.iter().map(of).sum::<f64>() / answers.len() as f64;
+            let (similarity, steps) = (100.0 * mean(|it| it.similarity), mean(|it| it.tokens_per_step));
             println!(
-                "| {language} | {} | {predictor} | {exact:.1}% | {at_20:.1}% | {at_50:.1}% | {steps:.2} |",
+                "| {language} | {} | {predictor} | {exact:.1}% | {similarity:.1}% | {at_20:.1}% | {at_50:.1}% | {steps:.2} |",
                 answers.len()
             );
+        }
+    }
+}
+
+/// Prints at how many places the mixture is exact where another is not, and the other way round; and by how much it is more
+/// similar, in percent, with the half-width of the 95% confidence interval.
+fn print_pairs(scores: &BTreeMap<&str, [Vec<Answer>; 3]>) {
+    println!("\n| language | against | won | lost | similarity |");
+    println!("| --- | --- | --- | --- | --- |");
+    for (language, [network, copying, mixture]) in scores {
+        for (other, answers) in [(PREDICTORS[0], network), (PREDICTORS[1], copying)] {
+            let pairs = || mixture.iter().zip(answers);
+            let won = pairs().filter(|(a, b)| a.is_exact && !b.is_exact).count();
+            let lost = pairs().filter(|(a, b)| !a.is_exact && b.is_exact).count();
+            let n = mixture.len() as f64;
+            let gains = || pairs().map(|(a, b)| 100.0 * (a.similarity - b.similarity));
+            let mean = gains().sum::<f64>() / n;
+            let variance = gains().map(|it| (it - mean) * (it - mean)).sum::<f64>() / n;
+            let half_width = 1.96 * (variance / n).sqrt();
+            println!("| {language} | {other} | {won} | {lost} | {mean:+.1} ± {half_width:.1} |");
         }
     }
 }

@@ -4,6 +4,9 @@
 //! earlier places, `w` says how often such votes were right where the network thought so (`copy/reliability.rs`). The mixture is the target: drafts are
 //! verified against it, and it is what logprobs report.
 //!
+//! Where a hole ends with its line, a line end that is copied may mean the end of the hole, for which networks have a token
+//! of their own. Copying cannot tell the two apart, so the network does: the vote is shared out as it sees them.
+//!
 //! Sources: Kuhn and De Mori 1990, "A Cache-Based Natural Language Model for Speech Recognition" (mixing with a cache);
 //! Tu, Su and Devanbu 2014, "On the Localness of Software" (that code rewards it; weight by the length of the match);
 //! Khandelwal et al. 2020, "Generalization through Memorization" (votes weighted by nearness, over a network).
@@ -24,7 +27,7 @@ use crate::{
 };
 pub use passage::CopySource;
 use passage::Passage;
-pub use reliability::{FEATURES, Opinion};
+pub use reliability::{FEATURES, MAX_CLASSES, Opinion};
 
 /// Fewest bytes that have to agree.
 const MIN_MATCH: usize = 4;
@@ -84,6 +87,26 @@ pub struct CopyPrediction {
     pub name: NameMatch,
     /// Whether the best place goes on with more of a name.
     pub name_goes_on: bool,
+    /// Whether it goes on with a line end.
+    pub line_ends: bool,
+}
+
+/// What copying says beside a network: of the tokens that may follow, and with line ends that mean the end of the hole.
+#[derive(Debug, Clone, Copy)]
+pub struct Advice<'a> {
+    /// Before the network was asked.
+    pub prediction: &'a CopyPrediction,
+    /// What the network says of it.
+    pub opinion: Opinion,
+    /// Tokens and their shares, which add up to 1. Each token is there once.
+    pub shares: &'a [(u32, f32)],
+}
+
+impl Advice<'_> {
+    /// Weight of copying in the mixture, from 0 to less than 1.
+    pub fn weight(&self) -> f32 {
+        self.prediction.weight(self.opinion)
+    }
 }
 
 /// Predicts the next token of one sequence from the sequence itself: its prompt, context and suffix included, and what
@@ -94,8 +117,10 @@ pub struct CopyPrediction {
 #[derive(Clone)]
 pub struct CopyPredictor {
     tokenizer: Arc<Tokenizer>,
-    /// Tokens that are borders although they have bytes. Sorted.
+    /// Tokens that are borders although they have bytes. Sorted. A network ends a hole with one of them.
     borders: Vec<u32>,
+    /// Whether there is a hole whose end is the end of a line.
+    hole_ends_line: bool,
     /// All pieces of the sequence. The piece that goes on is the last, a hole's suffix the one before.
     own: Passage,
     /// Texts beside it, the nearest first.
@@ -108,9 +133,11 @@ pub struct CopyPredictor {
     prediction: CopyPrediction,
     /// Where the best place goes on.
     best: Place,
-    // Kept between calls for their memory: places with their evidence, and the evidence of each match length.
+    // Kept between calls for their memory: places with their evidence, the evidence of each match length, and the shares
+    // of an advice.
     matches: Vec<(Place, usize)>,
     evidence: Vec<usize>,
+    shares: Vec<(u32, f32)>,
 }
 
 /// A place that something may be copied from.
@@ -128,6 +155,7 @@ impl CopyPredictor {
         let mut predictor = Self {
             tokenizer,
             borders: fim.map_or_else(Vec::new, |it| it.stop_tokens().to_vec()),
+            hole_ends_line: false,
             own: Passage::default(),
             sources: Vec::new(),
             current_start: 0,
@@ -137,6 +165,7 @@ impl CopyPredictor {
             best: Place::default(),
             matches: Vec::new(),
             evidence: Vec::new(),
+            shares: Vec::new(),
         };
         let prefix_token = fim.map(FimTemplate::prefix_token);
         let is_border = |token: &u32| predictor.is_border(*token);
@@ -149,6 +178,8 @@ impl CopyPredictor {
             predictor.push(token);
         }
         predictor.push_border();
+        let suffix = predictor.own.symbols.get(predictor.before_start);
+        predictor.hole_ends_line = fim.is_some() && suffix.is_some_and(|it| is_line_end(*it));
         for &token in &prompt[start..end] {
             predictor.push(token);
         }
@@ -173,6 +204,54 @@ impl CopyPredictor {
         self.find_matches();
         self.vote();
         &self.prediction
+    }
+
+    /// As [`predict`](Self::predict), beside a network that gives `best` to its likeliest token and `probability` to any, 0
+    /// to those that may not follow. None if no token that may follow is named.
+    pub fn advise(
+        &mut self,
+        tokens: &[u32],
+        best: f32,
+        probability: impl Fn(u32) -> f32,
+    ) -> Option<Advice<'_>> {
+        self.predict(tokens);
+        let ends = if self.hole_ends_line { self.borders.as_slice() } else { &[] };
+        let end: f32 = ends.iter().map(|&id| probability(id)).sum();
+        let votes = &self.prediction.votes;
+        let votes = votes
+            .iter()
+            .map(|&(id, share)| (id, share, probability(id)))
+            .filter(|&(_, _, network)| network > 0.0);
+        let total: f32 = votes.clone().map(|(_, share, _)| share).sum();
+        let ends_line = |id: u32| {
+            let first = self.tokenizer.token_bytes(id).first();
+            first.is_some_and(|&it| is_line_end(u16::from(it)))
+        };
+        let mut first_vote = None;
+        // Share of the ends for each part of their probability.
+        let mut per_end = 0.0;
+        self.shares.clear();
+        for (id, share, network) in votes {
+            let with_end = network + if ends_line(id) { end } else { 0.0 };
+            first_vote.get_or_insert(with_end);
+            let part = share / total / with_end;
+            self.shares.push((id, part * network));
+            if ends_line(id) {
+                per_end += part;
+            }
+        }
+        if per_end > 0.0 {
+            let ends = ends.iter().map(|&id| (id, per_end * probability(id)));
+            self.shares.extend(ends.filter(|it| it.1 > 0.0));
+        }
+        Some(Advice {
+            prediction: &self.prediction,
+            opinion: Opinion {
+                best,
+                first_vote: first_vote?,
+            },
+            shares: &self.shares,
+        })
     }
 
     fn is_border(&self, token: u32) -> bool {
@@ -258,6 +337,7 @@ impl CopyPredictor {
             };
             return;
         };
+        let next = self.passage(self.best.source).symbols[self.best.at];
         self.prediction = CopyPrediction {
             support: match votes.len() {
                 1 if n_places < 2 => Support::Single,
@@ -269,7 +349,8 @@ impl CopyPredictor {
             evidence: best,
             is_unseen: self.best.source.is_some(),
             name: self.name_match(),
-            name_goes_on: belongs_to_name(self.passage(self.best.source).symbols[self.best.at]),
+            name_goes_on: belongs_to_name(next),
+            line_ends: is_line_end(next),
         };
     }
 
@@ -349,6 +430,10 @@ fn belongs_to_name(symbol: u16) -> bool {
     u8::try_from(symbol).is_ok_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii())
 }
 
+fn is_line_end(symbol: u16) -> bool {
+    symbol == u16::from(b'\n') || symbol == u16::from(b'\r')
+}
+
 /// For each length of a match with the end of `text`, up to the longest that counts, how much it says: a byte each, but
 /// nothing for white space next to white space, as lines of every kind begin alike.
 fn evidence_by_length(text: &[u16], evidence: &mut Vec<usize>) {
@@ -387,29 +472,23 @@ impl CopyMixer {
     /// The mixture is divided by `1 - w`: then only the few tokens that copying names change their score.
     pub(crate) fn mix(&mut self, logits: &[f32], best: f32, log_total: f32, tokens: &[u32]) -> f32 {
         self.raised.clear();
-        let prediction = self.predictor.predict(tokens);
-        // Tokens that may not follow have no vote.
-        let votes = prediction.votes.iter().filter_map(|&(id, share)| {
-            let logit = logits.get(id as usize).filter(|it| **it > f32::NEG_INFINITY);
-            logit.map(|&logit| (id, share, logit))
-        });
-        let Some((_, _, first_vote)) = votes.clone().next() else {
+        let logit = |id: u32| logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let probability = |logit: f32| exp::<false>(logit - log_total);
+        let advice = self
+            .predictor
+            .advise(tokens, probability(best), |id| probability(logit(id)));
+        let Some(advice) = advice else {
             return log_total;
         };
-        let all_shares: f32 = votes.clone().map(|(_, share, _)| share).sum();
-        let network = Opinion {
-            best: exp::<false>(best - log_total),
-            first_vote: exp::<false>(first_vote - log_total),
-        };
-        let weight = f64::from(prediction.weight(network));
+        let weight = f64::from(advice.weight());
         let odds = weight / (1.0 - weight);
         if odds == 0.0 {
             return log_total;
         }
         let mut added = 0.0;
-        for (id, share, logit) in votes {
-            let copied = odds * f64::from(share / all_shares);
-            let mixed = f64::from(logit - log_total).exp() + copied;
+        for &(id, share) in advice.shares {
+            let copied = odds * f64::from(share);
+            let mixed = f64::from(logit(id) - log_total).exp() + copied;
             let logit = log_total + mixed.ln() as f32;
             self.raised.push(Candidate { id, logit });
             added += copied;

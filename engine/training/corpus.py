@@ -1,4 +1,4 @@
-"""Turns unpacked packages into the corpus: one JSON line per file, in train.jsonl and held_out.jsonl.
+"""Turns unpacked packages into the corpus: one JSON line per file, in train.jsonl, held_out.jsonl and tuning.jsonl.
 
 A file is kept if its licence is permissive, if it looks written by a person, and if most of it has not been seen.
 Also writes NOTICE (every package with its licence) and manifest.json (hashes and counts).
@@ -31,8 +31,8 @@ LANGUAGE_CAP_MB = {
     "csharp": 30.0, "ruby": 30.0, "php": 35.0, "lua": 12.0, "shell": 10.0, "sql": 5.0, "css": 5.0, "html": 3.0, "json": 2.5, "yaml": 4.0,
     "toml": 3.0, "markdown": 10.0,
 }
-# Bounds on one package, and on one language among the held-out ones.
-PACKAGE_CAP_MB = {"train": 6.0, "held_out": 0.15}
+# Bounds on one package, and on one language among those that are not trained on.
+PACKAGE_CAP_MB = {"train": 6.0, "held_out": 0.15, "tuning": 0.15}
 # Nearly all there is in its language.
 LARGE_PACKAGES_MB = {"mono": 30.0}
 HELD_OUT_CAP_MB = 0.6
@@ -129,14 +129,18 @@ def build(raw: Path, out: Path, listing: dict, seed: int) -> None:
 
     packages = list(package_roots(raw))
     random.Random(seed).shuffle(packages)
-    held_out = {(registry, name) for registry in listing for name in listing[registry]["held_out"]}
+    kept_out = {(registry, name): split for registry in listing for split in ("held_out", "tuning") for name in listing[registry].get(split, [])}
+
+    def split_of(registry: str, name: str) -> str:
+        return kept_out.get((registry, crate_name(name)), "train")
+
     # Held-out packages first, so that what they share with others is dropped from training.
-    packages.sort(key=lambda entry: (entry[0], crate_name(entry[1])) not in held_out)
+    packages.sort(key=lambda entry: ("held_out", "tuning", "train").index(split_of(entry[0], entry[1])))
 
     out.mkdir(parents=True, exist_ok=True)
-    files = {split: (out / f"{split}.jsonl").open("w") for split in ("train", "held_out")}
+    files = {split: (out / f"{split}.jsonl").open("w") for split in ("train", "held_out", "tuning")}
     for registry, name, root in packages:
-        split = "held_out" if (registry, crate_name(name)) in held_out else "train"
+        split = split_of(registry, name)
         if SKIPPED_PACKAGES.match(name):
             continue
         licence, licence_of_file = licences.of_package(registry, root)
@@ -146,7 +150,7 @@ def build(raw: Path, out: Path, listing: dict, seed: int) -> None:
         package_bytes, package_cap = 0, LARGE_PACKAGES_MB.get(name, PACKAGE_CAP_MB[split])
         for path, inside in source_files(root):
             language = LANGUAGES[path.suffix]
-            cap = HELD_OUT_CAP_MB if split == "held_out" else LANGUAGE_CAP_MB[language]
+            cap = LANGUAGE_CAP_MB[language] if split == "train" else HELD_OUT_CAP_MB
             if kept_bytes[split, language] > cap * 1e6 or package_bytes > package_cap * 1e6:
                 continue
             if registry in ("npm", "apt"):

@@ -78,11 +78,12 @@ class Recipe(unittest.TestCase):
         raw, built = folder / "raw", folder / "corpus"
         write_package(raw, "trained", "MIT", [python_file(idx) for idx in range(24)])
         write_package(raw, "kept_out", "BSD-3-Clause", [python_file(idx) for idx in range(100, 104)])
+        write_package(raw, "tuned_on", "MIT", [python_file(idx) for idx in range(300, 302)])
         write_package(raw, "copyleft", "GPL-3.0-only", [python_file(200)])
         with contextlib.redirect_stdout(io.StringIO()):
-            corpus.build(raw, built, {"pip": {"packages": [], "held_out": ["kept_out"]}}, seed=0)
+            corpus.build(raw, built, {"pip": {"packages": [], "held_out": ["kept_out"], "tuning": ["tuned_on"]}}, seed=0)
         manifest = json.loads((built / "manifest.json").read_text())
-        self.assertEqual(manifest["files"], {"train": {"python": 24}, "held_out": {"python": 4}})
+        self.assertEqual(manifest["files"], {"train": {"python": 24}, "held_out": {"python": 4}, "tuning": {"python": 2}})
         self.assertNotIn("copyleft", (built / "NOTICE").read_text())
 
         vocabulary = folder / "tokenizer.json"

@@ -10,16 +10,17 @@ const CERTAINTY: [f32; 5] = [0.2, 0.4, 0.6, 0.8, 0.95];
 const CONSENT: [f32; 5] = [0.001, 0.01, 0.1, 0.4, 1.0];
 
 /// Classes of a feature that has the most.
-const MAX_CLASSES: usize = 8;
+pub const MAX_CLASSES: usize = 8;
 
 /// Names of the features, for people.
-pub const FEATURES: [&str; 6] = [
+pub const FEATURES: [&str; 7] = [
     "evidence",
     "support",
     "certainty of the network",
     "its consent",
     "unseen",
     "name",
+    "line end",
 ];
 
 /// The logarithm of the odds of copying is the sum of one number for each feature: maximum likelihood for the embedded
@@ -37,6 +38,7 @@ const LOG_ODDS: [[f32; MAX_CLASSES]; FEATURES.len()] = [
     [-1.58, -0.53, -0.01, 0.22, 0.12, 0.01, 0.0, 0.0],
     [-0.54, 0.84, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
     [0.53, -0.29, -1.04, -0.59, -0.56, -0.16, 0.0, 0.0],
+    [0.0; 8],
 ];
 
 /// What the network says where something could be copied.
@@ -44,7 +46,7 @@ const LOG_ODDS: [[f32; MAX_CLASSES]; FEATURES.len()] = [
 pub struct Opinion {
     /// Probability of its likeliest token.
     pub best: f32,
-    /// Probability that it gives to the first vote.
+    /// Probability that it gives to the first vote; if that is a line end, together with the end of a hole that it may mean.
     pub first_vote: f32,
 }
 
@@ -69,6 +71,7 @@ impl CopyPrediction {
                     NameMatch::End => 2,
                     NameMatch::Whole => 4,
                 },
+            usize::from(self.line_ends),
         ])
     }
 

@@ -148,9 +148,22 @@ fn random_tokens(seed: u64, len: u64) -> Vec<u32> {
         1 => 257,
         2 => 262,
         3..12 => u32::from(b' '),
+        12..22 => u32::from(b'\n'),
         other => u32::from(b'a') + (other % 3) as u32,
     };
     (0..len).map(token).collect()
+}
+
+/// As [`random_tokens`], with a hole that ends with its line.
+fn random_hole(seed: u64, len: u64, prompt_len: usize) -> Vec<u32> {
+    let mut tokens = random_tokens(seed, len);
+    let (suffix, prefix) = tokens[..prompt_len].split_at_mut(prompt_len / 2);
+    for piece in [&mut *suffix, &mut *prefix] {
+        piece.iter_mut().for_each(|it| *it = (*it).min(u32::from(b'c')));
+    }
+    suffix[..2].copy_from_slice(&[258, u32::from(b'\n')]);
+    prefix[0] = 257;
+    tokens
 }
 
 /// Pieces of text, the one that goes on last; only its content decides, not how it was indexed.
@@ -182,6 +195,7 @@ fn pieces(tokens: &[u32], prompt_len: usize) -> Vec<Vec<u32>> {
 fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
     let total: f64 = logits.iter().map(|&it| f64::from(it).exp()).sum();
     let network: Vec<f64> = logits.iter().map(|&it| f64::from(it).exp() / total).collect();
+    let newline = u32::from(b'\n');
     let pieces = pieces(tokens, prompt_len);
     let current = pieces.last().unwrap();
     if current.is_empty() {
@@ -201,7 +215,7 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
                 .unwrap();
             if match_len >= 4 {
                 let matched = &current[current.len() - match_len..];
-                let space = |token: u32| token == u32::from(b' ');
+                let space = |token: u32| token == u32::from(b' ') || token == newline;
                 let uncounted = matched
                     .windows(2)
                     .filter(|it| space(it[0]) && space(it[1]))
@@ -218,7 +232,7 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
                     (there, name) if there == name => NameMatch::Whole,
                     _ => NameMatch::End,
                 };
-                let name = (name, is_letter(&piece[end]));
+                let name = (name, is_letter(&piece[end]), piece[end] == newline);
                 places.push((piece[end], match_len - uncounted, distance, name));
             }
         }
@@ -227,7 +241,7 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
     let best = places.iter().map(|it| it.1).max().unwrap_or(0);
     places.retain(|it| it.1 + 16 >= best);
     let mut shares: HashMap<u32, f64> = HashMap::new();
-    let mut strongest = (0.0, (NameMatch::None, false));
+    let mut strongest = (0.0, (NameMatch::None, false, false));
     for &(token, evidence, distance, name) in &places {
         let halvings = (best - evidence) as f64 / f64::from(HALVING);
         let vote = 0.5f64.powf(halvings) / (1.0 + distance as f64 / f64::from(NEAR));
@@ -254,17 +268,29 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
         support,
         name: strongest.1.0,
         name_goes_on: strongest.1.1,
+        line_ends: strongest.1.2,
         ..CopyPrediction::default()
     };
+    let template = FimTemplate::for_tests();
+    let of_prompt = self::pieces(&tokens[..prompt_len], prompt_len);
+    let before = of_prompt[..of_prompt.len() - 1].iter().rfind(|it| !it.is_empty());
+    let hole_ends_line = before.is_some_and(|it| it[0] == newline);
+    let ends = template.stop_tokens().iter().filter(|_| hole_ends_line);
+    let end: f64 = ends.clone().map(|it| network[*it as usize]).sum();
+    let end_for = |token: u32| if token == newline { end } else { 0.0 };
     let weight = f64::from(prediction.weight(Opinion {
         best: network.iter().copied().fold(0.0, f64::max) as f32,
-        first_vote: network[first.0 as usize] as f32,
+        first_vote: (network[first.0 as usize] + end_for(first.0)) as f32,
     }));
-    let mix = |(id, network): (usize, &f64)| {
-        let share = shares.get(&(id as u32)).map_or(0.0, |it| it / sum);
-        (1.0 - weight) * network + weight * share
-    };
-    network.iter().enumerate().map(mix).collect()
+    let mut mixture: Vec<f64> = network.iter().map(|it| (1.0 - weight) * it).collect();
+    for (token, share) in shares {
+        let part = weight * share / sum / (network[token as usize] + end_for(token));
+        let meant = ends.clone().filter(|_| token == newline).chain([&token]);
+        for &id in meant {
+            mixture[id as usize] += part * network[id as usize];
+        }
+    }
+    mixture
 }
 
 fn random_logits(seed: u64) -> Vec<f32> {
@@ -274,10 +300,14 @@ fn random_logits(seed: u64) -> Vec<f32> {
 
 #[test]
 fn the_mixture_equals_its_definition() {
-    let (mut n_mixed, mut n_plain) = (0, 0);
+    let (mut n_mixed, mut n_plain, mut n_ended) = (0, 0, 0);
     for seed in 0..12 {
-        let tokens = random_tokens(seed, 220);
         let prompt_len = 120;
+        let tokens = if seed % 2 == 0 {
+            random_tokens(seed, 220)
+        } else {
+            random_hole(seed, 220, prompt_len)
+        };
         let mut mixer = CopyMixer::new(predictor(&tokens[..prompt_len]));
         for len in prompt_len..tokens.len() {
             let (history, logits) = (&tokens[..len], random_logits(seed << 10 | len as u64));
@@ -294,6 +324,7 @@ fn the_mixture_equals_its_definition() {
             } else {
                 n_mixed += 1;
             }
+            n_ended += usize::from(mixer.raised().iter().any(|it| it.id > 255));
             let expected = slow_mixture(history, prompt_len, &logits);
             for (id, (logit, expected)) in mixed.iter().zip(expected).enumerate() {
                 let found = f64::from(logit - mixed_total).exp();
@@ -304,7 +335,10 @@ fn the_mixture_equals_its_definition() {
             }
         }
     }
-    assert!(n_mixed > 200 && n_plain > 50, "{n_mixed} {n_plain}");
+    assert!(
+        n_mixed > 200 && n_plain > 50 && n_ended > 20,
+        "{n_mixed} {n_plain} {n_ended}"
+    );
 }
 
 #[test]
@@ -327,6 +361,28 @@ fn thin_evidence_changes_no_bit() {
             (plain.id, plain.logprob.to_bits())
         );
     }
+}
+
+/// A line end that is copied may be the end of the hole: which of the two is the network's to say.
+#[test]
+fn a_copied_line_end_may_end_the_hole() {
+    let (newline, end) = (10, FimTemplate::for_tests().stop_tokens()[0]);
+    let advise = |suffix: &str| -> (f32, Vec<(u32, f32)>) {
+        let prompt = hole("call(a);\ncall(a);", suffix);
+        let mut predictor = predictor(&prompt);
+        let network = |id| match id {
+            _ if id == newline => 0.1,
+            _ if id == end => 0.3,
+            _ => 0.0,
+        };
+        let advice = predictor.advise(&prompt, 0.6, network).unwrap();
+        (advice.opinion.first_vote, advice.shares.to_vec())
+    };
+    let (first_vote, shares) = advise("\n}");
+    assert!((first_vote - 0.4).abs() < 1e-6);
+    assert_eq!([shares[0].0, shares[1].0], [newline, end]);
+    assert!((shares[0].1 - 0.25).abs() < 1e-6 && (shares[1].1 - 0.75).abs() < 1e-6);
+    assert_eq!(advise(")\n}"), (0.1, vec![(newline, 1.0)]));
 }
 
 /// What is sampled follows the mixture, and so does the reported probability.
