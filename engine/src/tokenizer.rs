@@ -343,9 +343,9 @@ impl Tokenizer {
     }
 
     /// `find` gives the next special token at or after a byte: start, end, token.
-    fn encode_with<'t>(
+    fn encode_with(
         &self,
-        text: &'t str,
+        text: &str,
         mut start: TextStart,
         find: impl Fn(usize) -> Option<(usize, usize, u32)>,
     ) -> Result<Vec<u32>, EngineError> {

@@ -285,8 +285,8 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
     let mut mixture: Vec<f64> = network.iter().map(|it| (1.0 - weight) * it).collect();
     for (token, share) in shares {
         let part = weight * share / sum / (network[token as usize] + end_for(token));
-        let meant = ends.clone().filter(|_| token == newline).chain([&token]);
-        for &id in meant {
+        let meant = ends.clone().copied().filter(|_| token == newline);
+        for id in meant.chain([token]) {
             mixture[id as usize] += part * network[id as usize];
         }
     }
