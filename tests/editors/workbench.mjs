@@ -113,27 +113,29 @@ try {
   console.log(`accepted:\n${after}`);
 
   // Says what to do with a line, looks at what would change, and applies it.
-  const line5 = () => lines().then(all => all.find(text => text.includes('settings.json')));
+  const edited = () => lines().then(all => all.find(text => text.includes('settings.json')));
   const goTo = async n => {
     await page.keyboard.press('Control+g');
     await page.keyboard.type(`${n}`);
     await page.keyboard.press('Enter');
     await page.waitForTimeout(300);
   };
+  const waitForLine = wanted =>
+    page.waitForFunction(wanted => [...document.querySelectorAll('.view-line')].some(it => it.textContent.includes(wanted)), wanted, { timeout: 20_000 });
   await goTo(6);
   await page.keyboard.press('Control+k');
   await page.keyboard.press('Control+e');
   await page.waitForSelector('.quick-input-widget input', { timeout: 10_000 });
   await page.keyboard.type('use single quotes');
   await page.keyboard.press('Enter');
-  const preview = page.locator('.monaco-list[aria-label*="Refactor"], [id="refactorPreview"]');
-  await preview.first().waitFor({ timeout: 20_000 });
-  if (!(await line5()).includes('"settings.json"')) throw new Error('the edit was applied before anybody looked at it');
-  await page.waitForTimeout(500);
+  await page.waitForSelector('.quick-input-list .monaco-list-row:has-text("Keep")', { timeout: 20_000 });
+  await page.waitForSelector('.monaco-diff-editor', { timeout: 20_000 });
+  await page.waitForTimeout(1000);
   if (screenshot) await page.screenshot({ path: screenshot.replace('.png', '-preview.png') });
-  await page.click('.monaco-button:has-text("Apply")');
-  await page.waitForFunction(() => [...document.querySelectorAll('.view-line')].some(it => it.textContent.includes("'settings.json'")), undefined, { timeout: 10_000 });
-  console.log(`edited: ${(await line5()).trim()}`);
+  await page.keyboard.press('Enter');
+  await page.waitForSelector('.monaco-diff-editor', { state: 'detached', timeout: 20_000 });
+  await waitForLine("'settings.json'");
+  console.log(`edited: ${(await edited()).trim()}`);
 
   // Chooses an edit from the menu, and takes it back.
   await page.click('.monaco-editor .view-lines');
@@ -143,10 +145,10 @@ try {
   if (screenshot) await page.screenshot({ path: screenshot.replace('.png', '-menu.png') });
   console.log(`menu: ${(await page.$$eval('.action-widget .monaco-list-row', found => found.map(it => it.textContent.trim()))).join(' | ')}`);
   await page.click('.action-widget .monaco-list-row:has-text("Use Double Quotes")');
-  await page.waitForFunction(() => [...document.querySelectorAll('.view-line')].some(it => it.textContent.includes('"settings.json"')), undefined, { timeout: 10_000 });
-  console.log(`chosen from the menu: ${(await line5()).trim()}`);
+  await waitForLine('"settings.json"');
+  console.log(`chosen from the menu: ${(await edited()).trim()}`);
   await page.keyboard.press('Control+z');
-  await page.waitForFunction(() => [...document.querySelectorAll('.view-line')].some(it => it.textContent.includes("'settings.json'")), undefined, { timeout: 10_000 });
+  await waitForLine("'settings.json'");
   console.log('one undo took it back');
 
   await page.click('.statusbar-item[aria-label^="Surmise"]');

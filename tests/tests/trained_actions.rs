@@ -57,9 +57,15 @@ const CASES: &[Case] = &[
     ),
     case(
         "handle-errors",
-        "fetch.py",
-        "def fetch(url):\n    response = requests.get(url, timeout=10)ˇ\n    response.raise_for_status()\n    return response.json()\n",
-        "def fetch(url):\n    try:\n        response = requests.get(url, timeout=10)\n        response.raise_for_status()\n        return response.json()\n    except Exception as error:\n        …",
+        "Store.php",
+        "<?php\n\nclass Store\n{\n    public function names(): array\n    {\n        $names = [];ˇ\n        foreach ($this->items as $item) {\n            $names[] = $item->name;\n        }\n        return $names;\n    }\n}\n",
+        "<?php\n\nclass Store\n{\n    public function names(): array\n    {\n        try {\n            $names = [];\n            foreach ($this->items as $item) {\n                $names[] = $item->name;\n            }\n            return $names;\n        } catch (\\Exception $e) {…}\n    }\n}\n",
+    ),
+    case(
+        "handle-errors",
+        "users.js",
+        "async function loadUser(id) {\n  const response = await fetch(`/users/${id}`);ˇ\n  const user = await response.json();\n  return user;\n}\n",
+        "async function loadUser(id) {\n  try {\n    const response = await fetch(`/users/${id}`);\n    const user = await response.json();\n    return user;\n  } catch (error) {…}\n}\n",
     ),
     case(
         "handle-errors",

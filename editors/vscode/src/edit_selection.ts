@@ -10,13 +10,22 @@ import {
   type LanguageClient,
 } from 'vscode-languageclient/node';
 
+/** Why an edit is not applied that the user has seen and does not want: no reason for a message. */
+export const DISCARDED = 'discarded';
+
+/** What the server answers when an edit has come to its end. */
+interface Outcome {
+  applied: boolean;
+  reason?: string | null;
+}
+
 /** What the user asked for last: often it is wanted again a few lines below. */
 let lastInstruction = '';
 let nRequests = 0;
 
 /**
- * Rewrites the lines that the selection reaches into. The server sends the edit for VS Code to preview; here are the question
- * before, a notification with a button that stops the model, and what went wrong.
+ * Rewrites the lines that the selection reaches into. The server sends the edit, which is previewed before it is applied; here are
+ * the question before, a notification with a button that stops the model, and what went wrong.
  */
 export async function editSelection(client: LanguageClient | undefined): Promise<void> {
   const editor = vscode.window.activeTextEditor;
@@ -44,7 +53,10 @@ export async function editSelection(client: LanguageClient | undefined): Promise
     instruction,
   };
   try {
-    await request(client, instruction, { command: 'surmise.edit', arguments: [order] });
+    const { applied, reason } = await request(client, instruction, { command: 'surmise.edit', arguments: [order] });
+    if (!applied && reason !== DISCARDED) {
+      void vscode.window.showWarningMessage(`Surmise: the edit was not applied: ${reason ?? 'the text has changed'}`);
+    }
   } catch (error) {
     if (!(error instanceof ResponseError && error.code === LSPErrorCodes.RequestCancelled)) {
       void vscode.window.showWarningMessage(`Surmise: ${error instanceof Error ? error.message : error}`);
@@ -53,7 +65,7 @@ export async function editSelection(client: LanguageClient | undefined): Promise
 }
 
 /** Sends the command, with a notification for as long as the model works: not while the user looks at what came of it. */
-async function request(client: LanguageClient, title: string, params: ExecuteCommandParams): Promise<void> {
+async function request(client: LanguageClient, title: string, params: ExecuteCommandParams): Promise<Outcome> {
   const token = `surmise/edit-selection/${++nRequests}`;
   const options = { location: vscode.ProgressLocation.Notification, title: `Surmise: ${title}`, cancellable: true };
   let modelIsDone = () => {};
@@ -63,13 +75,13 @@ async function request(client: LanguageClient, title: string, params: ExecuteCom
     }
   });
   try {
-    let answered: Promise<unknown> | undefined;
+    let answered: Promise<Outcome> | undefined;
     await vscode.window.withProgress(options, (_, cancellation) => {
       answered = client.sendRequest(ExecuteCommandRequest.type, { ...params, workDoneToken: token }, cancellation);
       const ended = new Promise<void>(resolve => (modelIsDone = resolve));
       return Promise.race([ended, answered.catch(() => {})]);
     });
-    await answered;
+    return await answered!;
   } finally {
     listener.dispose();
   }

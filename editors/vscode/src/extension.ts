@@ -2,8 +2,9 @@
 
 import * as vscode from 'vscode';
 import { LanguageClient, State as ClientState, type LanguageClientOptions, type Middleware, type StaticFeature } from 'vscode-languageclient/node';
-import { editSelection } from './edit_selection';
+import { DISCARDED, editSelection } from './edit_selection';
 import { findServer } from './find_server';
+import { Preview } from './preview';
 import { chosenSettings } from './settings';
 import { Status, type State } from './status';
 
@@ -30,6 +31,7 @@ export async function deactivate(): Promise<void> {
 class Surmise {
   private readonly log = vscode.window.createOutputChannel('Surmise', { log: true });
   private readonly status = new Status();
+  private readonly preview = new Preview();
   private readonly keys: string[];
   private client: LanguageClient | undefined;
   /** What the server said last of itself. */
@@ -41,6 +43,7 @@ class Surmise {
     context.subscriptions.push(
       this.log,
       this.status,
+      this.preview,
       command('toggle', () => this.toggle()),
       command('editSelection', () => editSelection(this.client)),
       command('restart', () => this.restart()),
@@ -105,6 +108,18 @@ class Surmise {
         }
       },
       workspace: {
+        // VS Code's own preview leaves every change unticked; ours takes one key.
+        handleApplyEdit: async ({ edit, ...rest }, next) => {
+          const annotations = Object.values(edit.changeAnnotations ?? {});
+          if (annotations.some(it => it.needsConfirmation)) {
+            const changes = await this.client!.protocol2CodeConverter.asWorkspaceEdit(edit);
+            if (!(await this.preview.isKept(changes, rest.label ?? 'edit'))) {
+              return { applied: false, failureReason: DISCARDED };
+            }
+            annotations.forEach(it => (it.needsConfirmation = false));
+          }
+          return next({ edit, ...rest });
+        },
         configuration: async (params, token, next) => {
           const answers = await next(params, token);
           const chosen = () => chosenSettings(this.keys, key => vscode.workspace.getConfiguration().inspect(key));

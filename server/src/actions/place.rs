@@ -146,12 +146,11 @@ fn function_around(document: &Document, selection: &Range<usize>) -> Option<Foun
     let first = line_start + line.len() - line.trim_start().len();
     let last = (line_start + line.trim_end().len()).saturating_sub(1);
     let at = selection.start.max(first + 1).min(last.max(line_start));
+    let selected = selected_lines(document, selection.clone());
     let contains = |scope: &Scope| {
         let lines = lines_of(document, scope);
-        scope.kind == ScopeKind::Function
-            && scope.name.is_some()
-            && text.line_to_byte(lines.start) <= selection.start
-            && selection.end <= byte_range(document, lines).end.max(selection.start)
+        let is_named = scope.kind == ScopeKind::Function && scope.name.is_some();
+        is_named && lines.start <= selected.start && selected.end <= lines.end
     };
     let function = scopes_at(&document.syntax, text, at).into_iter().find(contains)?;
     Some(Found {
@@ -343,6 +342,7 @@ mod tests {
             "class A:\n    def f(self):\n        aˇ()\n        b()\n\n    def g(self):\n        c()\n",
             "2-4 f",
         );
+        check(body, "a.py", "ˇdef f():\n    a()\nˇ\nb()\n", "1-2 f");
         check(body, "a.py", "ˇ    def f():\n        a()\n", "1-2 f");
         check(
             body,
@@ -365,7 +365,8 @@ mod tests {
     #[test]
     fn comments_are_toggled_and_removed_where_the_rest_stays_whole() {
         check(Place::Code, "a.py", "def f():\n    a()ˇ\n    b()\n", "2-2");
-        check(Place::Code, "a.py", "def f():\n    # a\n    bˇ()\n", "");
+        check(Place::Code, "a.py", "def f():\n    # a\n    bˇ()\n", "3-3");
+        check(Place::Code, "a.py", "def f():\nˇ    # a\n    b()ˇ\n", "");
         check(Place::Code, "a.py", "# aˇ\n", "");
         check(Place::Code, "a.js", "if (x) {ˇ\n  a();\n}\n", "");
         check(Place::CommentedOut, "a.go", "func f() {\n\t// a(bˇ)\n}\n", "2-2");

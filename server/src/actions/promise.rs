@@ -46,7 +46,7 @@ impl Promise {
 
     /// Whether the promise says too little for an edit to be applied unseen.
     pub fn needs_a_look(self) -> bool {
-        matches!(self, Self::OnlyCase | Self::Nothing)
+        self == Self::Nothing
     }
 
     /// What a model changed that it should not have, in words.
