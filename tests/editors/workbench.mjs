@@ -141,7 +141,7 @@ try {
   await page.click('.monaco-editor .view-lines');
   await goTo(6);
   await page.keyboard.press('Control+.');
-  await page.waitForSelector('.action-widget', { timeout: 10_000 });
+  await page.waitForSelector('.action-widget .monaco-list-row', { timeout: 20_000 });
   if (screenshot) await page.screenshot({ path: screenshot.replace('.png', '-menu.png') });
   console.log(`menu: ${(await page.$$eval('.action-widget .monaco-list-row', found => found.map(it => it.textContent.trim()))).join(' | ')}`);
   await page.click('.action-widget .monaco-list-row:has-text("Use Double Quotes")');

@@ -118,7 +118,7 @@ class Surmise {
             }
             annotations.forEach(it => (it.needsConfirmation = false));
           }
-          return next({ edit, ...rest });
+          return next({ edit, ...rest }, new vscode.CancellationTokenSource().token);
         },
         configuration: async (params, token, next) => {
           const answers = await next(params, token);
