@@ -120,6 +120,7 @@ test('without the program the extension says what to do', async () => {
     workspace: {
       getConfiguration: () => ({ get: (name, fallback) => (name === 'path' ? '/nowhere/surmise' : fallback) }),
       onDidChangeConfiguration: () => ({ dispose() {} }),
+      registerTextDocumentContentProvider: () => ({ dispose() {} }),
     },
     commands: { registerCommand: (name, action) => ((commands[name] = action), { dispose() {} }) },
     MarkdownString: class { appendText(text) { this.text = text; } appendMarkdown() {} },

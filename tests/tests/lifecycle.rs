@@ -40,7 +40,20 @@ fn capabilities_are_what_we_can_do() {
     expect_test::expect![[r#"
         {
           "capabilities": {
+            "codeActionProvider": {
+              "codeActionKinds": [
+                "refactor.rewrite",
+                "quickfix"
+              ],
+              "resolveProvider": true
+            },
             "completionProvider": {},
+            "executeCommandProvider": {
+              "commands": [
+                "surmise.edit",
+                "surmise.runAction"
+              ]
+            },
             "inlineCompletionProvider": {},
             "positionEncoding": "utf-16",
             "textDocumentSync": {
