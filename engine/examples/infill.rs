@@ -157,7 +157,11 @@ impl Place {
     }
 
     fn max_answer(&self) -> usize {
-        if self.n_lines() > 1 { MAX_LINES_ANSWER } else { MAX_ANSWER }
+        if self.n_lines() > 1 {
+            MAX_LINES_ANSWER
+        } else {
+            MAX_ANSWER
+        }
     }
 
     /// As many lines of an answer as are missing.
@@ -168,7 +172,13 @@ impl Place {
 
     /// Whether `tokens` have as many lines as are missing.
     fn is_full(&self, tokenizer: &Tokenizer, tokens: impl Iterator<Item = u32>) -> bool {
-        let n_ends = |token| tokenizer.token_bytes(token).iter().filter(|it| **it == b'\n').count();
+        let n_ends = |token| {
+            tokenizer
+                .token_bytes(token)
+                .iter()
+                .filter(|it| **it == b'\n')
+                .count()
+        };
         tokens.map(n_ends).sum::<usize>() >= self.n_lines()
     }
 }
@@ -461,7 +471,10 @@ fn print_weights(rows: &[FitRow]) {
     };
     let mut counts = [[0; MAX_CLASSES]; FEATURES.len()];
     for _ in 0..N_ROUNDS {
-        let (mut slopes, mut bends) = ([[0.0; MAX_CLASSES]; FEATURES.len()], [[MADE_UP; MAX_CLASSES]; FEATURES.len()]);
+        let (mut slopes, mut bends) = (
+            [[0.0; MAX_CLASSES]; FEATURES.len()],
+            [[MADE_UP; MAX_CLASSES]; FEATURES.len()],
+        );
         counts = Default::default();
         for row in rows {
             let Some(classes) = row.classes else { continue };
@@ -496,7 +509,9 @@ fn print_weights(rows: &[FitRow]) {
 }
 
 fn print_scores(scores: &BTreeMap<&str, [Vec<Answer>; 3]>) {
-    println!("| language | places | predictor | exact | similarity | precision at 20% | at 50% | tokens per step |");
+    println!(
+        "| language | places | predictor | exact | similarity | precision at 20% | at 50% | tokens per step |"
+    );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for (language, answers) in scores {
         for (predictor, answers) in PREDICTORS.iter().zip(answers) {

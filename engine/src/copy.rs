@@ -215,7 +215,11 @@ impl CopyPredictor {
         probability: impl Fn(u32) -> f32,
     ) -> Option<Advice<'_>> {
         self.predict(tokens);
-        let ends = if self.hole_ends_line { self.borders.as_slice() } else { &[] };
+        let ends = if self.hole_ends_line {
+            self.borders.as_slice()
+        } else {
+            &[]
+        };
         let end: f32 = ends.iter().map(|&id| probability(id)).sum();
         let votes = &self.prediction.votes;
         let votes = votes
