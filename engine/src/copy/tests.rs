@@ -275,8 +275,8 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
     let of_prompt = self::pieces(&tokens[..prompt_len], prompt_len);
     let before = of_prompt[..of_prompt.len() - 1].iter().rfind(|it| !it.is_empty());
     let hole_ends_line = before.is_some_and(|it| it[0] == newline);
-    let ends = template.stop_tokens().iter().filter(|_| hole_ends_line);
-    let end: f64 = ends.clone().map(|it| network[*it as usize]).sum();
+    let ends = template.stop_tokens().iter().copied().filter(|_| hole_ends_line);
+    let end: f64 = ends.clone().map(|it| network[it as usize]).sum();
     let end_for = |token: u32| if token == newline { end } else { 0.0 };
     let weight = f64::from(prediction.weight(Opinion {
         best: network.iter().copied().fold(0.0, f64::max) as f32,
@@ -285,8 +285,8 @@ fn slow_mixture(tokens: &[u32], prompt_len: usize, logits: &[f32]) -> Vec<f64> {
     let mut mixture: Vec<f64> = network.iter().map(|it| (1.0 - weight) * it).collect();
     for (token, share) in shares {
         let part = weight * share / sum / (network[token as usize] + end_for(token));
-        let meant = ends.clone().copied().filter(|_| token == newline);
-        for id in meant.chain([token]) {
+        let meant = ends.clone().filter(|_| token == newline).chain([token]);
+        for id in meant {
             mixture[id as usize] += part * network[id as usize];
         }
     }
