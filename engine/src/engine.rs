@@ -412,6 +412,9 @@ impl Engine {
             let (status, stopped) = (Arc::clone(&status), Arc::clone(&stopped));
             move || {
                 model.settle_threads();
+                if let Some(drafter) = &drafter {
+                    drafter.settle_threads();
+                }
                 let cache = KvCache::with_type(model.config(), n_blocks, options.kv_cache_type);
                 let max_running = options.max_running.max(1);
                 let mut engine_loop =

@@ -226,7 +226,7 @@ unsafe fn attend_tile<L: Floats, const FMA: bool>(task: Task<'_>, scratch: &mut 
             let n_visible = (row.context_len as usize).saturating_sub(first_slot);
             task.shape.n_hidden(row).saturating_sub(first_slot)..n_visible.min(SPAN_LEN)
         };
-        // Those are one run of rows: a later one sees later slots.
+        // Mostly one run of rows: a later one sees later slots.
         let mut seeing = (0..task.rows.len()).filter(|row| !visible(&task.rows[*row]).is_empty());
         if let Some(first) = seeing.next() {
             let last = seeing.next_back().unwrap_or(first);
@@ -342,7 +342,7 @@ impl Scratch {
         }
     }
 
-    /// Takes in the span at hand for some streams, each of which sees `visible` slots of it, at least one.
+    /// Takes in the span at hand for some streams, each of which sees `visible` slots of it.
     ///
     /// # Safety
     /// The instructions of `L` are there.
@@ -405,12 +405,14 @@ impl Scratch {
             }
             let old_max = softmax[stream].0;
             let max = largest(scores).max(old_max);
+            softmax[stream].0 = max;
+            // One that has seen nothing yet has a largest score of its own: none. It still takes nothing in.
+            let max = if max == f32::NEG_INFINITY { 0.0 } else { max };
             for score in scores.iter_mut() {
                 *score = exp::<FMA>(*score - max);
             }
             totals[stream] = sum(scores);
             shrunk[stream] = old_max - max;
-            softmax[stream].0 = max;
         }
         let mut rescale = [0.0; MAX_STREAMS];
         for stream in 0..MAX_STREAMS {

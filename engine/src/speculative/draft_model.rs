@@ -125,6 +125,10 @@ impl NetworkDrafter for DraftModel {
         DrafterKind::DraftModel
     }
 
+    fn settle_threads(&self) {
+        self.model.settle_threads();
+    }
+
     fn draft(&mut self, tasks: &mut [DraftTask<'_>]) -> Result<(), EngineError> {
         self.rows.clear();
         let mut paths = Vec::new();

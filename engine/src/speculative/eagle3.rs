@@ -369,6 +369,10 @@ impl NetworkDrafter for Eagle3 {
         DrafterKind::Eagle3
     }
 
+    fn settle_threads(&self) {
+        self.head.settle_threads();
+    }
+
     fn captured_layers(&self) -> &[usize] {
         &self.head.config.target_layers
     }

@@ -10,6 +10,9 @@ pub trait NetworkDrafter: Send {
     /// Which one it is, for counts and for people.
     fn kind(&self) -> DrafterKind;
 
+    /// As [`Model::settle_threads`](crate::model::Model::settle_threads).
+    fn settle_threads(&self) {}
+
     /// Layers of the target whose residual streams it reads: what [`observe`](Self::observe) is given, in this order.
     fn captured_layers(&self) -> &[usize] {
         &[]

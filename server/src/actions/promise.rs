@@ -1,18 +1,21 @@
 //! What an action leaves alone. A model may be wrong; an answer that changes something else than the action is about is not
 //! applied.
 
-use surmise_grammars::Language;
+use std::ops::Range;
 
-/// What the lines after an action have in common with those before.
+use ropey::Rope;
+use surmise_grammars::{Language, Syntax, comments_in, strings_in};
+
+/// What a text after an action has in common with the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Promise {
-    /// Everything but single and double quotes.
+    /// Everything but the quotes around strings, single or double.
     OnlyQuotes,
     /// Every line with something in it, in order, but for its indentation.
     KeepsLines,
     /// Everything but the marks before comments, and white space at the beginning of lines.
     OnlyCommentMarks,
-    /// Every line that is no comment.
+    /// Everything but comments, docstrings and white space.
     OnlyComments,
     /// Everything but underscores and the case of letters.
     OnlyCase,
@@ -21,10 +24,10 @@ pub enum Promise {
 }
 
 impl Promise {
-    /// Whether `after` keeps the promise.
+    /// Whether `after` keeps the promise: whole texts, so that what is in them is told by the language's grammar.
     pub fn is_kept(self, language: Language, before: &str, after: &str) -> bool {
         match self {
-            Self::OnlyQuotes => same(before, after, |c| if c == '\'' { '"' } else { c }),
+            Self::OnlyQuotes => without_quotes(language, before) == without_quotes(language, after),
             Self::KeepsLines => is_subsequence(&trimmed(before), &trimmed(after)),
             Self::OnlyCommentMarks => {
                 let bare = |text: &str| -> Vec<String> {
@@ -35,7 +38,7 @@ impl Promise {
                 };
                 bare(before) == bare(after)
             }
-            Self::OnlyComments => code_lines(language, before) == code_lines(language, after),
+            Self::OnlyComments => without_comments(language, before) == without_comments(language, after),
             Self::OnlyCase => {
                 let folded = |text: &str| text.replace('_', "").to_lowercase();
                 folded(before) == folded(after)
@@ -62,10 +65,6 @@ impl Promise {
     }
 }
 
-fn same(before: &str, after: &str, fold: impl Fn(char) -> char) -> bool {
-    before.chars().map(&fold).eq(after.chars().map(&fold))
-}
-
 fn trimmed(text: &str) -> Vec<&str> {
     text.lines()
         .map(str::trim)
@@ -83,32 +82,50 @@ fn without_mark(language: Language, line: &str) -> &str {
     line.strip_prefix(mark).map_or(line, str::trim_start)
 }
 
-/// The lines that are no comments: neither lines with a mark, nor those from one that begins a block to the one that ends it,
-/// nor those of a docstring.
-fn code_lines(language: Language, text: &str) -> Vec<String> {
-    let mark = language.line_comment();
-    let block = match language {
-        Language::Python => Some(("\"\"\"", "\"\"\"")),
-        _ => language.block_comment(),
-    };
-    let mut is_inside = false;
-    let mut code = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        if let Some((open, close)) = block {
-            if is_inside {
-                is_inside = !line.contains(close);
-                continue;
-            }
-            if let Some(rest) = line.strip_prefix(open) {
-                is_inside = !rest.contains(close);
-                continue;
-            }
-        }
-        if mark.is_none_or(|mark| !line.starts_with(mark)) {
-            code.push(line.to_owned());
-        }
+/// What stands outside of strings and what inside of them, in turns, without the quotes of those.
+fn without_quotes(language: Language, text: &str) -> Vec<&str> {
+    let rope = Rope::from_str(text);
+    let (mut parts, mut at) = (Vec::new(), 0);
+    for string in strings_in(&Syntax::parse(language, &rope), 0..text.len()) {
+        let literal = &text[string.clone()];
+        let prefix_len = literal.find(['"', '\'']).unwrap_or(0);
+        let (prefix, quoted) = literal.split_at(prefix_len);
+        let content = ['"', '\'']
+            .iter()
+            .find_map(|&it| quoted.strip_prefix(it)?.strip_suffix(it));
+        parts.extend([&text[at..string.start], prefix, content.unwrap_or(quoted)]);
+        at = string.end;
     }
-    code
+    parts.push(&text[at..]);
+    parts
+}
+
+/// The words of what is no comment and no docstring.
+fn without_comments(language: Language, text: &str) -> Vec<String> {
+    let rope = Rope::from_str(text);
+    let syntax = Syntax::parse(language, &rope);
+    let mut left_out = comments_in(&syntax, 0..text.len());
+    if language == Language::Python {
+        let strings = strings_in(&syntax, 0..text.len()).into_iter();
+        left_out.extend(strings.filter(|it| is_docstring(text, it)));
+        left_out.sort_by_key(|it| it.start);
+    }
+    let (mut code, mut at) = (String::new(), 0);
+    for range in left_out.into_iter().filter(|it| !it.is_empty()) {
+        code.push_str(&text[at.min(range.start)..range.start]);
+        code.push(' ');
+        at = range.end;
+    }
+    code.push_str(&text[at..]);
+    code.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Whether a string stands by itself where a body begins.
+fn is_docstring(text: &str, string: &Range<usize>) -> bool {
+    let before = text[..string.start].trim_end();
+    let rest_of_line = text[string.end..].lines().next().unwrap_or_default();
+    let is_alone = text[before.len()..string.start].contains('\n') && rest_of_line.trim().is_empty();
+    (before.is_empty() || before.ends_with(':') && is_alone) && rest_of_line.trim().is_empty()
 }
 
 #[cfg(test)]
@@ -152,6 +169,42 @@ mod tests {
                 true,
             ),
             (OnlyComments, Language::Rust, "// a\nb();", "", false),
+            (
+                OnlyComments,
+                Language::Rust,
+                "/* a */ b();",
+                "/* a */ c();",
+                false,
+            ),
+            (
+                OnlyComments,
+                Language::Python,
+                "x = \"\"\"\na\n\"\"\"\nb()\n",
+                "x = \"\"\"\na\n\"\"\"\nc()\n",
+                false,
+            ),
+            (
+                OnlyQuotes,
+                Language::Python,
+                "f(\"it's\", \"a\")",
+                "f(\"it's\", 'a')",
+                true,
+            ),
+            (OnlyQuotes, Language::Python, "f(\"it's\")", "f('it\"s')", false),
+            (
+                OnlyQuotes,
+                Language::Python,
+                "x = 1  # don't",
+                "x = 1  # don\"t",
+                false,
+            ),
+            (
+                OnlyQuotes,
+                Language::Php,
+                "<?php\nf(\"a\");\n",
+                "<?php\nf('a');\n",
+                true,
+            ),
             (
                 OnlyComments,
                 Language::Python,

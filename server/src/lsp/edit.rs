@@ -129,7 +129,18 @@ fn judge(document: &Document, rewriting: &Rewriting, promise: Promise) -> Result
     if rewriting.breaks_syntax {
         return Err(EditError::BreaksSyntax);
     }
-    if !promise.is_kept(document.language(), &rewriting.before, &rewriting.after) {
+    let outside = |range: Range<usize>| document.excerpt(range);
+    let len = document.text.len_bytes();
+    let (before, after) = (
+        outside(0..rewriting.range.start),
+        outside(rewriting.range.end..len),
+    );
+    let whole = |lines: &str| [before.as_str(), lines, after.as_str()].concat();
+    if !promise.is_kept(
+        document.language(),
+        &whole(&rewriting.before),
+        &whole(&rewriting.after),
+    ) {
         return Err(EditError::BreaksPromise(promise.broken()));
     }
     Ok(())

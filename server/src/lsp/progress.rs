@@ -79,15 +79,15 @@ struct Shown {
 impl Shown {
     async fn begin(server: &Server, token: ProgressToken, title: String, stop: oneshot::Sender<()>) -> Self {
         server.state().stops.push((token.clone(), stop));
-        let progress = server
-            .client()
-            .progress(token.clone(), title)
-            .with_cancel_button();
-        Self {
+        // Before anything is awaited: dropping it takes the stop away again.
+        let mut shown = Self {
             server: server.clone(),
-            token,
-            progress: Some(progress.begin().await),
-        }
+            token: token.clone(),
+            progress: None,
+        };
+        let progress = server.client().progress(token, title).with_cancel_button();
+        shown.progress = Some(progress.begin().await);
+        shown
     }
 }
 

@@ -64,6 +64,11 @@ struct Buffers {
 }
 
 impl Head {
+    /// As [`Model::settle_threads`](crate::model::Model::settle_threads).
+    pub(super) fn settle_threads(&self) {
+        self.pool.keep_on_cores();
+    }
+
     /// Takes the tensors of a head; those that it shares with its target come from `target_weights`.
     ///
     /// # Errors

@@ -73,8 +73,9 @@ impl Changes {
             }
         }
         if let Some(shift) = &mut self.shift {
-            let line = line_start(original, at);
-            let n_kept = at - line;
+            let before = original[..at].iter().rev();
+            let n_kept = before.take_while(|it| **it == shift.blank).count();
+            let line = at - n_kept;
             let due = shift.due(original, line);
             let is_missed = |it: Due<'_>| n_kept == common_prefix(&original[line..line + it.n_old], &it.new);
             shift.n_missed += usize::from(due.is_some_and(is_missed));
@@ -197,11 +198,13 @@ impl Replacement {
 impl Shift {
     /// What comes in place of the white space at `at`, and of the first byte after it, if a line begins there that is not empty.
     fn due(&self, original: &[u8], at: usize) -> Option<Due<'static>> {
+        if original[..at].last().is_some_and(|it| *it != b'\n') {
+            return None;
+        }
         let rest = &original[at..];
         let n_old = n_blanks(rest, self.blank);
         let first = *rest.get(n_old).filter(|it| **it != b'\n')?;
-        let begins_line = line_start(original, at) == at;
-        let n_new = n_old.checked_add_signed(self.n_bytes).filter(|_| begins_line)?;
+        let n_new = n_old.checked_add_signed(self.n_bytes)?;
         let mut new = vec![self.blank; n_new];
         new.push(first);
         Some(Due {
