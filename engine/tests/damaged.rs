@@ -10,8 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
 use surmise_engine::{
-    EngineError,
+    EngineError, EngineOptions, ModelSummary,
     kernels::Isa,
     model::{Checkpoint, transformer::Transformer},
     tokenizer::Tokenizer,
@@ -75,6 +76,7 @@ fn load(path: &Path, at: &str) -> Result<(), EngineError> {
             Tokenizer::from_gguf(&gguf)?;
             Checkpoint::from_gguf(&gguf)?
         };
+        ModelSummary::read(&WeightSource::File(path.into()), &EngineOptions::default())?;
         let config = checkpoint.config().clone();
         Transformer::load(checkpoint.weights(), config, 1, Isa::PORTABLE).map(|_| ())
     });
@@ -118,6 +120,74 @@ fn damage(bytes: &[u8], header_bytes: usize, random: &mut Random) -> Vec<u8> {
     damaged
 }
 
+/// Copies of a GGUF file with each number of its metadata replaced by numbers that no model has, and what was done.
+fn absurd_metadata(path: &Path, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let gguf = Gguf::open(WeightSource::File(path.into())).unwrap();
+    let mut copies = Vec::new();
+    for key in gguf.metadata().keys() {
+        let entry = [&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat();
+        let at = bytes.windows(entry.len()).position(|it| it == entry).unwrap() + entry.len();
+        let type_id = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        // Numbers of 4 and 8 bytes, whole and single-precision ones, and the first one of a list.
+        let (width, at) = match type_id {
+            4..=6 => (4, at + 4),
+            10 | 11 => (8, at + 4),
+            9 if matches!(bytes[at + 4], 4..=6) => (4, at + 4 + 4 + 8),
+            _ => continue,
+        };
+        let not_a_number = u64::from(f32::NAN.to_bits());
+        for number in [0, 3, 1 << 16, 0x7fff_ffff, not_a_number, u64::MAX] {
+            let mut copy = bytes.to_vec();
+            copy[at..at + width].copy_from_slice(&number.to_le_bytes()[..width]);
+            copies.push((format!("{key} = {number}"), copy));
+        }
+    }
+    assert!(copies.len() > 50, "{}: {} copies", path.display(), copies.len());
+    copies
+}
+
+/// As [`absurd_metadata`], for a `config.json`.
+fn absurd_configurations(config: &Value) -> Vec<(String, Value)> {
+    let mut copies = Vec::new();
+    let mut paths = vec![String::new()];
+    while let Some(path) = paths.pop() {
+        let value = config.pointer(&path).unwrap();
+        match value {
+            Value::Object(object) => paths.extend(object.keys().map(|key| format!("{path}/{key}"))),
+            Value::Array(list) => paths.extend((0..list.len()).map(|idx| format!("{path}/{idx}"))),
+            _ => {}
+        }
+        for absurd in [
+            json!(0),
+            json!(3),
+            json!(-1),
+            json!(1 << 16),
+            json!(0x7fff_ffff),
+            json!(0.5),
+            json!(1e300),
+            json!("x"),
+            json!(null),
+        ] {
+            let mut copy = config.clone();
+            *copy.pointer_mut(&path).unwrap() = absurd.clone();
+            copies.push((format!("{path} = {absurd}"), copy));
+        }
+    }
+    copies
+}
+
+/// A vocabulary of bytes.
+fn tokenizer_json() -> String {
+    let bytes = (33..127).chain(161..173).chain(174..256).chain(256..324);
+    let characters = bytes.filter_map(char::from_u32).enumerate();
+    let vocab: serde_json::Map<_, _> = characters.map(|(id, it)| (it.to_string(), json!(id))).collect();
+    json!({
+        "pre_tokenizer": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    })
+    .to_string()
+}
+
 // One test, so that nothing else allocates meanwhile.
 #[test]
 fn broken_files_are_refused_in_time() {
@@ -137,6 +207,7 @@ fn broken_files_are_refused_in_time() {
         ("starcoder2-nowindow", "bf16.gguf"),
         ("qwen3.5", "bf16.gguf"),
         ("deepseek-v2-lite", "bf16.gguf"),
+        ("deepseek-v3", "bf16.gguf"),
         ("gemma4-moe", "bf16.gguf"),
         ("gemma4-e", "bf16.gguf"),
         ("deepseek-v2-k", "joined-q4_k_m.gguf"),
@@ -154,6 +225,10 @@ fn broken_files_are_refused_in_time() {
             fs::write(&path, damage(&bytes, header_bytes, &mut random)).unwrap();
             count(load(&path, &format!("{model}, damage {round}")));
         }
+        for (change, copy) in absurd_metadata(&fixtures().join(model).join(file), &bytes) {
+            fs::write(&path, copy).unwrap();
+            count(load(&path, &format!("{model}, {change}")));
+        }
     }
     for model in [
         "llama3",
@@ -163,7 +238,12 @@ fn broken_files_are_refused_in_time() {
         "starcoder2",
         "mistral",
         "qwen3.5",
+        "qwen3.5-moe",
+        "deepseek-v2",
         "deepseek-v3",
+        "deepseek-v3-fp8",
+        "glm4-lite",
+        "gemma4-moe",
         "gemma4-e",
     ] {
         let read = |file: &str| fs::read(fixtures().join(model).join(file)).unwrap();
@@ -172,6 +252,16 @@ fn broken_files_are_refused_in_time() {
         let copy = tempfile::tempdir().unwrap();
         let write = |file: &str, bytes: &[u8]| fs::write(copy.path().join(file), bytes).unwrap();
         write("config.json", &config);
+        write("model.safetensors", &tensors);
+        write("tokenizer.json", tokenizer_json().as_bytes());
+        load(copy.path(), model).unwrap();
+        let tokenizer = tokenizer_json();
+        for length in (0..tokenizer.len()).step_by(211) {
+            let at = format!("{model}, first {length} bytes of the tokenizer");
+            write("tokenizer.json", &tokenizer.as_bytes()[..length]);
+            count(must_fail(copy.path(), &at));
+        }
+        write("tokenizer.json", tokenizer.as_bytes());
         for length in lengths(tensors.len(), header_bytes) {
             let at = format!("{model}, first {length} bytes of tensors");
             write("model.safetensors", &tensors[..length]);
@@ -194,7 +284,25 @@ fn broken_files_are_refused_in_time() {
                 &format!("{model}, damage {round} of the configuration"),
             ));
         }
+        for (change, copied) in absurd_configurations(&serde_json::from_slice(&config).unwrap()) {
+            write("config.json", copied.to_string().as_bytes());
+            count(load(copy.path(), &format!("{model}, {change}")));
+        }
+        // A name that is there twice: the first of two that are as long becomes the other.
+        write("config.json", &config);
+        let twice = String::from_utf8_lossy(&tensors[8..header_bytes]).replacen("q_proj", "k_proj", 1);
+        if twice.as_bytes() != &tensors[8..header_bytes] {
+            let copied = [&tensors[..8], twice.as_bytes(), &tensors[header_bytes..]].concat();
+            write("model.safetensors", &copied);
+            count(must_fail(copy.path(), &format!("{model}, a name twice")));
+            // Numbers of a type that matrices do not have.
+            let header =
+                String::from_utf8_lossy(&tensors[8..header_bytes]).replacen("\"BF16\"", "\"U16\" ", 1);
+            let copied = [&tensors[..8], header.as_bytes(), &tensors[header_bytes..]].concat();
+            write("model.safetensors", &copied);
+            count(must_fail(copy.path(), &format!("{model}, another type")));
+        }
     }
     eprintln!("{n_refused} refused, {n_loaded} loaded");
-    assert!(n_refused > 2500, "{n_refused} refused, {n_loaded} loaded");
+    assert!(n_refused > 10_000, "{n_refused} refused, {n_loaded} loaded");
 }

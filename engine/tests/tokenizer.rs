@@ -281,9 +281,13 @@ fn a_tokenizer_json_that_does_not_hold_together_is_refused() {
     );
     check(json!({"model": {"vocab": {}}}), "the vocabulary is empty");
     check(json!({"model": {"vocab": {"a": 4_000_000_000u32}}}), "ids below");
+    check(
+        json!({"model": {"vocab": {"a": 0}}, "pre_tokenizer": bytes}),
+        "model.merges: the key is missing",
+    );
     check(json!({"model": {"vocab": {"a": -1}}}), "model.vocab");
     check(
-        json!({"model": {"vocab": {"a": 0, "b": 0}}, "pre_tokenizer": bytes}),
+        json!({"model": {"vocab": {"a": 0, "b": 0}, "merges": []}, "pre_tokenizer": bytes}),
         "have the id 0",
     );
     check(
@@ -292,7 +296,7 @@ fn a_tokenizer_json_that_does_not_hold_together_is_refused() {
     );
     let wrong = json!({"type": "Sequence", "pretokenizers": [bytes, {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"}]});
     check(
-        json!({"model": {"vocab": {"a": 0}}, "pre_tokenizer": wrong}),
+        json!({"model": {"vocab": {"a": 0}, "merges": []}, "pre_tokenizer": wrong}),
         "pre_tokenizer: `(`",
     );
 }

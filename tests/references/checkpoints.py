@@ -182,6 +182,10 @@ MODELS = {
     "qwen3-moe-k": ("qwen3_moe", QWEN_3 | MOE | WIDE | {
         "num_hidden_layers": 1, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
     }),
+    "qwen3.5-k": ("qwen3_5_text", QWEN_35 | WIDE | {
+        "intermediate_size": 256, "full_attention_interval": 2, "layer_types": ["linear_attention", "full_attention"],
+        "linear_key_head_dim": 64, "linear_value_head_dim": 64, "tie_word_embeddings": True,
+    }),
     "deepseek-v2-k": ("deepseek_v2", DEEPSEEK | {
         "hidden_size": 256, "first_k_dense_replace": 0, "num_hidden_layers": 1, "q_lora_rank": 256, "kv_lora_rank": 256,
         "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64, "n_routed_experts": 4, "n_shared_experts": 1,

@@ -45,7 +45,7 @@ CHECKPOINTS = [
 ]  # fmt: skip
 QUANTISED = {
     "llama3-k": ["q8_0", "q4_0"], "qwen2-k": ["q4_k_m", "q5_k_m"], "qwen3-moe-k": ["q4_k_m"],
-    "deepseek-v2-k": ["q4_k_m", "joined-q4_k_m"],
+    "deepseek-v2-k": ["q4_k_m", "joined-q4_k_m"], "qwen3.5-k": ["q4_k_m"],
 }  # fmt: skip
 # As converters wrote DeepSeek before 2025: one matrix makes keys and values of what the cache holds.
 JOINED = "joined-"

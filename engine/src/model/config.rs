@@ -117,6 +117,10 @@ impl Stated {
                 "width of embeddings for layers",
                 self.layer_embedding.unwrap_or(1),
             ),
+            (
+                "width of a head in layers with a window",
+                self.window_head_dim.unwrap_or(1),
+            ),
         ] {
             check_size(name, value, MAX_WIDTH)?;
         }
@@ -236,7 +240,6 @@ impl Stated {
             ));
         }
         let head_dim = self.window_head_dim.filter(|_| has_window).unwrap_or(head_dim);
-        check_size("width of a head", head_dim, MAX_WIDTH)?;
         Ok(CacheShape::heads(n_kv_heads, head_dim))
     }
 

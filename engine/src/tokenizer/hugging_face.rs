@@ -37,7 +37,7 @@ struct Model {
     #[serde(default)]
     vocab: Value,
     #[serde(default)]
-    merges: Vec<Merge>,
+    merges: Option<Vec<Merge>>,
     #[serde(default)]
     byte_fallback: bool,
     #[serde(default)]
@@ -93,8 +93,11 @@ impl Tokenizer {
             json.model.unk_token.as_deref(),
         )
         .map_err(|reason| bad("model.vocab", reason))?;
-        let mut pairs = Vec::with_capacity(json.model.merges.len());
-        for merge in &json.model.merges {
+        let Some(merges) = &json.model.merges else {
+            return Err(bad("model.merges", "the key is missing".into()));
+        };
+        let mut pairs = Vec::with_capacity(merges.len());
+        for merge in merges {
             pairs.push(match merge {
                 Merge::Pair(left, right) => (left.as_str(), right.as_str()),
                 Merge::Line(line) => split_merge(line).ok_or_else(|| {
