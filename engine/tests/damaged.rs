@@ -66,6 +66,16 @@ impl Random {
 
 /// Loads what is at `path`; `at` tells the damage.
 fn load(path: &Path, at: &str) -> Result<(), EngineError> {
+    let (mut outcome, mut elapsed) = load_once(path, at);
+    if elapsed > MAX_TIME {
+        // Somebody else may have had the processor.
+        (outcome, elapsed) = load_once(path, at);
+    }
+    assert!(elapsed < MAX_TIME, "{at}: took {elapsed:?}");
+    outcome
+}
+
+fn load_once(path: &Path, at: &str) -> (Result<(), EngineError>, Duration) {
     PEAK.store(LIVE.load(Ordering::Relaxed), Ordering::Relaxed);
     let (before, started) = (LIVE.load(Ordering::Relaxed), Instant::now());
     let outcome = catch_unwind(|| -> Result<(), EngineError> {
@@ -85,13 +95,12 @@ fn load(path: &Path, at: &str) -> Result<(), EngineError> {
         started.elapsed(),
         PEAK.load(Ordering::Relaxed).saturating_sub(before),
     );
-    assert!(elapsed < MAX_TIME, "{at}: took {elapsed:?}");
     assert!(n_bytes < MAX_BYTES, "{at}: took {n_bytes} bytes");
     if let Err(error) = &outcome {
         let text = error.to_string();
         assert!(text.len() > 15 && text.len() < 2000, "{at}: {text}");
     }
-    outcome
+    (outcome, elapsed)
 }
 
 /// Loads a file that was cut short.
