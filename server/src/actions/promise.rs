@@ -100,7 +100,7 @@ fn without_quotes(language: Language, text: &str) -> Vec<&str> {
     parts
 }
 
-/// The words of what is no comment and no docstring.
+/// The lines of what is no comment and no docstring, with their indentation where it means something.
 fn without_comments(language: Language, text: &str) -> Vec<String> {
     let rope = Rope::from_str(text);
     let syntax = Syntax::parse(language, &rope);
@@ -111,21 +111,25 @@ fn without_comments(language: Language, text: &str) -> Vec<String> {
         left_out.sort_by_key(|it| it.start);
     }
     let (mut code, mut at) = (String::new(), 0);
-    for range in left_out.into_iter().filter(|it| !it.is_empty()) {
-        code.push_str(&text[at.min(range.start)..range.start]);
+    for range in left_out {
+        code.push_str(&text[at..range.start]);
         code.push(' ');
         at = range.end;
     }
     code.push_str(&text[at..]);
-    code.split_whitespace().map(str::to_owned).collect()
+    let lines = code.lines().map(|line| match language {
+        Language::Python => line.trim_end(),
+        _ => line.trim(),
+    });
+    lines.filter(|it| !it.is_empty()).map(str::to_owned).collect()
 }
 
 /// Whether a string stands by itself where a body begins.
 fn is_docstring(text: &str, string: &Range<usize>) -> bool {
     let before = text[..string.start].trim_end();
+    let begins_body = before.ends_with(':') && text[before.len()..string.start].contains('\n');
     let rest_of_line = text[string.end..].lines().next().unwrap_or_default();
-    let is_alone = text[before.len()..string.start].contains('\n') && rest_of_line.trim().is_empty();
-    (before.is_empty() || before.ends_with(':') && is_alone) && rest_of_line.trim().is_empty()
+    (before.is_empty() || begins_body) && rest_of_line.trim().is_empty()
 }
 
 #[cfg(test)]
@@ -174,6 +178,14 @@ mod tests {
                 Language::Rust,
                 "/* a */ b();",
                 "/* a */ c();",
+                false,
+            ),
+            (OnlyComments, Language::Rust, "/* a */ b();", "b();", true),
+            (
+                OnlyComments,
+                Language::Python,
+                "if a:\n    b()  # c\n    d()\n",
+                "if a:\n    b()\nd()\n",
                 false,
             ),
             (
