@@ -1,7 +1,7 @@
 //! Tokens and logits to text: a local speculative-decoding engine.
 //!
-//! [`Engine`] is the only public door to generation: load a model, hand in a [`Request`], read a stream
-//! of [`Event`]s. It knows no editor and no files but weights.
+//! [`Engine`] is the only public door to generation: load a model, hand in a [`Request`](request::Request), read a stream
+//! of [`Event`](request::Event)s. It knows no editor and no files but weights.
 
 pub mod answer;
 pub mod chat_template;

@@ -316,13 +316,14 @@ fn fill_from(values: [i8; 16], packed: &[u8], run: &mut Run) {
     }
 }
 
-/// `d: f16, q: [u4; 32]`; weight = d values[q].
+/// `d: f16, q: [u4; 32]`; weight = `d values[q]`.
 fn iq4_nl(block: &[u8], runs: &mut [Run]) {
     runs[0].scale = half_at(block, 0);
     fill_from(IQ4_VALUES, &block[2..], &mut runs[0]);
 }
 
-/// `d: f16, sh: [u2; 8], sl: [u4; 8], q: [u4; 256]`; weight = d ((sl | sh << 4) - 32) values[q], scales of 32 weights.
+/// `d: f16, sh: [u2; 8], sl: [u4; 8], q: [u4; 256]`;
+/// `weight = d ((sl | sh << 4) - 32) values[q]`, scales of 32 weights.
 fn iq4_xs(block: &[u8], runs: &mut [Run]) {
     let high = u16::from_le_bytes([block[2], block[3]]);
     for (run_idx, run) in runs.iter_mut().enumerate() {
@@ -333,7 +334,7 @@ fn iq4_xs(block: &[u8], runs: &mut [Run]) {
     }
 }
 
-/// `e: u8, q: [u4; 32]`; weight = 2^(e - 127) values[q] / 2.
+/// `e: u8, q: [u4; 32]`; `weight = 2^(e - 127) values[q] / 2`.
 fn mxfp4(block: &[u8], runs: &mut [Run]) {
     runs[0].scale = half_power_of_two(block[0]);
     fill_from(MXFP4_VALUES, &block[1..], &mut runs[0]);

@@ -5,7 +5,7 @@
 
 use super::{formats::Format, quantized_rows::ActivationRun};
 
-/// A block of each of [`Lanes::N`] weight rows.
+/// A block of each of [`Floats::N`] weight rows.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
     /// The rows' heads, side by side.

@@ -5,7 +5,7 @@ use half::bf16;
 
 use crate::{error::EngineError, weights::GgmlType};
 
-/// Types that [`quantize_row`] writes.
+/// Types that weights can be quantised to.
 pub const WRITABLE_TYPES: &str = "F32, BF16, Q8_0, Q4_0, Q4_K, Q5_K, Q6_K";
 
 /// Refuses a type that [`quantize_row`] does not write.
