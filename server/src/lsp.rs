@@ -1,7 +1,7 @@
 //! The language server: which message goes to which handler, and what they share.
 //!
 //! A handler decodes with `convert`, does its work on our own types, and encodes the answer. Everything it
-//! reads or changes in [`State`] happens before its first await, so messages take effect in order; the lock
+//! reads or changes in `State` happens before its first await, so messages take effect in order; the lock
 //! is never held across an await.
 
 pub mod capabilities;

@@ -77,7 +77,8 @@ fn names_come_from_the_rest_of_the_file_and_from_other_open_files() {
             Client::inline_params(uri, line, typed.len(), 1),
         );
         let shown = answer["items"][0]["insertText"].as_str().unwrap_or_default();
-        assert!(shown.starts_with(expected), "after {typed:?}: {answer}");
+        let last = &client.request("surmise/explain", json!({ "textDocument": { "uri": uri } }))["last"];
+        assert!(shown.starts_with(expected), "after {typed:?}: {answer}, {last}");
         client.notify("textDocument/didClose", json!({ "textDocument": { "uri": uri } }));
     }
 }

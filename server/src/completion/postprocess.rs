@@ -4,6 +4,7 @@ mod check_syntax;
 mod cut_at_doubt;
 mod cut_at_extent;
 mod drop_repetition;
+mod pauses;
 mod trim_blank_end;
 mod trim_suffix_overlap;
 
@@ -212,6 +213,28 @@ mod tests {
             "rust",
             Extent::Line,
             "fn f() {\n    ├g((1;┤\n}\n",
+            expect!["the suggestion would break the syntax"],
+        );
+    }
+
+    #[test]
+    fn what_is_whole_of_a_text_that_breaks_off_is_shown() {
+        check(
+            "python",
+            Extent::Statement,
+            "def f(sensor):\n    return ├sensor_drift_estimate(0.0, 0.0, 0.0, 0┤\n",
+            expect![[r#""sensor_drift_estimate""#]],
+        );
+        check(
+            "rust",
+            Extent::Block,
+            "fn f() {\n    ├let first = 1;\n    let second = g(first,┤\n}\n",
+            expect![[r#""let first = 1;""#]],
+        );
+        check(
+            "rust",
+            Extent::Line,
+            "fn f() {\n    ├go(the_first_of((1;┤\n}\n",
             expect!["the suggestion would break the syntax"],
         );
     }

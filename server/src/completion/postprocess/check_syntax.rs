@@ -1,14 +1,23 @@
-//! Refuses text that would make the file parse worse.
+//! Refuses text that would make the file parse worse, unless a part of it does not.
 
 use surmise_grammars::worsens;
 
-use super::Candidate;
+use super::{Candidate, pauses};
 use crate::completion::withheld::Withheld;
+
+/// How many shorter texts are tried; each costs a parse.
+const MAX_TRIED: usize = 8;
 
 pub(super) fn run(candidate: &Candidate<'_>, text: &str) -> Result<usize, Withheld> {
     let Candidate { document, at, .. } = *candidate;
-    if worsens(&document.syntax, &document.text, at..at, text) {
-        return Err(Withheld::BreaksSyntax);
+    let is_whole = |end: usize| !worsens(&document.syntax, &document.text, at..at, &text[..end]);
+    if is_whole(text.len()) {
+        return Ok(text.len());
     }
-    Ok(text.len())
+    // One word is worth having where somebody asked, and too little to turn up by itself.
+    let least_chars = if candidate.invoked { 1 } else { pauses::LEAST_CHARS };
+    pauses::latest_first(text, least_chars)
+        .take(MAX_TRIED)
+        .find(|end| is_whole(*end))
+        .ok_or(Withheld::BreaksSyntax)
 }

@@ -4,11 +4,8 @@
 //! Half a suggestion is worth accepting if it ends where a reader would pause: at the end of a line, or of a word after
 //! some characters, with no bracket left open.
 
-use super::Candidate;
+use super::{Candidate, pauses};
 use crate::completion::withheld::Withheld;
-
-/// Fewest characters of a line that are worth showing without the rest.
-const LEAST_CHARS: usize = 10;
 
 pub(super) fn run(candidate: &Candidate<'_>, text: &str) -> Result<usize, Withheld> {
     let least = candidate.config.min_confidence;
@@ -16,39 +13,12 @@ pub(super) fn run(candidate: &Candidate<'_>, text: &str) -> Result<usize, Withhe
     if candidate.invoked || is_sure(text.len()) {
         return Ok(text.len());
     }
-    let mut whole_lines = text.match_indices('\n').map(|(end, _)| end);
-    let mut words = text.lines().next().into_iter().flat_map(ends_of_words);
-    let is_kept = |end: &usize| is_sure(*end) && !text[..*end].trim().is_empty();
-    whole_lines
-        .rfind(is_kept)
-        .or_else(|| words.rfind(is_kept))
+    pauses::latest_first(text, pauses::LEAST_CHARS)
+        .find(|end| is_sure(*end))
         .ok_or_else(|| Withheld::LowConfidence {
             confidence: confidence(candidate.logprobs, text.len()).unwrap_or(0.0),
             least,
         })
-}
-
-/// Bytes of a line at which a word ends, far enough from its beginning and outside all brackets and quotes that it opens.
-fn ends_of_words(line: &str) -> Vec<usize> {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let (mut n_open, mut in_quotes) = (0i32, None);
-    let mut ends = Vec::new();
-    let mut chars = line.char_indices().enumerate().peekable();
-    while let Some((n_before, (at, c))) = chars.next() {
-        match (c, in_quotes) {
-            ('(' | '[' | '{', None) => n_open += 1,
-            (')' | ']' | '}', None) => n_open -= 1,
-            ('"' | '\'' | '`', None) => in_quotes = Some(c),
-            (c, Some(quote)) if c == quote => in_quotes = None,
-            _ => {}
-        }
-        let is_end =
-            (is_word(c) || c == ')' || c == ']') && chars.peek().is_none_or(|(_, (_, next))| !is_word(*next));
-        if is_end && n_open <= 0 && in_quotes.is_none() && n_before + 1 >= LEAST_CHARS {
-            ends.push(at + c.len_utf8());
-        }
-    }
-    ends
 }
 
 /// Probability that all tokens are right that begin before byte `len`: the product of theirs, without those that only
