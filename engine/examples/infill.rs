@@ -293,16 +293,16 @@ impl Setup {
                 let truth = text[at..truth_end].to_owned();
                 let before = text.ceil_char_boundary(prefix.start.saturating_sub(MAX_SOURCE))..prefix.start;
                 let after = suffix.end..text.floor_char_boundary(suffix.end + MAX_SOURCE);
-                let source = |range: Range<usize>| -> Result<_, EngineError> {
-                    let tokens = self.tokenizer.encode(&text[range], false)?;
-                    Ok(Arc::new(CopySource::new(&self.tokenizer, &tokens)))
+                let source = |range: Range<usize>| {
+                    let (tokenizer, n_vocab) = (Arc::clone(&self.tokenizer), self.tokenizer.vocab_size());
+                    Arc::new(CopySource::new(tokenizer, n_vocab, text[range].to_owned()))
                 };
                 return Ok(Some(Place {
                     language,
                     prompt,
                     tokens,
                     healing,
-                    sources: vec![source(before)?, source(after)?],
+                    sources: vec![source(before), source(after)],
                     truth,
                 }));
             }

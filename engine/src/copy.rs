@@ -278,7 +278,7 @@ impl CopyPredictor {
     }
 
     fn passage(&self, source: Option<usize>) -> &Passage {
-        source.map_or(&self.own, |idx| &self.sources[idx].passage)
+        source.map_or(&self.own, |idx| self.sources[idx].passage())
     }
 
     /// Collects the places that agree with the end of the text and go on.
@@ -300,8 +300,9 @@ impl CopyPredictor {
             collect(None, &self.own, at);
         }
         for (idx, source) in self.sources.iter().enumerate() {
-            for at in source.passage.ends_like(current).take(MAX_PROBES) {
-                collect(Some(idx), &source.passage, at);
+            let passage = source.passage();
+            for at in passage.ends_like(current).take(MAX_PROBES) {
+                collect(Some(idx), passage, at);
             }
         }
     }

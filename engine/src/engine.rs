@@ -334,17 +334,16 @@ impl Engine {
         self.answers.parser(&self.tokenizer, prompt, tools)
     }
 
-    /// Prepares a text that copying may draw from beside the prompt; `None` if this model does not mix copying in. Takes
-    /// about a millisecond for each 10 kB, and is worth keeping while the text stays as it is.
-    ///
-    /// # Errors
-    /// As the tokenizer's.
-    pub fn copy_source(&self, text: &str) -> Result<Option<Arc<CopySource>>, EngineError> {
-        if !self.info.copies {
-            return Ok(None);
-        }
-        let tokens = self.draft_tokens(text)?;
-        Ok(Some(Arc::new(CopySource::new(&self.tokenizer, &tokens))))
+    /// A text that copying may draw from beside the prompt; `None` if this model does not mix copying in. Worth keeping while
+    /// the text stays as it is.
+    pub fn copy_source(&self, text: String) -> Option<Arc<CopySource>> {
+        self.info.copies.then(|| {
+            Arc::new(CopySource::new(
+                Arc::clone(&self.tokenizer),
+                self.info.vocab,
+                text,
+            ))
+        })
     }
 
     /// Tokens of a text that drafts may be made from: those that the model can read.

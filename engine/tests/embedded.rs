@@ -63,8 +63,7 @@ fn fill(engine: &Engine, hole: &FimPrompt, speculation: Speculation, sampling: &
         speculation,
         // Something beside the prompt that answers are copied from, too.
         copy_sources: engine
-            .copy_source(&format!("{}\n{}", hole.suffix, hole.prefix))
-            .unwrap()
+            .copy_source(format!("{}\n{}", hole.suffix, hole.prefix))
             .into_iter()
             .collect(),
         ..Default::default()

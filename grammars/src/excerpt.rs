@@ -169,7 +169,7 @@ fn end_at_border(syntax: &Syntax, rope: &Rope, at: usize, raw: usize) -> usize {
 
 /// Where the next node starts at or after `at`, for each node around `at`, outermost first.
 fn starts_after(syntax: &Syntax, at: usize) -> Vec<usize> {
-    let Some(tree) = syntax.tree() else {
+    let Some(tree) = syntax.rough_tree() else {
         return Vec::new();
     };
     let mut starts = Vec::new();
@@ -189,7 +189,7 @@ fn starts_after(syntax: &Syntax, at: usize) -> Vec<usize> {
 
 /// Where the previous node ends at or before `at`, for each node around `at`, outermost first.
 fn ends_before(syntax: &Syntax, at: usize) -> Vec<usize> {
-    let Some(tree) = syntax.tree() else {
+    let Some(tree) = syntax.rough_tree() else {
         return Vec::new();
     };
     let mut ends = Vec::new();

@@ -8,6 +8,7 @@ use std::ops::Range;
 use ropey::Rope;
 
 use crate::brackets::{self, Bracket, Pending, for_each_node};
+use crate::syntax::Neighbourhood;
 use crate::{Language, Syntax, scope, text};
 
 /// How much a completion may complete.
@@ -30,7 +31,8 @@ pub enum Extent {
 /// `at` is snapped to a character; the result is a character border of `text`.
 pub fn completion_end(syntax: &Syntax, rope: &Rope, at: usize, text: &str, extent: Extent) -> usize {
     let at = text::snap(rope, at);
-    let site = Site::new(syntax, rope, at, text);
+    let around = syntax.around(rope, at..at);
+    let site = Site::new(&around, at - around.start, text);
     let limit = site.closing_limit();
     let end = match extent {
         Extent::Line => text.find('\n').unwrap_or(text.len()),
@@ -64,8 +66,9 @@ struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    fn new(syntax: &Syntax, rope: &'a Rope, at: usize, text: &'a str) -> Site<'a> {
-        let preview = syntax.preview(rope, at..at, text);
+    fn new(around: &'a Neighbourhood, at: usize, text: &'a str) -> Site<'a> {
+        let Neighbourhood { syntax, rope, .. } = around;
+        let preview = around.preview(at..at, text);
         let inserted = preview.edit.start_byte..preview.edit.new_end_byte;
         let mut inside = brackets::brackets_in(&preview.syntax, &preview.rope, inserted.clone());
         for bracket in &mut inside {
@@ -384,7 +387,7 @@ fn opaque_ranges(syntax: &Syntax, range: Range<usize>) -> Vec<Range<usize>> {
 /// A string that ends on a later line than the cursor's counts only if it also began on an earlier one:
 /// otherwise the closing quote is missing and the string has swallowed the next.
 fn closing_quote(syntax: &Syntax, rope: &Rope, at: usize) -> Option<char> {
-    let nodes = scope::enclosing(syntax, at);
+    let nodes = scope::enclosing(syntax.tree(), at);
     let string = nodes
         .iter()
         .rfind(|node| node.kind().contains("string") && node.start_byte() < at)?;

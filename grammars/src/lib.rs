@@ -43,7 +43,7 @@ pub use imports::{Import, Imports, imports};
 pub use language::Language;
 pub use literals::{comments_in, strings_in};
 pub use outline::{Definition, DefinitionKind, outline};
-pub use scope::{Scope, ScopeKind, scopes_at};
+pub use scope::{Scope, ScopeKind, scopes_above, scopes_at};
 pub use syntax::Syntax;
 pub use tree_sitter::{Point, Tree};
 pub use validity::worsens;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ropey::Rope;
-use tree_sitter::Node;
+use tree_sitter::{Node, Tree};
 
 use crate::query::{self, Capture, EVERYWHERE, LoadedQuery, Parts, Purpose};
 use crate::{Language, Syntax, brackets, text};
@@ -44,22 +44,50 @@ pub struct Scope {
 /// be closed at `at`. `at` is snapped to a character.
 pub fn scopes_at(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
     let at = text::snap(rope, at);
-    let closers = missing_closers(syntax, rope, at);
-    if closers.is_empty() {
-        return scopes_in(syntax, rope, at);
-    }
-    // An unclosed bracket can cost the tree everything around it. We look at the text as it will be.
-    let repaired = syntax.preview(rope, at..at, &closers);
-    let mut scopes = scopes_in(&repaired.syntax, &repaired.rope, at - repaired.start);
+    let around = syntax.around(rope, at..at);
+    let local_at = at - around.start;
+    let closers = missing_closers(&around.syntax, &around.rope, local_at);
+    let mut scopes = if closers.is_empty() {
+        scopes_in(
+            around.syntax.language(),
+            around.syntax.tree(),
+            &around.rope,
+            local_at,
+        )
+    } else {
+        // An unclosed bracket can cost the tree everything around it. We look at the text as it will be.
+        let repaired = around.preview(local_at..local_at, &closers);
+        scopes_in(
+            around.syntax.language(),
+            repaired.syntax.tree(),
+            &repaired.rope,
+            local_at,
+        )
+    };
     for scope in &mut scopes {
         for range in [&mut scope.range, &mut scope.signature] {
-            range.start += repaired.start;
-            range.end += repaired.start;
-            if range.end > at {
-                range.end = (range.end - closers.len()).max(at);
+            if range.end > local_at {
+                range.end = (range.end - closers.len()).max(local_at);
             }
+            range.start += around.start;
+            range.end += around.start;
         }
     }
+    scopes
+}
+
+/// Those of [`scopes_at`] whose signatures end before the byte `before`, far above what was typed last: they do not wait for
+/// that to be parsed.
+pub fn scopes_above(syntax: &Syntax, rope: &Rope, at: usize, before: usize) -> Vec<Scope> {
+    let at = text::snap(rope, at);
+    let tree = syntax.rough_tree();
+    let is_broken = [at, before].map(|at| enclosing(tree, at).iter().any(Node::is_error));
+    let mut scopes = if is_broken.contains(&true) {
+        scopes_at(syntax, rope, at)
+    } else {
+        scopes_in(syntax.language(), tree, rope, at)
+    };
+    scopes.retain(|scope| scope.signature.end <= before);
     scopes
 }
 
@@ -92,7 +120,7 @@ fn missing_closers(syntax: &Syntax, rope: &Rope, at: usize) -> String {
     // What was typed last may be a broken node by itself, with the cursor some white space after it.
     let start = text::snap(rope, at.saturating_sub(LOOK_BACK_BYTES));
     let typed = start + text::text(rope, start..at).trim_end().len();
-    let is_broken = |at| enclosing(syntax, at).iter().any(Node::is_error);
+    let is_broken = |at| enclosing(syntax.tree(), at).iter().any(Node::is_error);
     if !is_broken(at) && !is_broken(typed.saturating_sub(1)) {
         return String::new();
     }
@@ -105,13 +133,13 @@ fn missing_closers(syntax: &Syntax, rope: &Rope, at: usize) -> String {
         .collect()
 }
 
-fn scopes_in(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
-    let Some(query) = LoadedQuery::get(syntax.language(), Purpose::Scopes) else {
+fn scopes_in(language: Language, tree: Option<&Tree>, rope: &Rope, at: usize) -> Vec<Scope> {
+    let Some(query) = LoadedQuery::get(language, Purpose::Scopes) else {
         return Vec::new();
     };
-    let (probe, indent) = probe(syntax.language(), rope, at);
+    let (probe, indent) = probe(language, rope, at);
     let mut scopes = Vec::new();
-    for node in enclosing(syntax, probe) {
+    for node in enclosing(tree, probe) {
         if let Some(indent) = indent
             && node.end_byte() <= at
             && text::indent_width(&text::text(rope, line_of(rope, node.start_byte()))) >= indent
@@ -157,9 +185,9 @@ fn signature(rope: &Rope, node: Node<'_>, body: Option<Node<'_>>) -> Range<usize
     }
 }
 
-/// The nodes that contain the byte at `at`, smallest first.
-pub(crate) fn enclosing(syntax: &Syntax, at: usize) -> Vec<Node<'_>> {
-    let Some(tree) = syntax.tree() else {
+/// The nodes that contain the byte at `at`, smallest first; none without a tree.
+pub(crate) fn enclosing(tree: Option<&Tree>, at: usize) -> Vec<Node<'_>> {
+    let Some(tree) = tree else {
         return Vec::new();
     };
     let mut cursor = tree.walk();
@@ -366,5 +394,24 @@ mod tests {
         let syntax = Syntax::parse(Language::Rust, &rope);
         assert_eq!(scopes_at(&syntax, &rope, 1000), []);
         assert_eq!(scopes_at(&syntax, &rope, 11).len(), 1);
+    }
+
+    #[test]
+    fn scopes_far_above_are_known_without_a_parse() {
+        let body = "        self.sum += 1;\n".repeat(200);
+        let code = format!("impl Counter {{\n    fn count(&mut self) {{\n{body}    }}\n}}\n");
+        let code = format!("{}{code}", "fn other() {}\n".repeat(2000));
+        let mut rope = Rope::from_str(&code);
+        let mut syntax = Syntax::parse(Language::Rust, &rope);
+        let mut at = code.rfind("self.sum").unwrap();
+        for key in ["g", "(", "1", ")", ";", "\n", "if x {\n", "h("] {
+            let edit = crate::TextEdit::apply(&mut rope, at..at, key);
+            syntax.edit(&edit, &rope);
+            at += key.len();
+            let above = scopes_above(&syntax, &rope, at, at - 2000);
+            let names: Vec<_> = above.iter().map(|scope| scope.name.as_deref()).collect();
+            assert_eq!(names, [Some("count"), Some("Counter")], "after {key:?}");
+        }
+        assert_eq!(scopes_above(&syntax, &rope, at, 1000), []);
     }
 }

@@ -1,6 +1,8 @@
 //! A syntax tree kept in step with a rope by incremental edits.
 //!
-//! Nothing here reads a whole file twice: an edit reparses what it touched, and a clone shares the tree.
+//! Nothing here reads a whole file twice: after an edit only what it touched is parsed again, and that not before somebody
+//! asks; a clone shares the tree. What is asked around a cursor is answered from the few functions there
+//! (`syntax/neighbourhood.rs`), so that typing in a long file never waits for the parser to pass over the rest of it.
 
 mod neighbourhood;
 
@@ -12,12 +14,13 @@ use std::time::{Duration, Instant};
 use ropey::Rope;
 use tree_sitter::{InputEdit, Node, ParseOptions, Parser, Point, Tree};
 
-use self::neighbourhood::{Neighbourhood, Part};
+pub(crate) use self::neighbourhood::Neighbourhood;
+use self::neighbourhood::Part;
 use crate::{Imports, Language, TextEdit, text};
 
 /// How long the first parse of a file may take before the file is left without structure.
 const FIRST_PARSE_LIMIT: Duration = Duration::from_millis(1500);
-/// How long a reparse after an edit may take before the old tree is kept. Typing waits for this.
+/// How long a reparse after an edit may take before the old tree is kept. Whoever asks for the tree waits for this.
 const EDIT_PARSE_LIMIT: Duration = Duration::from_millis(60);
 
 thread_local! {
@@ -32,41 +35,36 @@ thread_local! {
 #[derive(Clone, Debug)]
 pub struct Syntax {
     language: Language,
-    tree: Option<Tree>,
-    stale: bool,
+    /// The last tree that there was, moved along with the edits since.
+    moved: Parsed,
+    /// The text after those edits; none if there were none, and `moved` is its tree.
+    edited: Option<Rope>,
+    /// The tree of `edited`, for clones too, once anybody asked for it.
+    parsed: Arc<OnceLock<Parsed>>,
     /// The imports of the text, once they were asked for.
     pub(crate) imports: Arc<OnceLock<Imports>>,
     /// What was looked at last.
-    previews: Previews,
+    neighbourhood: LastNeighbourhood,
     /// The part that was looked at last in this text or the one before it, for clones too: most of it is still there after
     /// a keystroke, and need not be parsed again.
     part: Arc<Mutex<Option<Part>>>,
 }
 
-/// The neighbourhood of a place as it would be after a change.
+/// What a parser has made of a text.
 #[derive(Clone, Debug)]
-pub(crate) struct Preview {
-    /// The byte of the whole text at which the neighbourhood begins: its own offsets count from there.
-    pub(crate) start: usize,
-    pub(crate) rope: Rope,
-    pub(crate) syntax: Syntax,
-    pub(crate) edit: TextEdit,
-    /// How broken the neighbourhood is without the change.
-    pub(crate) damage_before: Damage,
+struct Parsed {
+    /// None for plain text.
+    tree: Option<Tree>,
+    /// Whether there was not time enough, so that the tree is one of another text, with its offsets moved along.
+    stale: bool,
 }
 
-/// What [`Syntax::preview`] keeps: questions are often about the same place, and the same text. A clone has its own, so that
-/// they go with whoever asked.
+/// The neighbourhood that was asked for last: questions are often about the same place. A clone has its own, so that it goes
+/// with whoever asked.
 #[derive(Debug, Default)]
-struct Previews(Box<Mutex<LastPreviews>>);
+struct LastNeighbourhood(Box<Mutex<Option<Arc<Neighbourhood>>>>);
 
-#[derive(Debug, Default)]
-struct LastPreviews {
-    neighbourhood: Option<Neighbourhood>,
-    last: Option<(Range<usize>, String, Preview)>,
-}
-
-impl Clone for Previews {
+impl Clone for LastNeighbourhood {
     fn clone(&self) -> Self {
         Self::default()
     }
@@ -87,71 +85,68 @@ impl Syntax {
         let tree = tree.or_else(|| unparsed(language, rope));
         Syntax {
             language,
-            tree,
-            stale,
+            moved: Parsed { tree, stale },
+            edited: None,
+            parsed: Arc::default(),
             imports: Arc::default(),
-            previews: Previews::default(),
+            neighbourhood: LastNeighbourhood::default(),
             part: Arc::default(),
         }
     }
 
     /// Follows one edit: `rope` is the text just after it, and just before it was the text of this tree.
     ///
-    /// Only what the edit touched is parsed again: about half a millisecond in 9,000 lines of Rust or Go. Where a
-    /// grammar has to read the first word of every statement of the top level again (Python, JavaScript, Rust with
-    /// comments between functions), several milliseconds. After 60 ms the old tree is kept, with its offsets moved along
-    /// and marked [stale](Syntax::is_stale), and the next edit tries again.
+    /// Takes microseconds. The text is parsed again when somebody asks for its [tree](Syntax::tree).
     pub fn edit(&mut self, edit: &TextEdit, rope: &Rope) {
-        self.edit_within(edit, rope, EDIT_PARSE_LIMIT);
-    }
-
-    /// Follows several edits, each of the text that the one before it left, for the price of one: `rope` is the text
-    /// after all of them.
-    pub fn edit_each(&mut self, edits: &[TextEdit], rope: &Rope) {
-        if let [edit] = edits {
-            return self.edit(edit, rope);
-        }
-        if edits.is_empty() {
-            return;
-        }
-        self.part = Arc::default();
-        edits.iter().for_each(|edit| self.move_along(edit));
-        self.catch_up(rope, EDIT_PARSE_LIMIT);
-    }
-
-    pub(crate) fn edit_within(&mut self, edit: &TextEdit, rope: &Rope, limit: Duration) {
         let part = self.lock_part().as_ref().and_then(|part| part.after(edit, rope));
         // Snapshots keep the old one.
         self.part = Arc::new(Mutex::new(part));
         self.move_along(edit);
-        self.catch_up(rope, limit);
+        self.edited = Some(rope.clone());
     }
 
-    /// Moves what the tree says to where it is after an edit; it is to be parsed again before anybody looks.
+    /// Follows several edits, each of the text that the one before it left: `rope` is the text after all of them.
+    pub fn edit_each(&mut self, edits: &[TextEdit], rope: &Rope) {
+        match edits {
+            [] => {}
+            [edit] => self.edit(edit, rope),
+            _ => {
+                self.part = Arc::default();
+                edits.iter().for_each(|edit| self.move_along(edit));
+                self.edited = Some(rope.clone());
+            }
+        }
+    }
+
+    /// Moves what the tree says to where it is after an edit.
     fn move_along(&mut self, edit: &TextEdit) {
-        self.previews = Previews::default();
-        // Nor does an edit change what an older snapshot has yet to look up.
+        if let Some(parsed) = self.parsed.get() {
+            self.moved = parsed.clone();
+        }
+        self.parsed = Arc::default();
+        self.neighbourhood = LastNeighbourhood::default();
+        // An edit does not change what an older snapshot has yet to look up.
         if self.imports.get().is_none_or(|it| edit.start_byte < it.read_to()) {
             self.imports = Arc::default();
         }
-        if let Some(tree) = &mut self.tree {
+        if let Some(tree) = &mut self.moved.tree {
             tree.edit(&edit.as_input_edit());
         }
     }
 
-    /// Parses again what has been edited.
-    fn catch_up(&mut self, rope: &Rope, limit: Duration) {
-        let Some(tree) = &mut self.tree else { return };
-        let parsed = run_parser(
-            self.language,
-            |byte| text::chunk_from(rope, byte),
-            Some(tree),
-            limit,
-        );
-        self.stale = parsed.is_none();
-        if let Some(parsed) = parsed {
-            *tree = parsed;
-        }
+    /// The tree of the text as it is, parsed now if nobody has asked for it before.
+    fn parsed(&self, limit: Duration) -> &Parsed {
+        let Some(rope) = &self.edited else {
+            return &self.moved;
+        };
+        self.parsed.get_or_init(|| {
+            let old = self.moved.tree.as_ref();
+            let tree = run_parser(self.language, |byte| text::chunk_from(rope, byte), old, limit);
+            Parsed {
+                stale: tree.is_none() && old.is_some(),
+                tree: tree.or_else(|| old.cloned()),
+            }
+        })
     }
 
     fn lock_part(&self) -> MutexGuard<'_, Option<Part>> {
@@ -165,14 +160,29 @@ impl Syntax {
     }
 
     /// The tree; its offsets are bytes of the rope. `None` only for plain text.
+    ///
+    /// Who asks first after edits waits for the parser, which passes over what they did not touch: about half a millisecond in
+    /// 9,000 lines of Rust or Go. Where a grammar has to read the first word of every statement of the top level again
+    /// (Python, JavaScript, Rust with comments between functions), several milliseconds. After 60 ms the old tree is kept,
+    /// with its offsets moved along and marked [stale](Syntax::is_stale), and after the next edit it is tried again.
     pub fn tree(&self) -> Option<&Tree> {
-        self.tree.as_ref()
+        self.parsed(EDIT_PARSE_LIMIT).tree.as_ref()
+    }
+
+    /// The tree, or the last one that there was with its offsets moved along, where getting the tree would take a parse. Right
+    /// about everything that the edits since have not touched.
+    pub(crate) fn rough_tree(&self) -> Option<&Tree> {
+        self.rough().tree.as_ref()
+    }
+
+    fn rough(&self) -> &Parsed {
+        self.parsed.get().unwrap_or(&self.moved)
     }
 
     /// Whether the last parse ran out of time, so that node kinds may not fit the text any more. Offsets
     /// always do.
     pub fn is_stale(&self) -> bool {
-        self.stale
+        self.parsed(EDIT_PARSE_LIMIT).stale
     }
 
     /// How many ERROR and MISSING nodes the tree has; visits only the broken parts of it.
@@ -182,40 +192,29 @@ impl Syntax {
 
     /// How broken the tree is, in nodes and in bytes.
     pub(crate) fn damage(&self) -> Damage {
-        self.tree
-            .as_ref()
+        self.tree()
             .map_or_else(Damage::default, |tree| Damage::of(tree.root_node()))
     }
 
-    /// What is around `range` as it would be with `text` in its place.
-    pub(crate) fn preview(&self, rope: &Rope, range: Range<usize>, text: &str) -> Preview {
+    /// Parses what is around the byte offset `at` unless that is done: [`completion_end`](crate::completion_end) and
+    /// [`worsens`](crate::worsens) would wait for it.
+    pub fn prepare(&self, rope: &Rope, at: usize) {
+        self.around(rope, at..at);
+    }
+
+    /// What is around `range`, of which [`tree`](Syntax::tree) would say the same.
+    pub(crate) fn around(&self, rope: &Rope, range: Range<usize>) -> Arc<Neighbourhood> {
         let range = text::snap_range(rope, range);
         // Poisoned or not, what is in there is whole.
-        let mut previews = self.previews.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known_range, known_text, preview)) = &previews.last
-            && *known_range == range
-            && known_text == text
-        {
-            return preview.clone();
+        let mut last = self
+            .neighbourhood
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some(around) if around.change == range => Arc::clone(around),
+            _ => Arc::clone(last.insert(Arc::new(Neighbourhood::of(self, rope, range)))),
         }
-        let around = match previews.neighbourhood.take() {
-            Some(around) if around.change == range => around,
-            _ => Neighbourhood::of(self, rope, range.clone()),
-        };
-        let (mut syntax, mut part) = (around.syntax.clone(), around.rope.clone());
-        let local = range.start - around.start..range.end - around.start;
-        let edit = TextEdit::apply(&mut part, local, text);
-        syntax.edit(&edit, &part);
-        let preview = Preview {
-            start: around.start,
-            rope: part,
-            syntax,
-            edit,
-            damage_before: around.syntax.damage(),
-        };
-        previews.neighbourhood = Some(around);
-        previews.last = Some((range, text.to_owned(), preview.clone()));
-        preview
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ropey::Rope;
 
+use crate::syntax::Neighbourhood;
 use crate::{Language, Syntax};
 
 /// Whether the tree has more errors with `text` in the place of `replace` than it has now.
@@ -15,16 +16,18 @@ use crate::{Language, Syntax};
 ///
 /// Parses an edited copy of what is around; neither the rope nor the tree changes.
 pub fn worsens(syntax: &Syntax, rope: &Rope, replace: Range<usize>, text: &str) -> bool {
-    if is_worse(syntax, rope, replace.clone(), text) {
+    let around = syntax.around(rope, replace.clone());
+    let replace = replace.start - around.start..replace.end - around.start;
+    if is_worse(&around, replace.clone(), text) {
         // A header is judged by whether it would be right with a body.
         let header = syntax.language() == Language::Python && text.trim_end().ends_with(':');
-        return !header || is_worse(syntax, rope, replace, &format!("{} pass", text.trim_end()));
+        return !header || is_worse(&around, replace, &format!("{} pass", text.trim_end()));
     }
     false
 }
 
-fn is_worse(syntax: &Syntax, rope: &Rope, replace: Range<usize>, text: &str) -> bool {
-    let preview = syntax.preview(rope, replace, text);
+fn is_worse(around: &Neighbourhood, replace: Range<usize>, text: &str) -> bool {
+    let preview = around.preview(replace, text);
     if preview.syntax.is_stale() {
         return false;
     }

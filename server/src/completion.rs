@@ -115,7 +115,7 @@ fn drafter_name<S: Serializer>(drafter: &Option<DrafterKind>, serializer: S) -> 
 /// How long each stage of a completion took, the engine's own apart.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stages {
-    /// Applying the change before it to the text and its tree; zero where there was none.
+    /// Applying the change before it to the text; zero where there was none.
     pub change: Duration,
     /// Deciding whether and how far to suggest.
     pub trigger: Duration,
@@ -159,7 +159,7 @@ async fn run(engine: &Engine, query: &Query, trace: &mut Trace) -> Result<Sugges
     trace.stages.context = lap.end();
     let request = Request {
         prompt: Prompt::Fim(prompt::build(context)),
-        copy_sources,
+        copy_sources: copy_sources.clone(),
         sampling: query.sampling.clone(),
         stop: stop_condition(extent, config),
         speculation: query.speculation,
@@ -175,6 +175,9 @@ async fn run(engine: &Engine, query: &Query, trace: &mut Trace) -> Result<Sugges
     };
     let generation = engine.generate(request);
     trace.stages.prompt = lap.end();
+    // While the model reads.
+    sources::prepare(&copy_sources);
+    document.syntax.prepare(&document.text, *at);
     read(engine, generation, &candidate, trace).await?;
     candidate.logprobs = &trace.logprobs;
     let mut lap = Lap::begin();

@@ -38,7 +38,7 @@ pub struct OpenDocument {
     touched: u64,
     /// The text that the engine was last given to draft from.
     given: Option<u64>,
-    /// How long the last change took to apply, the tree's part included.
+    /// How long the last change took to apply.
     pub changed_in: Duration,
     /// Text and place that a suggestion is being, or was last, prepared for in the background.
     prepared_for: Option<(u64, usize)>,
@@ -96,7 +96,6 @@ impl DocumentStore {
         let started = Instant::now();
         self.clock += 1;
         *touched = self.clock;
-        // One parse for all of them: an editor sends the cursors of a column together.
         let mut edits = Vec::new();
         for change in changes {
             match change.range {

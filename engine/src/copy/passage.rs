@@ -1,6 +1,9 @@
 //! Text that can be copied from: bytes, the tokens that they came from, and where each stretch of them occurred before.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use super::{BORDER, MIN_MATCH};
 use crate::{suffix_index::SuffixIndex, tokenizer::Tokenizer};
@@ -57,33 +60,62 @@ impl Passage {
 }
 
 /// A text beside the prompt that copying may draw from, such as the rest of the file or another open one. It is prepared
-/// once and takes about 30 bytes of memory for each of its own; requests share it.
+/// once, by whoever needs it first, and takes about 30 bytes of memory for each of its own; requests share it.
 pub struct CopySource {
-    pub(super) passage: Passage,
+    text: String,
+    tokenizer: Arc<Tokenizer>,
+    /// Ids from here on are none of the model's.
+    n_vocab: usize,
+    passage: OnceLock<Passage>,
 }
 
 impl CopySource {
-    /// Prepares a text, given as its tokens.
-    pub fn new(tokenizer: &Tokenizer, tokens: &[u32]) -> Self {
-        let n_bytes: usize = tokens
-            .iter()
-            .map(|&token| tokenizer.token_bytes(token).len())
-            .sum();
-        let mut passage = Passage::default();
-        passage.symbols.reserve_exact(n_bytes + 1);
-        passage.origins.reserve_exact(n_bytes + 1);
-        for &token in tokens {
-            passage.push(tokenizer, token);
+    /// A text, for a model that reads the first `n_vocab` tokens.
+    pub fn new(tokenizer: Arc<Tokenizer>, n_vocab: usize, text: String) -> Self {
+        Self {
+            text,
+            tokenizer,
+            n_vocab,
+            passage: OnceLock::new(),
         }
-        // Nothing goes on at the end of the text.
-        passage.push_border();
-        passage.update_index();
-        Self { passage }
+    }
+
+    /// Does what the first token that might be copied from here would wait for, unless that is done: about a millisecond for
+    /// each 30 kB.
+    pub fn prepare(&self) {
+        self.passage();
+    }
+
+    /// Whether nobody waits for it any more.
+    pub fn is_prepared(&self) -> bool {
+        self.passage.get().is_some()
+    }
+
+    pub(super) fn passage(&self) -> &Passage {
+        self.passage.get_or_init(|| {
+            let tokens = self.tokenizer.encode(&self.text, false).unwrap_or_else(|error| {
+                tracing::debug!("nothing is copied from a text: {error}");
+                Vec::new()
+            });
+            let mut passage = Passage::default();
+            passage.symbols.reserve_exact(self.text.len() + 1);
+            passage.origins.reserve_exact(self.text.len() + 1);
+            for token in tokens
+                .into_iter()
+                .filter(|&token| (token as usize) < self.n_vocab)
+            {
+                passage.push(&self.tokenizer, token);
+            }
+            // Nothing goes on at the end of the text.
+            passage.push_border();
+            passage.update_index();
+            passage
+        })
     }
 }
 
 impl fmt::Debug for CopySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CopySource({} bytes)", self.passage.symbols.len())
+        write!(f, "CopySource({} bytes)", self.text.len())
     }
 }

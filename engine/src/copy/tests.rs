@@ -62,13 +62,14 @@ fn longer_and_nearer_matches_weigh_more() {
     assert_eq!(equal[0].0, 'b');
 }
 
+fn source(text: &str) -> Arc<CopySource> {
+    let tokenizer = Tokenizer::bytes();
+    let n_vocab = tokenizer.vocab_size();
+    Arc::new(CopySource::new(Arc::new(tokenizer), n_vocab, text.to_owned()))
+}
+
 #[test]
 fn copies_from_sources_but_rather_from_the_prompt() {
-    let tokenizer = Tokenizer::bytes();
-    let source = |text: &str| {
-        let tokens = tokenizer.encode(text, false).unwrap();
-        Arc::new(CopySource::new(&tokenizer, &tokens))
-    };
     let votes = |prompt: &[u32], sources: &[&str]| -> Vec<char> {
         let sources = sources.iter().map(|text| source(text)).collect();
         let mut predictor = predictor(prompt).with_sources(sources);
@@ -93,8 +94,7 @@ fn copies_from_sources_but_rather_from_the_prompt() {
 fn drafts_follow_a_source() {
     let tokenizer = Tokenizer::bytes();
     let prompt = hole("let total", "");
-    let tokens = tokenizer.encode("let total_width = 1;", false).unwrap();
-    let source = Arc::new(CopySource::new(&tokenizer, &tokens));
+    let source = source("let total_width = 1;");
     let mut draft = Draft::default();
     predictor(&prompt)
         .with_sources(vec![source])

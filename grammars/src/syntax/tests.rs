@@ -53,9 +53,9 @@ impl Triple {
         let old = self.plain[range.clone()].to_owned();
         self.plain.replace_range(range.clone(), text);
         let edit = TextEdit::apply(&mut self.rope, range.clone(), text);
+        self.syntax.edit(&edit, &self.rope);
         // Without the limit, so that a busy machine gives the same trees.
-        self.syntax
-            .edit_within(&edit, &self.rope, Duration::from_secs(60));
+        self.syntax.parsed(Duration::from_secs(60));
         assert_eq!(self.rope, self.plain.as_str());
         (range.start..range.start + text.len(), old)
     }
@@ -218,7 +218,8 @@ fn type_here_and_there(language: Language, code: &str) -> (Duration, Duration, u
 
         let started = Instant::now();
         let edit = TextEdit::apply(&mut rope, range, text);
-        syntax.edit_within(&edit, &rope, Duration::from_secs(10));
+        syntax.edit(&edit, &rope);
+        syntax.parsed(Duration::from_secs(10));
         durations.push(started.elapsed());
     }
     assert_eq!(tree_text(&syntax), fresh(language, &rope));
@@ -271,12 +272,14 @@ fn a_parse_that_takes_too_long_is_put_off() {
     assert_eq!(syntax.tree().unwrap().root_node().end_byte(), rope.len_bytes());
 
     let edit = TextEdit::apply(&mut rope, 0..0, "use a::c;\n");
-    syntax.edit_within(&edit, &rope, Duration::ZERO);
+    syntax.edit(&edit, &rope);
+    syntax.parsed(Duration::ZERO);
     assert!(syntax.is_stale());
     assert_eq!(syntax.tree().unwrap().root_node().end_byte(), rope.len_bytes());
 
     let edit = TextEdit::apply(&mut rope, 0..0, "use a::b;\n");
-    syntax.edit_within(&edit, &rope, Duration::from_secs(60));
+    syntax.edit(&edit, &rope);
+    syntax.parsed(Duration::from_secs(60));
     assert!(!syntax.is_stale());
     assert_eq!(tree_text(&syntax), fresh(Language::Rust, &rope));
 }

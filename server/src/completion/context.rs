@@ -3,7 +3,7 @@
 
 use std::{ops::Range, path::Path};
 
-use surmise_grammars::{Budget, excerpt, imports, scopes_at};
+use surmise_grammars::{Budget, excerpt, imports, scopes_above};
 
 use crate::{completion::Query, document::Document};
 
@@ -34,7 +34,7 @@ pub fn gather(query: &Query, budget: Budget, cost: &dyn Fn(&str) -> usize) -> Co
         // What was cut off costs part of the prefix; what is not needed then is cut off with the shorter one.
         let mut left = budget.prefix / 4;
         scopes = affordable(
-            scopes_above(document, query.at, excerpt.prefix.start),
+            signatures_above(document, query.at, excerpt.prefix.start),
             &mut left,
             cost,
         );
@@ -71,10 +71,9 @@ fn imports_above(document: &Document, start: usize) -> Vec<String> {
 }
 
 /// Signatures, indented as they are, of the scopes around byte `at` that begin before byte `start`.
-fn scopes_above(document: &Document, at: usize, start: usize) -> Vec<String> {
+fn signatures_above(document: &Document, at: usize, start: usize) -> Vec<String> {
     let text = &document.text;
-    let mut scopes = scopes_at(&document.syntax, text, at);
-    scopes.retain(|scope| scope.signature.end <= start);
+    let mut scopes = scopes_above(&document.syntax, text, at, start);
     scopes.reverse();
     let with_indent = |signature: std::ops::Range<usize>| {
         let line = text.line_to_byte(text.byte_to_line(signature.start));

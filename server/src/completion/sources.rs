@@ -21,7 +21,7 @@ const CHUNK_LINES: usize = 64;
 /// Texts that are kept prepared.
 const MAX_ENTRIES: usize = 16;
 
-/// Texts that were prepared for one engine lately, by their hashes.
+/// Texts that one engine copied from lately, by their hashes.
 #[derive(Debug, Default)]
 pub struct SourceCache {
     hasher: RandomState,
@@ -30,47 +30,38 @@ pub struct SourceCache {
 }
 
 impl SourceCache {
-    /// The texts, prepared: those that are not known on a thread each.
-    fn get(&self, engine: &Engine, texts: &[String]) -> Vec<Arc<CopySource>> {
-        let hashes: Vec<u64> = texts.iter().map(|text| self.hasher.hash_one(text)).collect();
-        let mut sources: Vec<_> = hashes.iter().map(|hash| self.known(*hash)).collect();
-        let mut lacking = sources
-            .iter_mut()
-            .zip(texts)
-            .filter(|(source, _)| source.is_none());
-        let first = lacking.next();
-        thread::scope(|scope| {
-            for (source, text) in lacking {
-                scope.spawn(move || *source = prepare(engine, text));
-            }
-            if let Some((source, text)) = first {
-                *source = prepare(engine, text);
-            }
-        });
-        let prepared = hashes.into_iter().zip(sources);
-        let prepared: Vec<_> = prepared
-            .filter_map(|(hash, source)| Some((hash, source?)))
-            .collect();
+    /// The texts, those that are known as they were prepared.
+    fn get(&self, engine: &Engine, texts: Vec<String>) -> Vec<Arc<CopySource>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|entry| prepared.iter().all(|it| it.0 != entry.0));
-        entries.extend(prepared.iter().cloned());
+        let mut sources = Vec::new();
+        for text in texts {
+            let hash = self.hasher.hash_one(&text);
+            let known = entries.iter().position(|entry| entry.0 == hash);
+            let source = match known {
+                Some(idx) => Some(entries.remove(idx).1),
+                None => engine.copy_source(text),
+            };
+            if let Some(source) = source {
+                sources.push(Arc::clone(&source));
+                entries.push((hash, source));
+            }
+        }
         let n_old = entries.len().saturating_sub(MAX_ENTRIES);
         entries.drain(..n_old);
-        prepared.into_iter().map(|(_, source)| source).collect()
-    }
-
-    fn known(&self, hash: u64) -> Option<Arc<CopySource>> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = entries.iter().find(|entry| entry.0 == hash);
-        entry.map(|(_, source)| Arc::clone(source))
+        sources
     }
 }
 
-fn prepare(engine: &Engine, text: &str) -> Option<Arc<CopySource>> {
-    engine.copy_source(text).unwrap_or_else(|error| {
-        tracing::debug!("nothing is copied from a text: {error}");
-        None
-    })
+/// Prepares what is not prepared yet, on a thread each: while the model reads the prompt there is time for it.
+pub(super) fn prepare(sources: &[Arc<CopySource>]) {
+    let mut lacking = sources.iter().filter(|source| !source.is_prepared());
+    let first = lacking.next();
+    thread::scope(|scope| {
+        for source in lacking {
+            scope.spawn(|| source.prepare());
+        }
+        first.inspect(|source| source.prepare());
+    });
 }
 
 /// The texts beside `excerpt`, the part of the query's document that the prompt holds, the nearest first.
@@ -88,7 +79,7 @@ pub(super) fn gather(engine: &Engine, query: &Query, excerpt: Range<usize>) -> V
         .iter()
         .map(|document| document.excerpt(0..snap(document, MAX_BYTES)));
     let texts: Vec<String> = own.chain(others).filter(|text| !text.is_empty()).collect();
-    query.sources.get(engine, &texts)
+    query.sources.get(engine, texts)
 }
 
 /// Whole chunks of the file before byte `end`.

@@ -50,8 +50,11 @@ pub(super) async fn handle(
                 let for_task = query.clone();
                 let work = async move {
                     let completion = complete(&engine, &for_task).await;
-                    // Its trees take a while to free; the answer need not wait for that.
-                    spawn_blocking(move || drop(for_task));
+                    // The answer waits neither for the tree that the next edit starts from, nor for old ones to be freed.
+                    spawn_blocking(move || {
+                        for_task.document.syntax.tree();
+                        drop(for_task);
+                    });
                     completion
                 };
                 match task::run(work, superseded).await? {
