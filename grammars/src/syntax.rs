@@ -35,7 +35,7 @@ thread_local! {
 #[derive(Clone, Debug)]
 pub struct Syntax {
     language: Language,
-    /// The last tree that there was, moved along with the edits since.
+    /// The last tree that was whole, moved along with the edits since.
     moved: Parsed,
     /// The text after those edits; none if there were none, and `moved` is its tree.
     edited: Option<Rope>,
@@ -57,6 +57,13 @@ struct Parsed {
     tree: Option<Tree>,
     /// Whether there was not time enough, so that the tree is one of another text, with its offsets moved along.
     stale: bool,
+}
+
+impl Parsed {
+    /// Whether the parser found no way to make one tree of the text: then the one before it knows more.
+    fn is_in_pieces(&self) -> bool {
+        self.tree.as_ref().is_some_and(|tree| tree.root_node().is_error())
+    }
 }
 
 /// The neighbourhood that was asked for last: questions are often about the same place. A clone has its own, so that it goes
@@ -101,36 +108,19 @@ impl Syntax {
         let part = self.lock_part().as_ref().and_then(|part| part.after(edit, rope));
         // Snapshots keep the old one.
         self.part = Arc::new(Mutex::new(part));
-        self.move_along(edit);
-        self.edited = Some(rope.clone());
-    }
-
-    /// Follows several edits, each of the text that the one before it left: `rope` is the text after all of them.
-    pub fn edit_each(&mut self, edits: &[TextEdit], rope: &Rope) {
-        match edits {
-            [] => {}
-            [edit] => self.edit(edit, rope),
-            _ => {
-                self.part = Arc::default();
-                edits.iter().for_each(|edit| self.move_along(edit));
-                self.edited = Some(rope.clone());
-            }
-        }
-    }
-
-    /// Moves what the tree says to where it is after an edit.
-    fn move_along(&mut self, edit: &TextEdit) {
-        if let Some(parsed) = self.parsed.get() {
-            self.moved = parsed.clone();
-        }
-        self.parsed = Arc::default();
         self.neighbourhood = LastNeighbourhood::default();
-        // An edit does not change what an older snapshot has yet to look up.
-        if self.imports.get().is_none_or(|it| edit.start_byte < it.read_to()) {
-            self.imports = Arc::default();
+        if let Some(parsed) = std::mem::take(&mut self.parsed).get()
+            && !parsed.is_in_pieces()
+        {
+            self.moved = parsed.clone();
         }
         if let Some(tree) = &mut self.moved.tree {
             tree.edit(&edit.as_input_edit());
+        }
+        self.edited = Some(rope.clone());
+        // An edit does not change what an older snapshot has yet to look up.
+        if self.imports.get().is_none_or(|it| edit.start_byte < it.read_to()) {
+            self.imports = Arc::default();
         }
     }
 

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use surmise_grammars::TextEdit;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -96,21 +95,18 @@ impl DocumentStore {
         let started = Instant::now();
         self.clock += 1;
         *touched = self.clock;
-        let mut edits = Vec::new();
         for change in changes {
             match change.range {
                 None => {
                     document.replace_all(&change.text);
-                    edits.clear();
                 }
                 Some((start, end)) => {
                     let start = offset_at(&document.text, start, encoding);
                     let end = offset_at(&document.text, end, encoding).max(start);
-                    edits.push(TextEdit::apply(&mut document.text, start..end, &change.text));
+                    document.replace(start..end, &change.text);
                 }
             }
         }
-        document.syntax.edit_each(&edits, &document.text);
         document.version = version;
         *revision += 1;
         *changed_in = started.elapsed();

@@ -47,11 +47,16 @@ pub(crate) struct Preview {
 impl Neighbourhood {
     /// What is around `change`.
     pub(super) fn of(syntax: &Syntax, rope: &Rope, change: Range<usize>) -> Self {
-        let part = Part::around(syntax, syntax.rough(), rope, &change).or_else(|| {
-            // What was typed last may have changed the nodes beside it.
-            let is_rough = syntax.edited.is_some() && syntax.parsed.get().is_none();
-            is_rough.then(|| Part::around(syntax, syntax.parsed(EDIT_PARSE_LIMIT), rope, &change))?
-        });
+        let part = Part::known(syntax, rope, &change)
+            .or_else(|| Part::around(syntax, syntax.rough(), rope, &change))
+            .or_else(|| {
+                // What was typed last may have changed the nodes beside it.
+                let is_rough = syntax.edited.is_some() && syntax.parsed.get().is_none();
+                is_rough.then(|| Part::around(syntax, syntax.parsed(EDIT_PARSE_LIMIT), rope, &change))?
+            });
+        if let Some(part) = &part {
+            *syntax.lock_part() = Some(part.clone());
+        }
         let Part { start, rope, syntax } = part.unwrap_or_else(|| Part {
             start: 0,
             rope: rope.clone(),
@@ -102,31 +107,41 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// The part that was looked at last, if it has `change` well inside. However broken its text has become since, it is the text
+    /// that stood by itself before; only a whole without errors knows better.
+    fn known(syntax: &Syntax, rope: &Rope, change: &Range<usize>) -> Option<Self> {
+        let part = syntax.lock_part().take()?;
+        let range = part.start..part.start + part.rope.len_bytes();
+        debug_assert!(part.rope == rope.byte_slice(range.clone()));
+        let starts_before = range.start == 0 || range.start + MARGIN_BYTES <= change.start;
+        let ends_after = range.end == rope.len_bytes() || range.end >= change.end + MARGIN_BYTES;
+        let whole = syntax.rough_tree()?;
+        let root = whole.root_node();
+        let is_inside = starts_before && ends_after && !part.syntax.is_stale();
+        let knows_better = !root.has_changes() && !root.has_error();
+        (is_inside && (!knows_better || is_same(part.syntax.tree()?, whole, &range))).then_some(part)
+    }
+
     /// The part of the text around `change`, if its tree is the same by itself as in `whole`.
     fn around(syntax: &Syntax, whole: &Parsed, rope: &Rope, change: &Range<usize>) -> Option<Self> {
-        if rope.len_bytes() <= MAX_WHOLE_BYTES || whole.stale {
+        if rope.len_bytes() <= MAX_WHOLE_BYTES {
             return None;
         }
         let tree = whole.tree.as_ref()?;
-        let range =
-            border_before(tree.walk(), rope, change.start)..border_after(tree.walk(), rope, change.end);
-        if range.len() > MAX_BYTES {
-            return None;
-        }
-        let known = syntax.lock_part().take();
-        let known = known.filter(|it| it.start == range.start && it.rope == rope.byte_slice(range.clone()));
-        // One that was typed in since is one still: nothing else has changed.
-        let is_trusted = known.is_some() && tree.root_node().has_changes();
-        let part = known.unwrap_or_else(|| {
-            let rope = Rope::from(rope.byte_slice(range.clone()));
-            Self {
-                start: range.start,
-                syntax: Syntax::parse(syntax.language(), &rope),
-                rope,
-            }
-        });
-        let is_same = !part.syntax.is_stale() && (is_trusted || is_same(part.syntax.tree()?, tree, &range));
-        is_same.then(|| syntax.lock_part().insert(part).clone())
+        let end = border_after(tree.walk(), rope, change.end);
+        // Something before the node that is typed in tells whether the part stands by itself.
+        let range = [true, false]
+            .map(|with_one_before| border_before(tree.walk(), rope, change.start, with_one_before)..end)
+            .into_iter()
+            .find(|range| range.len() <= MAX_BYTES)?;
+        let rope = Rope::from(rope.byte_slice(range.clone()));
+        let part = Self {
+            start: range.start,
+            syntax: Syntax::parse(syntax.language(), &rope),
+            rope,
+        };
+        let is_same = !part.syntax.is_stale() && is_same(part.syntax.tree()?, tree, &range);
+        is_same.then_some(part)
     }
 
     /// What becomes of it with an edit of the text, `rope` after that; none if the edit goes beyond it.
@@ -149,17 +164,19 @@ impl Part {
     }
 }
 
-/// Start of the line at which a node of the top level begins with nothing before it, the margin before `at`, or 0.
-fn border_before(mut cursor: TreeCursor<'_>, rope: &Rope, at: usize) -> usize {
+/// Start of the line at which a node of the top level begins with nothing before it, the margin before `at`, or 0. With
+/// `with_one_before`, the node ends before `at`.
+fn border_before(mut cursor: TreeCursor<'_>, rope: &Rope, at: usize, with_one_before: bool) -> usize {
     if cursor.goto_first_child_for_byte(at).is_none() && !cursor.goto_last_child() {
         return 0;
     }
     loop {
         let line = text::line_start(rope, cursor.node().start_byte());
+        let is_before = !with_one_before || cursor.node().end_byte() < at;
         if !cursor.goto_previous_sibling() {
             return 0;
         }
-        if line + MARGIN_BYTES <= at && cursor.node().end_byte() <= line {
+        if is_before && line + MARGIN_BYTES <= at && cursor.node().end_byte() <= line {
             return line;
         }
     }
@@ -188,7 +205,9 @@ fn border_after(mut cursor: TreeCursor<'_>, rope: &Rope, at: usize) -> usize {
 /// after it: what is broken by the edit may come out in other pieces. If no other node is there, the edited one has to be of
 /// the kind that it was.
 fn is_same(own: &Tree, whole: &Tree, part: &Range<usize>) -> bool {
-    if own.root_node().kind_id() != whole.root_node().kind_id() {
+    let (own_root, whole_root) = (own.root_node(), whole.root_node());
+    let is_beyond_parsing = own_root.is_error() && whole_root.has_changes();
+    if own_root.kind_id() != whole_root.kind_id() && !is_beyond_parsing {
         return false;
     }
     let (own, whole) = (top_level(own, &(0..usize::MAX)), top_level(whole, part));

@@ -166,12 +166,10 @@ fn edits_at_the_very_end_and_in_an_empty_text_are_followed() {
 fn several_edits_are_followed_at_once() {
     let mut rope = Rope::from_str("fn f() {}\nfn g() {}\n");
     let mut syntax = Syntax::parse(Language::Rust, &rope);
-    let edits = [
-        TextEdit::apply(&mut rope, 8..8, " a(); "),
-        TextEdit::apply(&mut rope, 0..0, "use x;\n"),
-        TextEdit::apply(&mut rope, 4..6, "y::z;"),
-    ];
-    syntax.edit_each(&edits, &rope);
+    for (range, text) in [(8..8, " a(); "), (0..0, "use x;\n"), (4..6, "y::z;")] {
+        let edit = TextEdit::apply(&mut rope, range, text);
+        syntax.edit(&edit, &rope);
+    }
     assert_eq!(tree_text(&syntax), fresh(Language::Rust, &rope));
 }
 
