@@ -20,6 +20,7 @@ use crate::{
     engine_loop::{Command, EngineLoop},
     error::EngineError,
     fim::{FimConversation, FimTemplate},
+    grammar::GrammarCompiler,
     healing::Healing,
     kv_cache::{CacheType, KvCache},
     memory::KvRoom,
@@ -159,6 +160,8 @@ pub struct Engine {
     fim_conversation: Option<FimConversation>,
     rewrite: Result<RewriteTemplate, EngineError>,
     answers: AnswerFormat,
+    /// Made for the first request that has a grammar.
+    grammars: OnceLock<Result<GrammarCompiler, EngineError>>,
     info: EngineInfo,
     references: Arc<References>,
     status: Arc<Mutex<EngineStatus>>,
@@ -276,6 +279,7 @@ impl Engine {
             commands,
             thread: Some(thread),
             answers: AnswerFormat::new(None, &tokenizer),
+            grammars: OnceLock::new(),
             tokenizer,
             fim,
             fim_conversation: None,
@@ -426,6 +430,13 @@ impl Engine {
         }
     }
 
+    fn grammars(&self) -> Result<&GrammarCompiler, EngineError> {
+        let grammars = self
+            .grammars
+            .get_or_init(|| GrammarCompiler::new(&self.tokenizer));
+        grammars.as_ref().map_err(Clone::clone)
+    }
+
     fn lay_out(&self, request: &Request, output: Output) -> Result<Sequence, EngineError> {
         let mut prompt = self.prompt_tokens(&request.prompt)?.into_owned();
         let heals =
@@ -461,6 +472,13 @@ impl Engine {
         };
         let original = request.original.as_ref().or(region).cloned();
         let prompt_len = prompt.len();
+        let matcher = match &request.grammar {
+            Some(_) if matches!(request.prompt, Prompt::Fim(_)) => {
+                return Err(EngineError::BadRequest("a hole takes no grammar".into()));
+            }
+            Some(grammar) => Some(self.grammars()?.begin(grammar, stop_tokens.clone())?),
+            None => None,
+        };
         let mut sequence = Sequence::new(
             request,
             prompt,
@@ -472,6 +490,9 @@ impl Engine {
         )?;
         if let Some(healing) = healing {
             sequence.heal(healing);
+        }
+        if let Some(matcher) = matcher {
+            sequence.sampler.follow(matcher);
         }
         let speculator = &mut sequence.speculator;
         if let Some(original) = original {

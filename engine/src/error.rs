@@ -72,6 +72,9 @@ pub enum EngineError {
         /// Index in the sequence of the token that was to be picked.
         position: usize,
     },
+    /// A grammar cannot be followed to the end of the answer.
+    #[error("the answer cannot go on by its grammar: {0}; a simpler one may do")]
+    Grammar(String),
     /// The engine thread has ended.
     #[error("the engine has stopped: {0}")]
     Stopped(String),

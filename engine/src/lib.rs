@@ -11,6 +11,7 @@ pub mod engine;
 mod engine_loop;
 pub mod error;
 pub mod fim;
+pub mod grammar;
 pub mod healing;
 pub mod kernels;
 pub mod kv_cache;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{copy::CopySource, error::EngineError, speculative::drafter::DrafterKind};
+use crate::{copy::CopySource, error::EngineError, grammar::Grammar, speculative::drafter::DrafterKind};
 
 /// One generation to run.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +13,9 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// When to end.
     pub stop: StopCondition,
+    /// The form that the answer must have; then no token is picked that breaks it, and the answer ends when it is whole, at the
+    /// latest. Not for holes, which have the form of what is around them.
+    pub grammar: Option<Grammar>,
     /// How drafts are made.
     pub speculation: Speculation,
     /// Text that the answer mostly repeats, such as the span that an edit rewrites: drafts follow it. The model does not

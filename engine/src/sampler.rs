@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     copy::{CopyMixer, CopyPredictor},
     error::EngineError,
+    grammar::GrammarMatcher,
     healing::{Healing, is_allowed},
     kernels::{Isa, float::exp},
     logits::{Candidate, History, LogitsProcessor, best_first, max_logit, processors, weight},
@@ -22,7 +23,8 @@ pub struct Sampler {
     seed: u64,
     copy: Option<CopyMixer>,
     healing: Option<(Healing, Arc<Tokenizer>)>,
-    /// Scores without those of tokens that healing rules out. Kept between calls for its memory.
+    grammar: Option<GrammarMatcher>,
+    /// Scores without those of tokens that healing or a grammar rules out. Kept between calls for its memory.
     allowed: Vec<f32>,
     /// Kept between calls for its memory.
     candidates: Vec<Candidate>,
@@ -58,6 +60,7 @@ impl Sampler {
             seed: params.seed,
             copy: None,
             healing: None,
+            grammar: None,
             allowed: Vec::new(),
             candidates: Vec::new(),
         })
@@ -73,30 +76,47 @@ impl Sampler {
         self.healing = Some((healing, tokenizer));
     }
 
+    /// From now on picks only what lets the answer have the form of a grammar.
+    pub(crate) fn follow(&mut self, grammar: GrammarMatcher) {
+        self.grammar = Some(grammar);
+    }
+
     /// Picks the token that follows `history` from its `logits`, `(vocab,)`. Among equals, greedy picking takes
     /// the lowest id.
     ///
     /// # Errors
-    /// [`EngineError::BadLogits`] if they hold a NaN or positive infinity, or nothing else than negative infinity.
+    /// [`EngineError::BadLogits`] if they hold a NaN or positive infinity, or nothing else than negative infinity;
+    /// [`EngineError::Grammar`] if a grammar cannot be followed further.
     pub fn pick(&mut self, logits: &[f32], history: History<'_>) -> Result<PickedToken, EngineError> {
         let mut allowed = std::mem::take(&mut self.allowed);
-        let picked = if self.rule_out(logits, history, &mut allowed) {
-            self.pick_allowed(&allowed, history)
-        } else {
-            self.pick_allowed(logits, history)
+        let picked = match self.rule_out(logits, history, &mut allowed) {
+            Ok(true) => self.pick_allowed(&allowed, history),
+            Ok(false) => self.pick_allowed(logits, history),
+            Err(error) => Err(error),
         };
         self.allowed = allowed;
         picked
     }
 
-    /// Copies `logits` without those of tokens that do not spell what was taken from the prompt; false if all may follow.
-    fn rule_out(&self, logits: &[f32], history: History<'_>, allowed: &mut Vec<f32>) -> bool {
+    /// Copies `logits` without those of tokens that a grammar does not allow, or that do not spell what was taken from the
+    /// prompt; false if all may follow.
+    fn rule_out(
+        &mut self,
+        logits: &[f32],
+        history: History<'_>,
+        allowed: &mut Vec<f32>,
+    ) -> Result<bool, EngineError> {
+        let generated = &history.tokens[history.prompt_len..];
+        if let Some(grammar) = &mut self.grammar {
+            grammar.rule_out(generated, logits, allowed)?;
+            return Ok(true);
+        }
         let Some((healing, tokenizer)) = &self.healing else {
-            return false;
+            return Ok(false);
         };
-        let left = healing.left(tokenizer, &history.tokens[history.prompt_len..]);
+        let left = healing.left(tokenizer, generated);
         if left.is_empty() {
-            return false;
+            return Ok(false);
         }
         let spells = |id: u32| is_allowed(left, tokenizer.token_bytes(id));
         allowed.clear();
@@ -107,7 +127,7 @@ impl Sampler {
                 .map(|(&logit, id)| if spells(id) { logit } else { f32::NEG_INFINITY }),
         );
         // A vocabulary that cannot spell it is no reason to say nothing.
-        allowed.iter().any(|it| *it > f32::NEG_INFINITY)
+        Ok(allowed.iter().any(|it| *it > f32::NEG_INFINITY))
     }
 
     fn pick_allowed(&mut self, logits: &[f32], history: History<'_>) -> Result<PickedToken, EngineError> {
