@@ -29,6 +29,9 @@ pub enum Grammar {
     Lark(String),
 }
 
+/// Longer tokens, of dashes for instance, are not used: the trie takes fewer than 1,024 bytes.
+const MAX_TOKEN_BYTES: usize = 512;
+
 /// What grammars have to know of a vocabulary.
 pub(crate) struct GrammarCompiler {
     factory: ParserFactory,
@@ -47,7 +50,9 @@ impl GrammarCompiler {
                 "a grammar needs a model with a token that ends its answer; this one has none".into(),
             ));
         };
-        let is_text = |bytes: &[u8]| bytes.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER);
+        let is_text = |bytes: &[u8]| {
+            bytes.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER) && bytes.len() <= MAX_TOKEN_BYTES
+        };
         let mut words: Vec<Vec<u8>> = (0..tokenizer.vocab_size() as u32)
             .map(|id| tokenizer.token_bytes(id))
             .map(|bytes| {
@@ -62,7 +67,7 @@ impl GrammarCompiler {
         let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, end), &words);
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory = ParserFactory::new_simple(&environment).map_err(refused)?;
-        factory.quiet();
+        factory.quiet().limits_mut().verbose_errors = false;
         Ok(Self { factory, end })
     }
 
@@ -118,7 +123,7 @@ impl GrammarMatcher {
     /// Writes `logits` to `allowed` without those of tokens that may not follow `generated`, which only grows between calls.
     ///
     /// # Errors
-    /// [`EngineError::Grammar`] if following it takes more than it may.
+    /// [`EngineError::Grammar`] if following it takes more than it may, or no token of this vocabulary goes on.
     pub(crate) fn rule_out(
         &mut self,
         generated: &[u32],
@@ -133,13 +138,19 @@ impl GrammarMatcher {
         let mask = self.matcher.compute_mask_or_eos().map_err(failed)?;
         allowed.clear();
         allowed.resize(logits.len(), f32::NEG_INFINITY);
-        let goes_on = mask.iter().filter(|id| !self.stop_tokens.contains(id));
+        let mut is_stuck = true;
+        let is_text = |id: &u32| *id != self.end && !self.stop_tokens.contains(id);
+        let goes_on = mask.iter().filter(is_text);
         let ends = mask.is_allowed(self.end).then_some(&self.stop_tokens);
         for id in goes_on.chain(ends.into_iter().flatten().copied()) {
             // A vocabulary and a network may differ in rows that nobody uses.
             if let Some(&logit) = logits.get(id as usize) {
                 allowed[id as usize] = logit;
+                is_stuck = false;
             }
+        }
+        if is_stuck {
+            return Err(EngineError::Grammar("no token may follow".into()));
         }
         Ok(())
     }

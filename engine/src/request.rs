@@ -13,8 +13,8 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// When to end.
     pub stop: StopCondition,
-    /// The form that the answer must have; then no token is picked that breaks it, and the answer ends when it is whole, at the
-    /// latest. Not for holes, which have the form of what is around them.
+    /// The form that the answer must have: no token is picked that breaks it, and the answer ends when it is whole, at the latest.
+    /// `stop` may end it before that. Not for holes, which have the form of what is around them.
     pub grammar: Option<Grammar>,
     /// How drafts are made.
     pub speculation: Speculation,

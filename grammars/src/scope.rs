@@ -82,7 +82,11 @@ pub fn scopes_above(syntax: &Syntax, rope: &Rope, at: usize, before: usize) -> V
     let at = text::snap(rope, at);
     let tree = syntax.rough_tree();
     let is_broken = [at, before].map(|at| enclosing(tree, at).iter().any(Node::is_error));
-    let mut scopes = if is_broken.contains(&true) {
+    // Something long may just have been pasted.
+    let line = text::text(rope, text::snap(rope, before)..text::line_end(rope, before));
+    let code = before + line.len() - line.trim_start().len();
+    let is_new = enclosing(tree, code).first().is_some_and(Node::has_changes);
+    let mut scopes = if is_new || is_broken.contains(&true) {
         scopes_at(syntax, rope, at)
     } else {
         scopes_in(syntax.language(), tree, rope, at)

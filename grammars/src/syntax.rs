@@ -2,7 +2,7 @@
 //!
 //! Nothing here reads a whole file twice: after an edit only what it touched is parsed again, and that not before somebody
 //! asks; a clone shares the tree. What is asked around a cursor is answered from the few functions there
-//! (`syntax/neighbourhood.rs`), so that typing in a long file never waits for the parser to pass over the rest of it.
+//! (`syntax/neighbourhood.rs`), so that typing in a long file does not wait for the parser to pass over the rest of it.
 
 mod neighbourhood;
 
@@ -192,7 +192,7 @@ impl Syntax {
         self.around(rope, at..at);
     }
 
-    /// What is around `range`, of which [`tree`](Syntax::tree) would say the same.
+    /// What is around `range`; where it is not broken, [`tree`](Syntax::tree) would say the same of it.
     pub(crate) fn around(&self, rope: &Rope, range: Range<usize>) -> Arc<Neighbourhood> {
         let range = text::snap_range(rope, range);
         // Poisoned or not, what is in there is whole.

@@ -100,7 +100,7 @@ where
             None => break Ending::EndOfInput,
             Some(Err(refusal)) => {
                 tracing::warn!("refused a message: {}", refusal.error);
-                send(&outbox, Some(Response::from_error(refusal.id, refusal.error)));
+                send(&outbox, Some(Response::from_error(refusal.id, *refusal.error)));
             }
             // An answer to a question that nobody asked is no reason to end.
             Some(Ok(Message::Answer(answer))) => drop(client_answers.send(answer).await),
@@ -170,14 +170,14 @@ enum Message {
 /// A message that cannot be run, and the answer it gets.
 struct Refusal {
     id: Id,
-    error: Error,
+    error: Box<Error>,
 }
 
 impl Message {
     fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let mut message: Value = serde_json::from_slice(body).map_err(|_| Refusal {
             id: Id::Null,
-            error: Error::parse_error(),
+            error: Box::new(Error::parse_error()),
         })?;
         let id = message
             .get("id")
@@ -185,7 +185,7 @@ impl Message {
             .unwrap_or_default();
         let refuse = |_| Refusal {
             id,
-            error: Error::invalid_request(),
+            error: Box::new(Error::invalid_request()),
         };
         if message.get("method").is_none() {
             return serde_json::from_value(message).map(Self::Answer).map_err(refuse);
@@ -247,6 +247,7 @@ async fn read_frames<R: AsyncBufRead + Unpin>(mut input: R, frames: mpsc::Sender
                 "a message of {length} bytes is above the limit of {MAX_MESSAGE_BYTES}; the session ends"
             )
             .into();
+            let error = Box::new(error);
             let refusal = Refusal { id: Id::Null, error };
             drop(frames.send(Err(refusal)).await);
             return;

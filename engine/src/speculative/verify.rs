@@ -18,7 +18,7 @@ impl Sequence {
     /// Returns the draft's nodes that were kept, from the root down: their rows in the KV cache are right.
     ///
     /// # Errors
-    /// [`EngineError::BadLogits`] as from the sampler.
+    /// As the sampler's.
     pub(crate) fn verify(&mut self, logits: &[f32]) -> Result<Vec<usize>, EngineError> {
         let n_before = self.tokens.len();
         let draft_len = self.speculator.proposed().len();

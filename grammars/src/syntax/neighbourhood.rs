@@ -108,7 +108,7 @@ pub(super) struct Part {
 
 impl Part {
     /// The part that was looked at last, if it has `change` well inside. However broken its text has become since, it is the text
-    /// that stood by itself before; only a whole without errors knows better.
+    /// that stood by itself before, unless what the whole has in its place is without errors and says otherwise.
     fn known(syntax: &Syntax, rope: &Rope, change: &Range<usize>) -> Option<Self> {
         let part = syntax.lock_part().take()?;
         let range = part.start..part.start + part.rope.len_bytes();
@@ -116,10 +116,12 @@ impl Part {
         let starts_before = range.start == 0 || range.start + MARGIN_BYTES <= change.start;
         let ends_after = range.end == rope.len_bytes() || range.end >= change.end + MARGIN_BYTES;
         let whole = syntax.rough_tree()?;
-        let root = whole.root_node();
-        let is_inside = starts_before && ends_after && !part.syntax.is_stale();
-        let knows_better = !root.has_changes() && !root.has_error();
-        (is_inside && (!knows_better || is_same(part.syntax.tree()?, whole, &range))).then_some(part)
+        let is_refuted = || {
+            let is_broken = top_level(whole, &range).iter().any(Node::has_error);
+            !is_broken && !part.syntax.tree().is_some_and(|own| is_same(own, whole, &range))
+        };
+        let is_kept = starts_before && ends_after && !part.syntax.is_stale() && !is_refuted();
+        is_kept.then_some(part)
     }
 
     /// The part of the text around `change`, if its tree is the same by itself as in `whole`.
@@ -144,7 +146,8 @@ impl Part {
         is_same.then_some(part)
     }
 
-    /// What becomes of it with an edit of the text, `rope` after that; none if the edit goes beyond it.
+    /// What becomes of it with an edit of the text, `rope` after that; none if the edit goes beyond it, or leaves something else
+    /// on its first or last line.
     pub(super) fn after(&self, edit: &TextEdit, rope: &Rope) -> Option<Self> {
         let mut part = self.clone();
         let end = part.start + part.rope.len_bytes();
@@ -159,8 +162,10 @@ impl Part {
             let edit = TextEdit::apply(&mut part.rope, local, &inserted);
             part.syntax.edit(&edit, &part.rope);
         }
+        let end = part.start + part.rope.len_bytes();
+        let is_apart = [part.start, end].map(|at| text::line_start(rope, at) == at || at == rope.len_bytes());
         // What has grown that long is not asked for again.
-        (part.rope.len_bytes() <= MAX_BYTES).then_some(part)
+        (part.rope.len_bytes() <= MAX_BYTES && is_apart == [true, true]).then_some(part)
     }
 }
 
@@ -333,6 +338,42 @@ mod tests {
         assert!(n_kept > 400, "{n_kept} kept");
         assert!(n_parts > 150, "{n_parts} parts");
         assert!(n_other * 50 < n_parts, "{n_other} of {n_parts} are other");
+    }
+
+    #[test]
+    fn a_part_that_is_not_apart_any_more_is_made_anew() {
+        let code = "fn f() {\n    g();\n}\n".repeat(3000);
+        let place = code.len() / 2;
+        let start = {
+            let rope = Rope::from_str(&code);
+            let syntax = Syntax::parse(Language::Rust, &rope);
+            Neighbourhood::of(&syntax, &rope, place..place).start
+        };
+        assert!(code[start..].starts_with("fn f() {"), "{start}");
+        let after_edits = |edits: &[(Range<usize>, &str)]| {
+            let mut rope = Rope::from_str(&code);
+            let mut syntax = Syntax::parse(Language::Rust, &rope);
+            syntax.around(&rope, place..place);
+            for (range, text) in edits {
+                let edit = TextEdit::apply(&mut rope, range.clone(), text);
+                syntax.edit(&edit, &rope);
+            }
+            syntax.lock_part().is_some()
+        };
+        assert!(after_edits(&[]));
+        assert!(after_edits(&[
+            (start..start, "// A line before.\n"),
+            (place..place, "x")
+        ]));
+        assert!(
+            !after_edits(&[(start..start, "// ")]),
+            "its first line is a comment now"
+        );
+        assert!(!after_edits(&[(start - 1..start, " ")]), "it goes on a line now");
+        assert!(
+            !after_edits(&[(start - 9..start + 9, "")]),
+            "its beginning is gone"
+        );
     }
 
     #[test]

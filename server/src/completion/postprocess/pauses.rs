@@ -15,7 +15,7 @@ pub(super) fn latest_first(text: &str, least_chars: usize) -> impl Iterator<Item
         .rev();
     lines
         .chain(words)
-        .filter(move |end| *end < text.len() && !text[..*end].trim().is_empty())
+        .filter(move |end| *end < text.len() && text[..*end].ends_with(|c: char| !c.is_whitespace()))
 }
 
 /// Bytes of a line at which a word ends, far enough from its beginning and outside all brackets and quotes that it opens.
