@@ -199,9 +199,9 @@ fn an_unknown_architecture_is_refused_by_name() {
     let error = Checkpoint::from_folder(folder.path()).err().unwrap().to_string();
     assert_eq!(
         error,
-        "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, qwen3_next, qwen3_5_text, \
-         qwen3_5, qwen3_5_moe_text, qwen3_5_moe, deepseek_v2, deepseek_v3, glm4_moe_lite, gemma3_text, gemma3, gemma4_text, \
-         gemma4, gpt_oss, granite, phi3, starcoder2"
+        "architecture `mamba3` is not supported; known: llama, mistral, ministral3, qwen2, qwen3, qwen3_moe, qwen3_next, \
+         qwen3_5_text, qwen3_5, qwen3_5_moe_text, qwen3_5_moe, deepseek_v2, deepseek_v3, glm4_moe_lite, gemma, gemma2, \
+         gemma3_text, gemma3, gemma4_text, gemma4, gpt_oss, granite, phi3, starcoder2"
     );
 }
 

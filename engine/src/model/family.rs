@@ -1,6 +1,7 @@
 //! The families that the shared forward pass runs: each file says how one of them differs from Llama.
 
 mod deepseek;
+mod gemma;
 mod gemma3;
 mod gemma4;
 mod gpt_oss;
@@ -16,9 +17,10 @@ use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 17] = [
+const ARCHITECTURES: [&Family; 20] = [
     &llama::FAMILY,
     &mistral::FAMILY,
+    &mistral::MINISTRAL,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
@@ -28,6 +30,8 @@ const ARCHITECTURES: [&Family; 17] = [
     &deepseek::V2,
     &deepseek::V3,
     &deepseek::GLM_LITE,
+    &gemma::ONE,
+    &gemma::TWO,
     &gemma3::FAMILY,
     &gemma4::FAMILY,
     &gpt_oss::FAMILY,

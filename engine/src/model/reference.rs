@@ -322,8 +322,15 @@ impl Reference<'_> {
             Ok(x.contiguous()?)
         };
         let (k, v) = (repeat(k)?, repeat(v)?);
-        let q = q.transpose(0, 1)?.contiguous()?;
-        let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(self.config.attention_scale))?;
+        let mut q = q.transpose(0, 1)?.contiguous()?;
+        if let Some(growth) = self.config.query_growth {
+            let factors: Vec<f32> = (0..n_tokens).map(|it| growth.factor(it)).collect();
+            q = q.broadcast_mul(&Tensor::from_vec(factors, (n_tokens, 1), &self.device)?)?;
+        }
+        let mut scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(self.config.attention_scale))?;
+        if let Some(cap) = self.config.score_cap.map(f64::from) {
+            scores = ((scores / cap)?.tanh()? * cap)?;
+        }
         let is_seen =
             |row: usize, column: usize| column <= row && window.is_none_or(|window| row - column < window);
         let mask: Vec<f32> = (0..n_tokens * n_tokens)
