@@ -325,10 +325,15 @@ def make(out: Path, name: str) -> None:
     if model_type in ("qwen3_moe", "qwen3_next", "deepseek_v2", "deepseek_v3", "glm4_moe_lite"):
         tensors = split_experts(tensors, keys["moe_intermediate_size"])
     if keys.get("num_nextn_predict_layers"):
-        # Further layers that predict more tokens, which transformers leaves out.
-        further = f"model.layers.{keys['num_hidden_layers']}"
-        tensors[f"{further}.eh_proj.weight"] = torch.zeros(HIDDEN, 2 * HIDDEN, dtype=torch.bfloat16)
-        tensors[f"{further}.input_layernorm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
+        # A further layer that predicts more tokens, which transformers leaves out. Of GLM's, llama.cpp wants all tensors.
+        last, further = (f"model.layers.{keys['num_hidden_layers'] + idx}." for idx in (-1, 0))
+        if model_type == "glm4_moe_lite":
+            layer = {key.removeprefix(last): tensor for key, tensor in tensors.items() if key.startswith(last)}
+            tensors |= {f"{further}{key}": tensor.clone() for key, tensor in layer.items()}
+            for part in ("enorm", "hnorm", "shared_head.norm"):
+                tensors[f"{further}{part}.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
+        tensors[f"{further}eh_proj.weight"] = torch.zeros(HIDDEN, 2 * HIDDEN, dtype=torch.bfloat16)
+        tensors[f"{further}input_layernorm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
     config = {"architectures": [type(model).__name__], "model_type": model_type, "torch_dtype": "bfloat16"} | keys
     if packed:
         config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.embed_tokens"]}
