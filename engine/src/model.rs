@@ -62,6 +62,8 @@ pub struct ModelConfig {
     pub layer_embedding: Option<usize>,
     /// Positions the model was trained for.
     pub context_length: usize,
+    /// Whether each of them has an embedding of its own, which is added to that of the token (StarCoder 1).
+    pub learns_positions: bool,
     /// What every norm of the residual stream does.
     pub norm: Norm,
     /// What happens between the two products of a feed-forward layer.
@@ -112,6 +114,7 @@ impl ModelConfig {
             norms_values: false,
             layer_embedding: None,
             context_length: 4096,
+            learns_positions: false,
             norm: Norm {
                 subtracts_mean: false,
                 epsilon: 1e-6,

@@ -194,10 +194,12 @@ const FAMILIES: [&str; 21] = [
 
 #[test]
 fn every_family_gives_the_logits_of_transformers_from_gguf() {
-    for model in FAMILIES
-        .into_iter()
-        .chain(["mistral-nowindow", "r1-distill-qwen", "starcoder2-nowindow"])
-    {
+    for model in FAMILIES.into_iter().chain([
+        "mistral-nowindow",
+        "r1-distill-qwen",
+        "starcoder",
+        "starcoder2-nowindow",
+    ]) {
         let checkpoint = open(fixture(model).join("bf16.gguf"));
         check_logits(&format!("{model}, GGUF"), &checkpoint, model, "logits");
         check_logits(&format!("{model}, GGUF"), &checkpoint, model, "long.logits");
@@ -542,7 +544,7 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
 }
 
 /// Every family, and quantised rows of each way to multiply them.
-const BIT_MODELS: [(&str, &str); 33] = [
+const BIT_MODELS: [(&str, &str); 34] = [
     ("llama3", "bf16.gguf"),
     ("mistral", "."),
     ("ministral3", "bf16.gguf"),
@@ -566,6 +568,7 @@ const BIT_MODELS: [(&str, &str); 33] = [
     ("granite", "bf16.gguf"),
     ("phi3", "bf16.gguf"),
     ("phi3-long", "bf16.gguf"),
+    ("starcoder", "bf16.gguf"),
     ("starcoder2", "."),
     ("llama3-types", "iq4_xs.gguf"),
     ("llama3-types", "q3_k_m.gguf"),

@@ -183,6 +183,11 @@ MODELS = {
     }),
     "starcoder2": ("starcoder2", STARCODER | {"sliding_window": 16}),
     "starcoder2-nowindow": ("starcoder2", STARCODER | {"sliding_window": None}),
+    "starcoder": ("gpt_bigcode", {
+        "n_embd": HIDDEN, "n_inner": 4 * HIDDEN, "vocab_size": VOCAB, "n_head": 4, "n_layer": 2, "n_positions": LONG_PROMPT,
+        "layer_norm_epsilon": 1e-5, "activation_function": "gelu_pytorch_tanh", "multi_query": True, "bos_token_id": 0,
+        "eos_token_id": 0, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "tie_word_embeddings": True,
+    }),
     "deepseek-v2-lite": ("deepseek_v2", DEEPSEEK),
     "deepseek-v2": ("deepseek_v2", DEEPSEEK | {
         "q_lora_rank": 40, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
@@ -235,9 +240,9 @@ def initialise(model, model_type: str, generator) -> None:
             x = 1 + 0.2 * x
         elif name.endswith("sinks"):
             pass
-        elif "norm" in name or name.endswith("scale"):
+        elif "norm" in name or ".ln_" in name or name.endswith("scale"):
             x = 0.2 * x if norms_around_zero else 1 + 0.2 * x
-        elif "embed_tokens" in name:
+        elif "embed_tokens" in name or name.endswith(("wte.weight", "wpe.weight")):
             x = (0.15 if narrow_embedding else 0.7) * x
         else:
             n_inputs = parameter.shape[1] if parameter.ndim == 3 else parameter.shape[-1]

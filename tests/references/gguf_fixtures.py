@@ -35,7 +35,7 @@ from safetensors.numpy import load_file, save_file
 
 UNQUANTISED = [
     "llama3", "mistral-nowindow", "ministral3", "qwen2", "r1-distill-qwen", "qwen3", "qwen3-moe", "granite", "phi3",
-    "phi3-long", "gemma", "gemma2", "gemma3", "gpt-oss", "starcoder2-nowindow", "qwen3.5", "qwen3.5-moe", "qwen3-next", "deepseek-v2-lite", "deepseek-v2",
+    "phi3-long", "gemma", "gemma2", "gemma3", "gpt-oss", "starcoder", "starcoder2-nowindow", "qwen3.5", "qwen3.5-moe", "qwen3-next", "deepseek-v2-lite", "deepseek-v2",
     "deepseek-v3", "glm4-lite", "gemma4", "gemma4-moe", "gemma4-e",
 ]  # fmt: skip
 CHECKPOINTS = [

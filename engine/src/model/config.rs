@@ -168,6 +168,7 @@ impl Stated {
             norms_values: family.norms_values,
             layer_embedding: self.layer_embedding,
             context_length: self.context_length,
+            learns_positions: family.learns_positions,
             norm: Norm {
                 subtracts_mean: family.norm_subtracts_mean,
                 epsilon: self.norm_epsilon,

@@ -11,13 +11,14 @@ mod mistral;
 mod phi3;
 mod qwen;
 mod qwen35;
+mod starcoder;
 mod starcoder2;
 
 use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 20] = [
+const ARCHITECTURES: [&Family; 21] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &mistral::MINISTRAL,
@@ -37,6 +38,7 @@ const ARCHITECTURES: [&Family; 20] = [
     &gpt_oss::FAMILY,
     &granite::FAMILY,
     &phi3::FAMILY,
+    &starcoder::FAMILY,
     &starcoder2::FAMILY,
 ];
 
@@ -62,6 +64,8 @@ pub(super) struct Family {
     /// Parts of tensor names in safetensors files, where they are not Llama's: (found, meant).
     pub(super) hugging_face_names: &'static [(&'static str, &'static str)],
     pub(super) norm_subtracts_mean: bool,
+    /// Whether each position has an embedding of its own, which is added to that of the token.
+    pub(super) learns_positions: bool,
     /// What safetensors files leave out of the norms' weights.
     pub(super) norm_weight_offset: f32,
     /// Whether values are normed as keys are, and can be made by the keys' matrix.
@@ -89,6 +93,7 @@ impl Family {
         gguf_names: &[],
         hugging_face_names: &[],
         norm_subtracts_mean: false,
+        learns_positions: false,
         norm_weight_offset: 0.0,
         norms_values: false,
         experts_are_beside_dense: false,

@@ -66,6 +66,10 @@ impl Reference<'_> {
         let embedding = self.tensor("token_embd.weight")?;
         let ids = Tensor::new(tokens, &self.device)?;
         let mut residual = (embedding.embedding(&ids)? * f64::from(config.embedding_scale))?;
+        if config.learns_positions {
+            let positions = self.tensor("position_embd.weight")?;
+            residual = (residual + positions.narrow(0, 0, tokens.len())?)?;
+        }
         let parts = match config.layer_embedding {
             Some(width) => Some(self.layer_parts(&ids, &residual, width)?),
             None => None,
@@ -142,8 +146,8 @@ impl Reference<'_> {
             ..
         } = self.config.cache_of(layer);
         let name = |part: &str| format!("blk.{layer}.{part}");
-        let fused = self.optional(&name("attn_qkv.weight"))?;
-        let fused = fused.map(|weight| x.matmul(&weight.t()?)).transpose()?;
+        let is_fused = self.optional(&name("attn_qkv.weight"))?.is_some();
+        let fused = is_fused.then(|| self.linear(x, &name("attn_qkv"))).transpose()?;
         // A third of the fused product starts after so many heads.
         let heads = |part: &str, n: usize, first: usize| -> Result<Tensor> {
             let rows = match &fused {
