@@ -51,7 +51,8 @@ pub struct EngineOptions {
     pub model_name: String,
     /// Threads that run the model; `None` for one on each physical core. Only for [`Engine::load`].
     pub threads: Option<usize>,
-    /// Most positions of one sequence, prompt and answer together; `None` for what the model was trained for.
+    /// Most positions of one sequence, prompt and answer together; `None` for what the model was trained for. Rotary embeddings
+    /// with factors for short and for long contexts (Phi 3) take those that go with it.
     pub context_length: Option<usize>,
     /// Memory for keys and values, in bytes; `None` for [`DEFAULT_CONTEXTS`](crate::memory::DEFAULT_CONTEXTS) full contexts,
     /// but at most [`DEFAULT_KV_CACHE_BYTES`](crate::memory::DEFAULT_KV_CACHE_BYTES) and what memory has room for. It is taken

@@ -62,6 +62,8 @@ pub struct ModelConfig {
     pub layer_embedding: Option<usize>,
     /// Positions the model was trained for.
     pub context_length: usize,
+    /// Whether each of them has an embedding of its own, which is added to that of the token (StarCoder 1).
+    pub learns_positions: bool,
     /// What every norm of the residual stream does.
     pub norm: Norm,
     /// What happens between the two products of a feed-forward layer.
@@ -70,6 +72,10 @@ pub struct ModelConfig {
     pub experts: Option<ExpertChoice>,
     /// Multiplies every attention score.
     pub attention_scale: f32,
+    /// Bound that attention scores come near but do not reach: `cap * tanh(score / cap)` (Gemma 2).
+    pub score_cap: Option<f32>,
+    /// How queries grow with their position, if they do (Ministral 3).
+    pub query_growth: Option<QueryGrowth>,
     /// Multiplies the embedding.
     pub embedding_scale: f32,
     /// Multiplies what each half of a layer adds to the residual stream.
@@ -108,6 +114,7 @@ impl ModelConfig {
             norms_values: false,
             layer_embedding: None,
             context_length: 4096,
+            learns_positions: false,
             norm: Norm {
                 subtracts_mean: false,
                 epsilon: 1e-6,
@@ -116,6 +123,8 @@ impl ModelConfig {
             activation: Activation::SwiGlu,
             experts: None,
             attention_scale: 1.0,
+            score_cap: None,
+            query_growth: None,
             embedding_scale: 1.0,
             residual_scale: 1.0,
             logit_scale: 1.0,
@@ -128,9 +137,33 @@ impl ModelConfig {
         }
     }
 
+    /// Takes the rotary embeddings for sequences of at most `n_positions`.
+    pub(crate) fn run_within(&mut self, n_positions: usize) {
+        for rope in &mut self.ropes {
+            rope.run_within(n_positions);
+        }
+    }
+
     /// How many layers keep a state in place of keys and values.
     pub fn n_state_layers(&self) -> usize {
         self.layers.iter().filter(|it| it.has_state).count()
+    }
+}
+
+/// Queries are multiplied by `1 + rate * ln(1 + floor(position / span))`, so that attention over long contexts stays as sharp
+/// as over short ones (Nakanishi 2025, "Scalable-Softmax Is Superior for Attention", in the form of Llama 4).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryGrowth {
+    /// Growth for each factor e of the context.
+    pub rate: f32,
+    /// Positions before the first step of it.
+    pub span: usize,
+}
+
+impl QueryGrowth {
+    /// What multiplies the query of a position.
+    pub fn factor(&self, position: usize) -> f32 {
+        1.0 + self.rate * ((1 + position / self.span) as f32).ln()
     }
 }
 

@@ -9,7 +9,7 @@ use safetensors::{SafeTensors, serialize_to_file, tensor::TensorView};
 use serde_json::json;
 use surmise_engine::{
     Engine, EngineOptions, FimSupport, RewriteSupport, WeightSource,
-    model::Checkpoint,
+    model::{Checkpoint, QueryGrowth},
     request::{FimPrompt, Prompt, Request, RewritePrompt, StopCondition},
 };
 
@@ -199,10 +199,37 @@ fn an_unknown_architecture_is_refused_by_name() {
     let error = Checkpoint::from_folder(folder.path()).err().unwrap().to_string();
     assert_eq!(
         error,
-        "architecture `mamba3` is not supported; known: llama, mistral, qwen2, qwen3, qwen3_moe, qwen3_next, qwen3_5_text, \
-         qwen3_5, qwen3_5_moe_text, qwen3_5_moe, deepseek_v2, deepseek_v3, glm4_moe_lite, gemma3_text, gemma3, gemma4_text, \
-         gemma4, gpt_oss, granite, phi3, starcoder2"
+        "architecture `mamba3` is not supported; known: llama, mistral, ministral3, qwen2, qwen3, qwen3_moe, qwen3_next, \
+         qwen3_5_text, qwen3_5, qwen3_5_moe_text, qwen3_5_moe, deepseek_v2, deepseek_v3, glm4_moe_lite, gemma, gemma2, \
+         gemma3_text, gemma3, gemma4_text, gemma4, gpt_oss, granite, phi3, starcoder2"
     );
+}
+
+#[test]
+fn queries_grow_only_where_the_configuration_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixture("ministral3");
+    fs::copy(
+        source.join("model.safetensors"),
+        folder.path().join("model.safetensors"),
+    )
+    .unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(source.join("config.json")).unwrap()).unwrap();
+    let mut growth = |rate: serde_json::Value| {
+        config["rope_parameters"]["llama_4_scaling_beta"] = rate;
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let checkpoint = Checkpoint::from_folder(folder.path());
+        checkpoint
+            .map(|it| it.config().query_growth)
+            .map_err(|it| it.to_string())
+    };
+    let (rate, span) = (0.5, 32);
+    assert_eq!(growth(json!(0.5)), Ok(Some(QueryGrowth { rate, span })));
+    assert_eq!(growth(json!(0.0)), Ok(None));
+    assert_eq!(growth(json!(null)), Ok(None));
+    let error = growth(json!(-1.0)).unwrap_err();
+    assert!(error.contains("growth of queries"), "{error}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::{
 use expect_test::{Expect, expect};
 use surmise_engine::{
     EngineError,
+    model::Checkpoint,
     weights::{GgmlType, Gguf, Tensor, WeightSource},
 };
 
@@ -119,6 +120,24 @@ fn tensors_outlive_the_file_object() {
     let clone = tensor.clone();
     drop((gguf, tensor));
     assert_eq!(clone.bytes().len(), 12);
+}
+
+#[test]
+fn an_unknown_architecture_is_refused_by_name() {
+    let architecture = |name: &str| {
+        let file = Builder::new().pair("general.architecture", Value::Str(name.into()));
+        Checkpoint::from_gguf(&open(&file.build()).unwrap())
+            .err()
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(
+        architecture("mamba3"),
+        "architecture `mamba3` is not supported; known: llama, mistral3, qwen2, qwen3, qwen3moe, qwen3next, qwen35, qwen35moe, \
+         deepseek2, gemma, gemma2, gemma3, gemma4, gpt-oss, granite, phi3, starcoder, starcoder2"
+    );
+    // Families without a name of their own in GGUF files have no empty one either.
+    assert!(architecture("").starts_with("architecture `` is not supported"));
 }
 
 #[test]

@@ -3,9 +3,13 @@
 
 Writes OUT/<model>/: config.json with the keys that released checkpoints use, model.safetensors (bf16; gpt-oss with
 MXFP4 experts) and expected.safetensors:
-  input_ids  (40)              a prompt
-  logits     (40, vocabulary)  from a single-precision pass over the bf16 weights
-  hidden.K   (40, hidden)      residual stream after layer K; 0 is the embedding
+  input_ids         (40)              a prompt
+  logits            (40, vocabulary)  from a single-precision pass over the bf16 weights
+  hidden.K          (40, hidden)      residual stream after layer K; 0 is the embedding
+  long.input_ids    (240)             a prompt far beyond windows and the contexts that RoPE is stretched from
+  long.logits       (4, vocabulary)   of its last tokens
+  within.input_ids  (24)              with LongRoPE, a prompt within the context of the first training
+  within.logits     (24, vocabulary)
 Weights are scaled so that logits spread over several nats: with the usual 0.02 all logits are nearly equal, and a wrong
 layer would go unnoticed.
 
@@ -27,6 +31,7 @@ import transformers
 from safetensors.torch import save_file
 
 HIDDEN, VOCAB, PROMPT = 64, 256, 40
+LONG_PROMPT, N_LAST, SHORT_PROMPT = 240, 4, 24
 SMALL = {
     "hidden_size": HIDDEN, "intermediate_size": 96, "vocab_size": VOCAB, "num_attention_heads": 4,
     "num_key_value_heads": 2, "num_hidden_layers": 3, "max_position_embeddings": 128, "rms_norm_eps": 1e-6,
@@ -68,6 +73,11 @@ GEMMA_4 = SMALL | {
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
     },
 }  # fmt: skip
+GEMMA_2 = SMALL | {
+    "head_dim": 32, "num_hidden_layers": 4, "query_pre_attn_scalar": 32, "rope_theta": 10000.0, "sliding_window": 8,
+    "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "final_logit_softcapping": 6.0,
+    "attn_logit_softcapping": 3.0, "tie_word_embeddings": True,
+}  # fmt: skip
 # Values are narrower than keys, and the part of a key without positions is as wide as neither.
 DEEPSEEK = SMALL | {
     "num_key_value_heads": 4, "rope_theta": 10000.0, "tie_word_embeddings": False, "attention_bias": False,
@@ -101,6 +111,13 @@ WIDE = {
 MODELS = {
     "llama3": ("llama", LLAMA | {"rope_scaling": LLAMA_3_ROPE}),
     "mistral": ("mistral", LLAMA | {"head_dim": 32, "sliding_window": 12, "rope_theta": 10000.0}),
+    "mistral-nowindow": ("mistral", LLAMA | {"head_dim": 32, "sliding_window": None, "rope_theta": 1000000.0}),
+    "ministral3": ("ministral3", {key: value for key, value in LLAMA.items() if key != "rope_theta"} | {
+        "head_dim": 32, "sliding_window": None, "rope_parameters": {
+            "type": "yarn", "rope_type": "yarn", "rope_theta": 1000000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+            "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 32, "llama_4_scaling_beta": 0.5,
+        },
+    }),
     "qwen2": ("qwen2", QWEN | {"rope_theta": 1000000.0, "tie_word_embeddings": True, "sliding_window": 128}),
     "r1-distill-qwen": ("qwen2", QWEN | {"rope_theta": 10000.0, "tie_word_embeddings": False, "sliding_window": 128}),
     "qwen3": ("qwen3", QWEN_3 | {"tie_word_embeddings": True}),
@@ -131,6 +148,11 @@ MODELS = {
             "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0],
         },
     }),
+    "gemma": ("gemma", SMALL | {
+        "head_dim": 32, "rope_theta": 10000.0, "hidden_act": "gelu", "hidden_activation": None, "attention_bias": False,
+        "tie_word_embeddings": True,
+    }),
+    "gemma2": ("gemma2", GEMMA_2),
     "gemma3": ("gemma3_text", SMALL | {
         "head_dim": 32, "num_hidden_layers": 7, "intermediate_size": 64, "query_pre_attn_scalar": 32,
         "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
@@ -161,6 +183,11 @@ MODELS = {
     }),
     "starcoder2": ("starcoder2", STARCODER | {"sliding_window": 16}),
     "starcoder2-nowindow": ("starcoder2", STARCODER | {"sliding_window": None}),
+    "starcoder": ("gpt_bigcode", {
+        "n_embd": HIDDEN, "n_inner": 4 * HIDDEN, "vocab_size": VOCAB, "n_head": 4, "n_layer": 2, "n_positions": LONG_PROMPT,
+        "layer_norm_epsilon": 1e-5, "activation_function": "gelu_pytorch_tanh", "multi_query": True, "bos_token_id": 0,
+        "eos_token_id": 0, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "tie_word_embeddings": True,
+    }),
     "deepseek-v2-lite": ("deepseek_v2", DEEPSEEK),
     "deepseek-v2": ("deepseek_v2", DEEPSEEK | {
         "q_lora_rank": 40, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
@@ -176,6 +203,9 @@ MODELS = {
         "num_hidden_layers": 2, "num_nextn_predict_layers": 1, "rms_norm_eps": 1e-5, "rope_scaling": None,
     }),
     "llama3-k": ("llama", LLAMA | {"rope_scaling": LLAMA_3_ROPE} | WIDE),
+    "llama3-types": ("llama", LLAMA | {"rope_scaling": LLAMA_3_ROPE} | WIDE | {
+        "intermediate_size": 256, "num_hidden_layers": 1,
+    }),
     "qwen2-k": ("qwen2", QWEN | {"rope_theta": 1000000.0, "tie_word_embeddings": True, "sliding_window": 128} | {
         key: value for key, value in WIDE.items() if key != "head_dim"
     }),
@@ -196,7 +226,7 @@ MODELS = {
 
 def initialise(model, model_type: str, generator) -> None:
     """Gives every parameter random numbers. Some families store norms as differences from 1."""
-    norms_around_zero = model_type.startswith(("gemma3", "qwen3_5", "qwen3_next"))
+    norms_around_zero = model_type.startswith(("gemma3", "qwen3_5", "qwen3_next")) or model_type in ("gemma", "gemma2")
     narrow_embedding = model_type.startswith(("gemma", "qwen3_5", "qwen3_next"))
     for name, parameter in model.named_parameters():
         x = torch.randn(parameter.shape, generator=generator)
@@ -210,9 +240,9 @@ def initialise(model, model_type: str, generator) -> None:
             x = 1 + 0.2 * x
         elif name.endswith("sinks"):
             pass
-        elif "norm" in name or name.endswith("scale"):
+        elif "norm" in name or ".ln_" in name or name.endswith("scale"):
             x = 0.2 * x if norms_around_zero else 1 + 0.2 * x
-        elif "embed_tokens" in name:
+        elif "embed_tokens" in name or name.endswith(("wte.weight", "wpe.weight")):
             x = (0.15 if narrow_embedding else 0.7) * x
         else:
             n_inputs = parameter.shape[1] if parameter.ndim == 3 else parameter.shape[-1]
@@ -300,16 +330,28 @@ def make(out: Path, name: str) -> None:
     if model_type in ("qwen3_moe", "qwen3_next", "deepseek_v2", "deepseek_v3", "glm4_moe_lite"):
         tensors = split_experts(tensors, keys["moe_intermediate_size"])
     if keys.get("num_nextn_predict_layers"):
-        # Further layers that predict more tokens, which transformers leaves out.
-        further = f"model.layers.{keys['num_hidden_layers']}"
-        tensors[f"{further}.eh_proj.weight"] = torch.zeros(HIDDEN, 2 * HIDDEN, dtype=torch.bfloat16)
-        tensors[f"{further}.input_layernorm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
+        # A further layer that predicts more tokens, which transformers leaves out. Of GLM's, llama.cpp wants all tensors.
+        last, further = (f"model.layers.{keys['num_hidden_layers'] + idx}." for idx in (-1, 0))
+        if model_type == "glm4_moe_lite":
+            layer = {key.removeprefix(last): tensor for key, tensor in tensors.items() if key.startswith(last)}
+            tensors |= {f"{further}{key}": tensor.clone() for key, tensor in layer.items()}
+            for part in ("enorm", "hnorm", "shared_head.norm"):
+                tensors[f"{further}{part}.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
+        tensors[f"{further}eh_proj.weight"] = torch.zeros(HIDDEN, 2 * HIDDEN, dtype=torch.bfloat16)
+        tensors[f"{further}input_layernorm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
     config = {"architectures": [type(model).__name__], "model_type": model_type, "torch_dtype": "bfloat16"} | keys
     if packed:
         config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.embed_tokens"]}
     expected = {"input_ids": ids[0], "logits": output.logits[0].float().contiguous()}
     for index, state in enumerate(output.hidden_states):
         expected[f"hidden.{index}"] = state[0].float().contiguous().clone()
+    prompts = {"long": (LONG_PROMPT, N_LAST)}
+    if (keys.get("rope_scaling") or {}).get("type") == "longrope":
+        prompts["within"] = (SHORT_PROMPT, SHORT_PROMPT)
+    for kind, (length, n_last) in prompts.items():
+        ids = torch.randint(3, keys["vocab_size"], (1, length), generator=generator)
+        logits = model(ids, use_cache=False).logits[0, -n_last:]
+        expected |= {f"{kind}.input_ids": ids[0], f"{kind}.logits": logits.float().contiguous()}
 
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)

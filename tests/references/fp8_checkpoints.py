@@ -7,7 +7,9 @@ single-precision pass by Hugging Face transformers over the dequantised weights.
   qwen3-fp8           weight_scale_inv for each block of 128 by 128, as DeepSeek and Qwen publish them
   deepseek-v3-fp8     the same in blocks of 32 by 32, of which heads and experts are no whole number; a layer that drafts
   qwen3.5-fp8         the same with gated delta nets, whose narrowest matrices stay in bf16
+  llama3-fp8-k        the first again, with rows that K-quants can be made of
   llama3-fp8-channel  weight_scale for each row, in bf16, as compressed-tensors writes it; one matrix with rows of 80
+  ministral3-fp8      weight_scale_inv for each matrix, and scales for activations, in a model that also sees pictures
   qwen2-fp8-tensor    weight_scale for each matrix, and scales for activations and the KV cache, as ModelOpt writes them
 
 Needs torch, transformers 5, safetensors. usage: fp8_checkpoints.py OUT [MODEL ...]
@@ -20,7 +22,7 @@ from pathlib import Path
 import checkpoints
 import torch
 import transformers
-from checkpoints import LLAMA, LLAMA_3_ROPE, PROMPT, QWEN, QWEN_3
+from checkpoints import LLAMA, LLAMA_3_ROPE, PROMPT, QWEN, QWEN_3, WIDE
 from safetensors.torch import save_file
 
 LARGEST = 448.0
@@ -50,12 +52,18 @@ def channel_scales(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return scales, scales.float()
 
 
+def half_tensor_scale(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    scale = (weight.abs().max() / LARGEST).to(torch.bfloat16)
+    return scale, scale.float()
+
+
 def tensor_scale(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scale = weight.abs().max() / LARGEST
     return scale, scale
 
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK]}
+FP8_WHOLE = {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None}
 FP8_SMALL = FP8 | {"weight_block_size": [SMALL_BLOCK, SMALL_BLOCK]}
 COMPRESSED = {
     "quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"],
@@ -75,9 +83,14 @@ MODELS = {
     ),
     "deepseek-v3-fp8": (*checkpoints.MODELS["deepseek-v3"], FP8_SMALL, small_block_scales, "weight_scale_inv"),
     "qwen3.5-fp8": (*checkpoints.MODELS["qwen3.5"], FP8_SMALL, small_block_scales, "weight_scale_inv"),
+    "llama3-fp8-k": (
+        "llama", LLAMA | {"rope_scaling": LLAMA_3_ROPE} | WIDE | {"intermediate_size": 256, "num_hidden_layers": 1},
+        FP8, block_scales, "weight_scale_inv",
+    ),
     "llama3-fp8-channel": (
         "llama", LLAMA | {"rope_scaling": LLAMA_3_ROPE, "intermediate_size": 80}, COMPRESSED, channel_scales, "weight_scale",
     ),
+    "ministral3-fp8": (*checkpoints.MODELS["ministral3"], FP8_WHOLE, half_tensor_scale, "weight_scale_inv"),
     "qwen2-fp8-tensor": (
         "qwen2", QWEN | {"rope_theta": 10000.0, "tie_word_embeddings": False, "sliding_window": 128},
         None, tensor_scale, "weight_scale",
@@ -118,6 +131,8 @@ def make(folder: Path, name: str) -> None:
         weight.copy_(quantised.float() * spread)
         tensors[f"{module_name}.weight"] = quantised
         tensors[f"{module_name}.{scale_name}"] = scales.clone()
+        if quantization is FP8_WHOLE:
+            tensors[f"{module_name}.activation_scale"] = torch.tensor(0.5, dtype=torch.bfloat16)
         if quantization is None:
             tensors[f"{module_name}.input_scale"] = torch.tensor(0.5)
             kind = module_name.rsplit(".", 1)[1][0]
@@ -132,6 +147,10 @@ def make(folder: Path, name: str) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architectures": [type(model).__name__], "model_type": model_type, "torch_dtype": "bfloat16"} | keys
+    if model_type == "ministral3":
+        tensors = {f"language_model.{key}": tensor for key, tensor in tensors.items()}
+        tensors["vision_tower.ln_pre.weight"] = torch.ones(8, dtype=torch.bfloat16)
+        config = {"model_type": "mistral3", "text_config": config}
     if quantization is None:
         (folder / "hf_quant_config.json").write_text(json.dumps(MODELOPT, indent=1) + "\n")
     else:

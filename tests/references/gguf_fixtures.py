@@ -3,8 +3,8 @@
 
 Reads SOURCE/<model>/{config.json, model.safetensors, expected.safetensors}, as checkpoints.py writes them, and
 writes OUT/<model>/: the checkpoint itself, the file that llama.cpp's own converter makes of it (bf16), or its quantised
-siblings, and expected.safetensors: the ids, the logits that transformers gave, for one model the residual stream around each layer
-too, and for quantised files llama.cpp's logits (single-precision cache, no flash attention).
+siblings, and expected.safetensors: the ids and the logits that transformers gave, also of a long prompt, for one model the residual stream
+around each layer too, and for quantised files llama.cpp's logits (single-precision cache, no flash attention).
 OUT/blocks.safetensors has blocks of every type with the numbers that they stand for.
 
 Needs torch, safetensors, gguf, and llama.cpp as vendored by the source distribution of PyPI's llama-cpp-python:
@@ -34,23 +34,27 @@ from conversion import ModelBase, get_model_class
 from safetensors.numpy import load_file, save_file
 
 UNQUANTISED = [
-    "llama3", "qwen2", "r1-distill-qwen", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma3",
-    "gpt-oss", "starcoder2-nowindow", "qwen3.5", "qwen3.5-moe", "qwen3-next", "deepseek-v2-lite", "deepseek-v2",
+    "llama3", "mistral-nowindow", "ministral3", "qwen2", "r1-distill-qwen", "qwen3", "qwen3-moe", "granite", "phi3",
+    "phi3-long", "gemma", "gemma2", "gemma3", "gpt-oss", "starcoder", "starcoder2-nowindow", "qwen3.5", "qwen3.5-moe", "qwen3-next", "deepseek-v2-lite", "deepseek-v2",
     "deepseek-v3", "glm4-lite", "gemma4", "gemma4-moe", "gemma4-e",
 ]  # fmt: skip
 CHECKPOINTS = [
-    "llama3", "mistral", "qwen2", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma3", "gpt-oss", "starcoder2",
-    "qwen3.5", "qwen3.5-moe", "qwen3-next", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3", "glm4-lite", "gemma4",
+    "llama3", "mistral", "ministral3", "qwen2", "qwen3", "qwen3-moe", "granite", "phi3", "phi3-long", "gemma", "gemma2",
+    "gemma3", "gpt-oss", "starcoder2", "qwen3.5", "qwen3.5-moe", "qwen3-next", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3", "glm4-lite", "gemma4",
     "gemma4-moe", "gemma4-e",
 ]  # fmt: skip
 QUANTISED = {
-    "llama3-k": ["q8_0", "q4_0"], "qwen2-k": ["q4_k_m", "q5_k_m"], "qwen3-moe-k": ["q4_k_m"],
+    "llama3-k": ["q8_0", "q4_0"],
+    "llama3-types": ["q4_1", "q5_0", "q5_1", "q2_k", "q3_k_m", "q6_k", "iq4_nl", "iq4_xs"], "qwen2-k": ["q4_k_m", "q5_k_m"], "qwen3-moe-k": ["q4_k_m"],
     "deepseek-v2-k": ["q4_k_m", "joined-q4_k_m"], "qwen3.5-k": ["q4_k_m"],
 }  # fmt: skip
 # As converters wrote DeepSeek before 2025: one matrix makes keys and values of what the cache holds.
 JOINED = "joined-"
 WITH_RESIDUALS = "qwen3"
-FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17}
+FILE_TYPES = {
+    "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k_m": 12, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18,
+    "iq4_nl": 25, "iq4_xs": 30,
+}  # fmt: skip
 
 
 def byte_vocabulary(model) -> None:
@@ -93,7 +97,9 @@ def join_latents(model_class):
 def convert(source: Path, target: Path, file_type: gguf.LlamaFileType, is_joined: bool = False) -> None:
     hparams = ModelBase.load_hparams(source, False)
     model_class = get_model_class(hparams["architectures"][0])
-    model_class.set_vocab = byte_vocabulary
+    # Mistral's class only chooses between two others.
+    for each in (model_class, getattr(model_class, "Ministral3Model", model_class)):
+        each.set_vocab = byte_vocabulary
     if is_joined:
         model_class = join_latents(model_class)
     with tempfile.TemporaryDirectory() as parent:
@@ -172,8 +178,11 @@ def main() -> None:
         (out / name).mkdir(parents=True, exist_ok=True)
         known = load_file(source / name / "expected.safetensors")
         expected = {"input_ids": known["input_ids"].astype(np.uint32), "logits": known["logits"].astype(np.float32)}
-        if name == WITH_RESIDUALS:
-            expected |= {key: value for key, value in known.items() if key.startswith("hidden.")}
+        kept = ("hidden.", "long.", "within.") if name == WITH_RESIDUALS else ("long.", "within.")
+        if name not in QUANTISED:
+            for key, value in known.items():
+                if key.startswith(kept):
+                    expected[key] = value.astype(np.uint32 if key.endswith("input_ids") else np.float32)
         if name in CHECKPOINTS:
             for file in ("config.json", "model.safetensors"):
                 shutil.copy(source / name / file, out / name / file)

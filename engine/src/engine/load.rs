@@ -9,7 +9,7 @@ use crate::{
     fim::FimTemplate,
     kernels::Isa,
     kv_cache::{BLOCK_LEN, KvCache},
-    memory::{MemoryPlan, SystemMemory},
+    memory::{KvRoom, MemoryPlan, SystemMemory},
     model::{
         Checkpoint, Model, ModelConfig, load_model,
         transformer::{LoadOptions, Transformer},
@@ -143,7 +143,7 @@ impl Engine {
         mut options: EngineOptions,
         progress: &dyn Fn(LoadProgress),
     ) -> Result<Self, EngineError> {
-        let files = ModelFiles::open(source)?;
+        let mut files = ModelFiles::open(source)?;
         let plan = files.memory_plan(&options)?;
         let path = files.checkpoint.weights().path();
         let of_system = || SystemMemory::now().map(|it| it.available_bytes);
@@ -151,6 +151,8 @@ impl Engine {
             options.kv_cache_bytes = Some(plan.fit(path, available_bytes)?);
         }
         tracing::info!("loading {}: {}", path.display(), plan.summary());
+        let context_length = KvRoom::new(files.checkpoint.config(), &options).context_length;
+        files.checkpoint.run_within(context_length);
         progress(LoadProgress {
             plan,
             loaded_bytes: 0,
@@ -231,7 +233,9 @@ fn load_drafter(
         let head = Eagle3::load(source, target, TreeShape::default(), n_positions, n_threads)?;
         return Ok(Box::new(head));
     }
-    let files = ModelFiles::open(source)?;
+    let mut files = ModelFiles::open(source)?;
+    let context_length = KvRoom::new(target.config(), options).context_length;
+    files.checkpoint.run_within(context_length);
     let tokenizer = Arc::new(files.tokenizer);
     let model = load_model(&files.checkpoint, n_threads(options.threads))?;
     let config = model.config();

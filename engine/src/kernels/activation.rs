@@ -102,9 +102,9 @@ fn activate_generic<const FMA: bool>(activation: Activation, gate: &mut [f32], u
     }
 }
 
-/// With `tanh z = 2 sigmoid(2 z) - 1`.
+/// As [`cap`], with `tanh z = 2 sigmoid(2 z) - 1`.
 #[inline(always)]
-fn cap_generic<const FMA: bool>(numbers: &mut [f32], limit: f32) {
+pub(super) fn cap_generic<const FMA: bool>(numbers: &mut [f32], limit: f32) {
     for x in numbers {
         *x = limit * (2.0 * sigmoid::<FMA>(2.0 * *x / limit) - 1.0);
     }

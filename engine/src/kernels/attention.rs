@@ -13,6 +13,7 @@ use std::{cell::RefCell, ops::Range};
 use super::Integers;
 use super::{
     Isa, SharedOut,
+    activation::cap_generic as cap,
     float::{exp, largest, sum},
     lanes::{Floats, PlainFloats},
     pool::ThreadPool,
@@ -39,6 +40,8 @@ pub(crate) struct AttentionShape<'a> {
     pub(crate) cached: CacheShape,
     /// Multiplies every score; 1 / sqrt(key_dim) in most families.
     pub(crate) scale: f32,
+    /// Bound that scaled scores come near but do not reach.
+    pub(crate) cap: Option<f32>,
     /// A row sees only so many of the last slots that it would see, its own included.
     pub(crate) window: Option<usize>,
     /// For each head, a score that takes part in the softmax without a value (Xiao et al. 2023, "Efficient Streaming
@@ -402,6 +405,9 @@ impl Scratch {
                 } else {
                     f32::NEG_INFINITY
                 };
+            }
+            if let (Some(limit), Some(seen)) = (task.shape.cap, scores.get_mut(start..end)) {
+                cap::<FMA>(seen, limit);
             }
             let old_max = softmax[stream].0;
             let max = largest(scores).max(old_max);

@@ -94,6 +94,12 @@ impl Checkpoint {
         Ok(Self { config, weights })
     }
 
+    /// Takes the rotary embeddings for sequences of at most `n_positions`: some models are stretched only beyond the context of
+    /// their first training.
+    pub fn run_within(&mut self, n_positions: usize) {
+        self.config.run_within(n_positions);
+    }
+
     /// Shape and constants.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -5,7 +5,7 @@ mod hugging_face;
 
 use super::{
     Activation, CacheShape, DeltaNet, ExpertChoice, ExpertGroups, Gate, LatentAttention, LayerConfig,
-    ModelConfig, Norm,
+    ModelConfig, Norm, QueryGrowth,
     family::{Family, Source},
     rope::{Rope, RopeScaling},
 };
@@ -54,6 +54,11 @@ pub(super) struct Stated {
     /// Which layers have the window, where the file lists them.
     pub(super) has_window: Option<Vec<bool>>,
     pub(super) attention_scale: Option<f32>,
+    pub(super) score_cap: Option<f32>,
+    /// How much queries grow with their position.
+    pub(super) query_growth: Option<f32>,
+    /// Positions before they grow, where that is not the context of the first training.
+    pub(super) query_growth_span: Option<usize>,
     pub(super) embedding_scale: Option<f32>,
     pub(super) residual_scale: Option<f32>,
     /// What logits are divided by.
@@ -132,6 +137,8 @@ impl Stated {
             ("rope theta", self.rope_theta),
             ("rope theta of layers with a window", self.window_rope_theta),
             ("attention scale", self.attention_scale),
+            ("bound of attention scores", self.score_cap),
+            ("growth of queries", self.query_growth),
             ("embedding scale", self.embedding_scale),
             ("residual scale", self.residual_scale),
             ("logit divisor", self.logit_divisor),
@@ -147,6 +154,7 @@ impl Stated {
         if let Some(delta_net) = &self.delta_net {
             check_delta_net(delta_net)?;
         }
+        let query_growth = self.query_growth()?;
         let experts = self.experts(family)?;
         let ropes = self.ropes(family, head_dim)?;
         let (caches, layers) = self.layers(family, head_dim, ropes.len())?;
@@ -160,6 +168,7 @@ impl Stated {
             norms_values: family.norms_values,
             layer_embedding: self.layer_embedding,
             context_length: self.context_length,
+            learns_positions: family.learns_positions,
             norm: Norm {
                 subtracts_mean: family.norm_subtracts_mean,
                 epsilon: self.norm_epsilon,
@@ -176,6 +185,8 @@ impl Stated {
             attention_scale: self
                 .attention_scale
                 .unwrap_or_else(|| 1.0 / (head_dim as f32).sqrt()),
+            score_cap: self.score_cap,
+            query_growth,
             embedding_scale: self.embedding_scale.unwrap_or(1.0),
             residual_scale: self.residual_scale.unwrap_or(1.0),
             logit_scale: 1.0 / self.logit_divisor.unwrap_or(1.0),
@@ -215,6 +226,19 @@ impl Stated {
             check_size(name, value, MAX_WIDTH)?;
         }
         Ok(plain_dim + rotated_dim)
+    }
+
+    fn query_growth(&self) -> Result<Option<QueryGrowth>, Fault> {
+        let Some(rate) = self.query_growth else {
+            return Ok(None);
+        };
+        let original = match self.rope_scaling {
+            RopeScaling::Yarn { original, .. } => original,
+            _ => self.context_length,
+        };
+        let span = self.query_growth_span.unwrap_or(original);
+        check_size("positions before queries grow", span, u32::MAX as usize)?;
+        Ok(Some(QueryGrowth { rate, span }))
     }
 
     /// What the cache keeps for a layer.

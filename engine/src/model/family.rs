@@ -1,6 +1,7 @@
 //! The families that the shared forward pass runs: each file says how one of them differs from Llama.
 
 mod deepseek;
+mod gemma;
 mod gemma3;
 mod gemma4;
 mod gpt_oss;
@@ -10,15 +11,17 @@ mod mistral;
 mod phi3;
 mod qwen;
 mod qwen35;
+mod starcoder;
 mod starcoder2;
 
 use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 17] = [
+const ARCHITECTURES: [&Family; 21] = [
     &llama::FAMILY,
     &mistral::FAMILY,
+    &mistral::MINISTRAL,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
@@ -28,11 +31,14 @@ const ARCHITECTURES: [&Family; 17] = [
     &deepseek::V2,
     &deepseek::V3,
     &deepseek::GLM_LITE,
+    &gemma::ONE,
+    &gemma::TWO,
     &gemma3::FAMILY,
     &gemma4::FAMILY,
     &gpt_oss::FAMILY,
     &granite::FAMILY,
     &phi3::FAMILY,
+    &starcoder::FAMILY,
     &starcoder2::FAMILY,
 ];
 
@@ -58,6 +64,8 @@ pub(super) struct Family {
     /// Parts of tensor names in safetensors files, where they are not Llama's: (found, meant).
     pub(super) hugging_face_names: &'static [(&'static str, &'static str)],
     pub(super) norm_subtracts_mean: bool,
+    /// Whether each position has an embedding of its own, which is added to that of the token.
+    pub(super) learns_positions: bool,
     /// What safetensors files leave out of the norms' weights.
     pub(super) norm_weight_offset: f32,
     /// Whether values are normed as keys are, and can be made by the keys' matrix.
@@ -85,6 +93,7 @@ impl Family {
         gguf_names: &[],
         hugging_face_names: &[],
         norm_subtracts_mean: false,
+        learns_positions: false,
         norm_weight_offset: 0.0,
         norms_values: false,
         experts_are_beside_dense: false,

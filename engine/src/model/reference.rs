@@ -66,6 +66,10 @@ impl Reference<'_> {
         let embedding = self.tensor("token_embd.weight")?;
         let ids = Tensor::new(tokens, &self.device)?;
         let mut residual = (embedding.embedding(&ids)? * f64::from(config.embedding_scale))?;
+        if config.learns_positions {
+            let positions = self.tensor("position_embd.weight")?;
+            residual = (residual + positions.narrow(0, 0, tokens.len())?)?;
+        }
         let parts = match config.layer_embedding {
             Some(width) => Some(self.layer_parts(&ids, &residual, width)?),
             None => None,
@@ -142,8 +146,8 @@ impl Reference<'_> {
             ..
         } = self.config.cache_of(layer);
         let name = |part: &str| format!("blk.{layer}.{part}");
-        let fused = self.optional(&name("attn_qkv.weight"))?;
-        let fused = fused.map(|weight| x.matmul(&weight.t()?)).transpose()?;
+        let is_fused = self.optional(&name("attn_qkv.weight"))?.is_some();
+        let fused = is_fused.then(|| self.linear(x, &name("attn_qkv"))).transpose()?;
         // A third of the fused product starts after so many heads.
         let heads = |part: &str, n: usize, first: usize| -> Result<Tensor> {
             let rows = match &fused {
@@ -322,8 +326,15 @@ impl Reference<'_> {
             Ok(x.contiguous()?)
         };
         let (k, v) = (repeat(k)?, repeat(v)?);
-        let q = q.transpose(0, 1)?.contiguous()?;
-        let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(self.config.attention_scale))?;
+        let mut q = q.transpose(0, 1)?.contiguous()?;
+        if let Some(growth) = self.config.query_growth {
+            let factors: Vec<f32> = (0..n_tokens).map(|it| growth.factor(it)).collect();
+            q = q.broadcast_mul(&Tensor::from_vec(factors, (n_tokens, 1), &self.device)?)?;
+        }
+        let mut scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(self.config.attention_scale))?;
+        if let Some(cap) = self.config.score_cap.map(f64::from) {
+            scores = ((scores / cap)?.tanh()? * cap)?;
+        }
         let is_seen =
             |row: usize, column: usize| column <= row && window.is_none_or(|window| row - column < window);
         let mask: Vec<f32> = (0..n_tokens * n_tokens)

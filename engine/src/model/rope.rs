@@ -22,6 +22,17 @@ pub struct Rope {
     pub frequencies: Vec<f32>,
     /// Multiplies the rotated pairs; 1 but for some stretched embeddings.
     pub amplitude: f32,
+    /// What turns in place of `frequencies` where no sequence is longer than the first training's, if that is something else.
+    pub unstretched: Option<Unstretched>,
+}
+
+/// The frequencies of sequences within the context of the first training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unstretched {
+    /// Positions of the first training.
+    pub original: usize,
+    /// As [`Rope::frequencies`].
+    pub frequencies: Vec<f32>,
 }
 
 /// How a file says that frequencies are changed for contexts longer than those of the first training.
@@ -97,19 +108,41 @@ impl Rope {
         let plain: Vec<f64> = (0..n_dims / 2)
             .map(|pair| f64::from(theta).powf(exponent(pair)))
             .collect();
+        let narrow = |it: Vec<f64>| -> Vec<f32> { it.into_iter().map(|it| it as f32).collect() };
+        let unstretched = match scaling {
+            RopeScaling::LongRope { original, .. } if context_length > *original => {
+                let (frequencies, _) = scaling.apply(plain.clone(), f64::from(theta), *original)?;
+                Some(Unstretched {
+                    original: *original,
+                    frequencies: narrow(frequencies),
+                })
+            }
+            _ => None,
+        };
         let (frequencies, amplitude) = scaling.apply(plain, f64::from(theta), context_length)?;
-        let frequencies: Vec<f32> = frequencies.into_iter().map(|it| it as f32).collect();
+        let frequencies = narrow(frequencies);
         let is_usable = |number: f32| number.is_finite() && number > 0.0;
         let may_stand_still = matches!(scaling, RopeScaling::Proportional { .. });
         let is_bad = |number: f32| !(is_usable(number) || may_stand_still && number == 0.0);
-        match frequencies.iter().find(|it| is_bad(**it)) {
+        let all = frequencies
+            .iter()
+            .chain(unstretched.iter().flat_map(|it| &it.frequencies));
+        match all.copied().find(|it| is_bad(*it)) {
             Some(frequency) => Err(format!("a frequency of {frequency} comes out")),
             None if !is_usable(amplitude as f32) => Err(format!("an amplitude of {amplitude} comes out")),
             None => Ok(Self {
                 pairing,
                 frequencies,
                 amplitude: amplitude as f32,
+                unstretched,
             }),
+        }
+    }
+
+    /// Takes the frequencies for sequences of at most `n_positions`.
+    pub fn run_within(&mut self, n_positions: usize) {
+        if let Some(unstretched) = self.unstretched.take_if(|it| n_positions <= it.original) {
+            self.frequencies = unstretched.frequencies;
         }
     }
 }
@@ -233,7 +266,13 @@ mod tests {
             original: 2048,
             amplitude: None,
         };
-        assert_eq!(scaled(scaling.clone()).frequencies[0], 0.5);
+        let long = scaled(scaling.clone());
+        assert_eq!(long.frequencies[0], 0.5);
+        for (n_positions, expected) in [(2049, 0.5), (2048, 1.0)] {
+            let mut rope = long.clone();
+            rope.run_within(n_positions);
+            assert_eq!((rope.frequencies[0], rope.amplitude), (expected, long.amplitude));
+        }
         let short = Rope::new(RopePairing::Halves, 10_000.0, 8, &scaling, 2048).unwrap();
         assert_eq!((short.frequencies[0], short.amplitude), (1.0, 1.0));
     }

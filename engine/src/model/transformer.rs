@@ -17,7 +17,7 @@ use self::{
     delta_net::GatedDeltaNet,
     feed_forward::FeedForward,
     layer_embedding::{EmbeddingBuffers, LayerEmbedding, LayerInput},
-    load::Loader,
+    load::{Loader, POSITION_EMBEDDING},
 };
 use crate::{
     error::EngineError,
@@ -52,6 +52,8 @@ pub struct Transformer {
     isa: Isa,
     pool: ThreadPool,
     embedding: Matrix,
+    /// `(context_length, hidden)`, where the family has it.
+    position_embedding: Option<Matrix>,
     layer_embedding: Option<LayerEmbedding>,
     layers: Vec<Layer>,
     output_norm: NormWeights,
@@ -165,11 +167,16 @@ impl Transformer {
             .layer_embedding
             .map(|width| LayerEmbedding::load(&mut loader, width))
             .transpose()?;
+        let position_embedding = config
+            .learns_positions
+            .then(|| loader.table(POSITION_EMBEDDING, config.context_length, hidden))
+            .transpose()?;
         loader.refuse_the_rest()?;
         Ok(Self {
             isa: options.isa,
             pool,
             embedding,
+            position_embedding,
             layer_embedding,
             layers,
             output_norm,
@@ -281,6 +288,21 @@ impl Transformer {
         for (row, residual) in batch.rows.iter().zip(residual) {
             self.embedding.row(row.token as usize, residual);
             scale_by(residual, self.config.embedding_scale);
+        }
+        let Some(positions) = &self.position_embedding else {
+            return;
+        };
+        let own = &mut self.buffers.normed;
+        let rows = self.buffers.residual.chunks_exact_mut(self.config.hidden);
+        for ((row, residual), own) in batch
+            .rows
+            .iter()
+            .zip(rows)
+            .zip(own.chunks_exact_mut(self.config.hidden))
+        {
+            // Drafts may lead beyond the last position, and are not accepted there.
+            positions.row(row.position().min(self.config.context_length - 1), own);
+            add_to(residual, own);
         }
     }
 

@@ -20,7 +20,8 @@ pub(crate) const DEFAULT_BLOCK: [usize; 2] = [128; 2];
 const SCALE_SUFFIXES: [&str; 2] = ["_scale_inv", "_scale"];
 
 /// Ends of the names of scales for activations and for the KV cache, neither of which is in FP8 here.
-const OTHER_SCALES: [&str; 5] = [
+const OTHER_SCALES: [&str; 6] = [
+    ".activation_scale",
     ".input_scale",
     ".output_scale",
     ".q_scale",

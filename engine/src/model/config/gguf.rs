@@ -70,6 +70,11 @@ impl Stated {
             window: keys.size("attention.sliding_window")?.filter(|it| *it > 0),
             has_window: keys.has_window()?,
             attention_scale: keys.number("attention.scale")?,
+            score_cap: keys.number("attn_logit_softcapping")?.filter(|it| *it != 0.0),
+            query_growth: keys
+                .number("attention.temperature_scale")?
+                .filter(|it| *it != 0.0),
+            query_growth_span: keys.size("attention.temperature_length")?.filter(|it| *it > 0),
             embedding_scale: keys.number("embedding_scale")?,
             residual_scale: keys.number("residual_scale")?,
             logit_divisor: keys.number("logit_scale")?,

@@ -87,6 +87,12 @@ impl Stated {
                 Some(scale) => Some(scale),
                 None => score_divisor,
             },
+            score_cap: keys.number("attn_logit_softcapping")?,
+            query_growth: keys
+                .rope()
+                .number("llama_4_scaling_beta")?
+                .filter(|it| *it != 0.0),
+            query_growth_span: None,
             embedding_scale: keys.number("embedding_multiplier")?,
             residual_scale: keys.number("residual_multiplier")?,
             logit_divisor: keys.number("logits_scaling")?,

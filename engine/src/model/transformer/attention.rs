@@ -5,6 +5,7 @@ use super::{
     heads::{self, Heads},
     latent::{self, Latent},
     load::Loader,
+    scale_by,
 };
 use crate::{
     error::EngineError,
@@ -145,6 +146,12 @@ impl Attention {
                 (&mut own.query, &mut own.key),
             ),
         }
+        if let Some(growth) = config.query_growth {
+            let queries = own.query.chunks_exact_mut(config.n_heads * cached.key_dim);
+            for (row, query) in batch.rows.iter().zip(queries) {
+                scale_by(query, growth.factor(row.position()));
+            }
+        }
         if !shares_cache {
             let keys_and_values = own
                 .key
@@ -159,6 +166,7 @@ impl Attention {
             n_heads: config.n_heads,
             cached,
             scale: config.attention_scale,
+            cap: config.score_cap,
             window,
             sinks: self.sinks.as_deref(),
         };

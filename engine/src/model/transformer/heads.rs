@@ -66,14 +66,15 @@ impl Heads {
             query_width + key_width,
             query_width + 2 * key_width,
         ];
+        let fused_bias = loader.optional_vector(&name("attn_qkv.bias"), ends[3])?;
         let projection = |loader: &mut Loader<'_>, part: &str, idx: usize| {
             let rows = ends[idx]..ends[idx + 1];
             if !is_fused {
                 return Projection::load(loader, &name(part), rows.len(), hidden);
             }
             Ok(Projection {
-                matrix: loader.part(&fused, &[ends[3], hidden], rows)?,
-                bias: None,
+                matrix: loader.part(&fused, &[ends[3], hidden], rows.clone())?,
+                bias: fused_bias.as_ref().map(|bias| bias[rows].to_vec()),
             })
         };
         let query = projection(loader, "attn_q", 0)?;

@@ -241,7 +241,8 @@ impl<'a> Loader<'a> {
 /// they are: they take nothing.
 pub(in crate::model) fn loaded_bytes(weights: &Weights, quantize: Option<GgmlType>) -> usize {
     let has_output = weights.get("output.weight").is_some();
-    let is_table = |name: &str| name == LAYER_EMBEDDING || has_output && name == EMBEDDING;
+    let is_table =
+        |name: &str| name == LAYER_EMBEDDING || name == POSITION_EMBEDDING || has_output && name == EMBEDDING;
     let in_memory = weights.iter().filter(|(name, _)| !is_table(name));
     in_memory
         .map(|(name, tensor)| match tensor.shape.len() {
@@ -256,6 +257,9 @@ pub(in crate::model) fn loaded_bytes(weights: &Weights, quantize: Option<GgmlTyp
 }
 
 const EMBEDDING: &str = "token_embd.weight";
+
+/// The embedding of positions.
+pub(super) const POSITION_EMBEDDING: &str = "position_embd.weight";
 
 /// The second embedding, that of all layers.
 pub(super) const LAYER_EMBEDDING: &str = "per_layer_token_embd.weight";

@@ -298,6 +298,7 @@ impl Head {
             n_heads,
             cached,
             scale: 1.0 / (head_dim as f32).sqrt(),
+            cap: None,
             window: None,
             sinks: None,
         };
