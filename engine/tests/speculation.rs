@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use gguf_builder::{Value, byte_level, open, strings};
+use gguf_builder::{Value, byte_level, open, sentencepiece, strings};
 use surmise_engine::{
     Answer, Engine, EngineOptions, WeightSource,
     kv_cache::KvCache,
@@ -163,47 +163,198 @@ fn check(
     );
 }
 
+/// Functions for a model to write, and the same with some of them changed.
+fn functions(is_disturbed: bool) -> Vec<String> {
+    let function = |idx: usize| {
+        let sum = if is_disturbed && idx % 3 == 1 {
+            "sum"
+        } else {
+            "area"
+        };
+        format!(
+            "fn {sum}_{idx}(width: u32, height: u32) -> u32 {{\n    let area = width * height; // naïve\n    area + \
+             {idx}\n}}\n\n"
+        )
+    };
+    (0..30).map(function).collect()
+}
+
+/// A model that writes `functions` one after the other, and goes on after whichever of the right ones it sees.
+fn writer(tokenizer: &Arc<Tokenizer>, functions: &[String]) -> ScriptedModel {
+    let seen = functions_before(functions.len());
+    let replies: Vec<_> = seen
+        .iter()
+        .map(String::as_str)
+        .zip(functions.iter().map(String::as_str))
+        .collect();
+    ScriptedModel::replay(Arc::clone(tokenizer), &replies).unwrap()
+}
+
+/// What each function is written after: the one before it.
+fn functions_before(n_functions: usize) -> Vec<String> {
+    let before = std::iter::once(String::new()).chain(functions(false));
+    before.take(n_functions).collect()
+}
+
+/// The words of the functions, and all that they begin with, the shorter first.
+fn beginnings(is_wanted: fn(&str) -> bool) -> Vec<String> {
+    let text = functions(true).concat() + &functions(false).concat();
+    let mut words: Vec<&str> = text
+        .split(|it: char| !it.is_ascii_alphabetic())
+        .filter(|it| is_wanted(it))
+        .collect();
+    words.sort_unstable();
+    words.dedup();
+    let ends = words
+        .iter()
+        .flat_map(|word| (2..=word.len()).map(move |end| word[..end].to_owned()));
+    let mut all: Vec<String> = ends.collect();
+    all.dedup();
+    all
+}
+
+/// A vocabulary that writes a space before a text, with the words that are wanted.
+fn spacing(is_wanted: fn(&str) -> bool) -> Arc<Tokenizer> {
+    let mut pieces = vec!["▁".to_owned()];
+    pieces.extend(('a'..='z').map(String::from));
+    pieces.extend(('a'..='z').map(|letter| format!("▁{letter}")));
+    for word in beginnings(is_wanted) {
+        pieces.extend([format!("▁{word}"), word]);
+    }
+    let pieces: Vec<(&str, f32)> = pieces
+        .iter()
+        .map(String::as_str)
+        .zip((0..).map(|rank| -(rank as f32)))
+        .collect();
+    Arc::new(Tokenizer::from_gguf(&open(&sentencepiece(&pieces).build()).unwrap()).unwrap())
+}
+
+/// A byte-level vocabulary with all words.
+fn byte_level_words() -> Arc<Tokenizer> {
+    let (mut tokens, mut merges) = (Vec::new(), Vec::new());
+    for word in beginnings(|_| true) {
+        let (start, last) = word.split_at(word.len() - 1);
+        merges.push(format!("{start} {last}"));
+        tokens.push(word.clone());
+    }
+    let tokens: Vec<(&str, u32)> = tokens
+        .iter()
+        .map(|it| (it.as_str(), 1))
+        .chain([("<end>", 3)])
+        .collect();
+    let end_token = 256 + tokens.len() as u32 - 1;
+    let merges: Vec<&str> = merges.iter().map(String::as_str).collect();
+    let pairs = byte_level("qwen2", &tokens)
+        .pair("tokenizer.ggml.merges", strings(&merges))
+        .pair("tokenizer.ggml.eos_token_id", Value::U32(end_token));
+    Arc::new(Tokenizer::from_gguf(&open(&pairs.build()).unwrap()).unwrap())
+}
+
 #[test]
 fn a_draft_model_may_have_another_vocabulary() {
-    let text = "fn area(width: u32, height: u32) -> u32 {\n    width * height // naïve\n}\n";
-    let reply = [("", text)];
-    let tokens = [
-        ("he", 1),
-        ("wi", 1),
-        ("dt", 1),
-        ("widt", 1),
-        ("Ġw", 1),
-        ("<end>", 3),
-    ];
-    let pairs = byte_level("qwen2", &tokens)
-        .pair(
-            "tokenizer.ggml.merges",
-            strings(&["h e", "w i", "d t", "wi dt", "Ġ w"]),
-        )
-        .pair("tokenizer.ggml.eos_token_id", Value::U32(261));
-    let own = Arc::new(Tokenizer::from_gguf(&open(&pairs.build()).unwrap()).unwrap());
-    let target = Arc::new(Tokenizer::bytes());
-    let model = ScriptedModel::replay(Arc::clone(&own), &reply).unwrap();
-    let cache = KvCache::new(model.config(), 100);
-    let drafter = DraftModel::new(Box::new(model), own, cache, Arc::clone(&target), 257);
-    let model = Box::new(ScriptedModel::replay(Arc::clone(&target), &reply).unwrap());
-    let options = EngineOptions::default();
-    let engine = Engine::start_with_drafter(model, Some(Box::new(drafter)), target, None, options).unwrap();
-    let request = Request {
-        prompt: Prompt::Text {
-            text: "// The area of a rectangle:\n".repeat(20),
-            parse_special: false,
-        },
-        speculation: Speculation::Only {
-            drafter: DrafterKind::DraftModel,
-            len: Some(6),
-        },
-        ..Request::default()
+    let (all, long) = (spacing(|_| true), spacing(|word| word.len() > 4));
+    let bytes = byte_level_words();
+    for (name, own, target) in [
+        ("spacing for bytes", &all, &bytes),
+        ("bytes for spacing", &bytes, &all),
+        ("spacing for spacing", &all, &long),
+    ] {
+        let vocab = target.vocab_size();
+        let model = writer(own, &functions(true));
+        let cache = KvCache::new(model.config(), 1000);
+        let drafter = DraftModel::new(Box::new(model), Arc::clone(own), cache, Arc::clone(target), vocab);
+        let model = Box::new(writer(target, &functions(false)));
+        let options = EngineOptions::default();
+        let engine =
+            Engine::start_with_drafter(model, Some(Box::new(drafter)), Arc::clone(target), None, options)
+                .unwrap();
+        for temperature in [0.0, 3.5] {
+            let request = |speculation| Request {
+                prompt: Prompt::Text {
+                    text: "// The areas of rectangles:\n".repeat(20),
+                    parse_special: false,
+                },
+                sampling: SamplingParams {
+                    temperature,
+                    seed: 7,
+                    ..SamplingParams::default()
+                },
+                stop: StopCondition {
+                    max_tokens: 700,
+                    ..StopCondition::default()
+                },
+                speculation,
+                ..Request::default()
+            };
+            let plain = engine
+                .generate(request(Speculation::Off))
+                .blocking_collect()
+                .unwrap();
+            let drafter = DrafterKind::DraftModel;
+            let speculation = Speculation::Only {
+                drafter,
+                len: Some(12),
+            };
+            let answer = engine.generate(request(speculation)).blocking_collect().unwrap();
+            assert_eq!(bits(&answer), bits(&plain), "{name}, {temperature}");
+            assert_eq!(answer.tokens.len(), 700);
+            if temperature == 0.0 {
+                assert!(
+                    functions(false).concat().starts_with(&answer.text),
+                    "{name}: {}",
+                    answer.text
+                );
+            }
+            let stats = answer.finish.speculation;
+            // A third of the functions is another one, and is rejected from its name on.
+            assert!(stats.total().recovered > 40, "{name}, {temperature}: {stats:?}");
+            assert!(stats.tokens_per_step() > 1.5, "{name}, {temperature}: {stats:?}");
+        }
+    }
+}
+
+/// A vocabulary that is padded is drafted for without a detour through text, and never gets a token that it lacks.
+#[test]
+fn vocabularies_that_differ_in_padding_are_the_same() {
+    let tokenizer = |n_padded: usize| {
+        let names: Vec<String> = (256..256 + n_padded).map(|id| format!("[PAD{id}]")).collect();
+        let tokens: Vec<(&str, u32)> = names.iter().map(|it| (it.as_str(), 5)).collect();
+        let pairs = byte_level("qwen2", &tokens).pair("tokenizer.ggml.merges", strings(&[]));
+        Arc::new(Tokenizer::from_gguf(&open(&pairs.build()).unwrap()).unwrap())
     };
-    let answer = engine.generate(request).blocking_collect().unwrap();
-    assert_eq!(answer.text, text);
-    let stats = answer.finish.speculation;
-    assert!(stats.tokens_per_step() > 4.0, "{stats:?}");
+    let script = |vocab| HashedScript { vocab, ..MOODY };
+    // The draft model's rows past the target's are as probable as all others.
+    for (n_own, n_target) in [(300, 260), (260, 300), (280, 280)] {
+        let (own, target) = (tokenizer(n_own - 256), tokenizer(n_target - 256));
+        let model = ScriptedModel::hashed(script(n_own));
+        let cache = KvCache::new(model.config(), 1000);
+        let drafter = DraftModel::new(Box::new(model), own, cache, Arc::clone(&target), n_target);
+        let model = Box::new(ScriptedModel::hashed(script(n_target)));
+        let options = EngineOptions::default();
+        let engine =
+            Engine::start_with_drafter(model, Some(Box::new(drafter)), target, None, options).unwrap();
+        let answers = |speculation| -> Vec<Answer> {
+            let answers = (0..6).map(|seed| {
+                let request = request(seed, 300, &SamplingParams::default(), speculation);
+                engine.generate(request).blocking_collect().unwrap()
+            });
+            answers.collect()
+        };
+        let plain = answers(Speculation::Off);
+        let drafter = DrafterKind::DraftModel;
+        let drafted = answers(Speculation::Only {
+            drafter,
+            len: Some(6),
+        });
+        let mut total = 0;
+        for (drafted, plain) in drafted.iter().zip(&plain) {
+            assert_eq!(bits(drafted), bits(plain), "{n_own} for {n_target}");
+            total += drafted.finish.speculation.total().accepted;
+        }
+        // A sequence with a token that the draft model lacks is not drafted for.
+        let least = if n_own < n_target { 10 } else { 1000 };
+        assert!(total > least, "{n_own} for {n_target}: {total}");
+    }
 }
 
 /// Rejected drafts and trees leave no trace in the states of either model.
