@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use drafters::{Knowing, Slow, bits};
 use gguf_builder::{Value, byte_level, open, sentencepiece, strings};
 use surmise_engine::{
     Answer, Engine, EngineOptions, WeightSource,
@@ -10,11 +11,12 @@ use surmise_engine::{
         Model,
         scripted::{HashedScript, ScriptedModel},
     },
-    request::{CopyMixing, Prompt, Request, SamplingParams, Speculation, StopCondition},
+    request::{CopyMixing, FinishReason, Prompt, Request, SamplingParams, Speculation, StopCondition},
     speculative::{draft_model::DraftModel, drafter::DrafterKind, network::NetworkDrafter},
     tokenizer::Tokenizer,
 };
 
+mod drafters;
 mod gguf_builder;
 
 /// Follows the last two bytes, but now and then does something else.
@@ -64,11 +66,6 @@ fn request(seed: u32, n_tokens: usize, sampling: &SamplingParams, speculation: S
         speculation,
         ..Default::default()
     }
-}
-
-fn bits(answer: &Answer) -> Vec<(u32, u32)> {
-    let tokens = answer.tokens.iter();
-    tokens.map(|it| (it.id, it.logprob.to_bits())).collect()
 }
 
 /// The text with some bytes changed, as an edit or another version of a file would have it.
@@ -400,6 +397,136 @@ fn a_model_with_states_drafts_for_one() {
                 len.is_none_or(|len| len == 1) || stats.accepted < stats.proposed,
                 "{len:?}: {stats:?}"
             );
+        }
+    }
+}
+
+/// Lookups first, the draft model where they have nothing, whoever chooses the length.
+#[test]
+fn lookups_and_a_draft_model_draft_in_turns() {
+    let start = || {
+        let tokenizer = Arc::new(Tokenizer::bytes());
+        let drafter = draft_model(ScriptedModel::hashed(CALM), &tokenizer, &tokenizer);
+        let model = Box::new(Slow(ScriptedModel::hashed(MOODY)));
+        let options = EngineOptions::default();
+        Engine::start_with_drafter(model, Some(drafter), tokenizer, None, options).unwrap()
+    };
+    let warm = SamplingParams {
+        temperature: 0.5,
+        seed: 9,
+        ..SamplingParams::default()
+    };
+    for sampling in [SamplingParams::default(), warm] {
+        for seed in 0..2 {
+            let request = |speculation| request(seed, 300, &sampling, speculation);
+            let plain = moody(1)
+                .generate(request(Speculation::Off))
+                .blocking_collect()
+                .unwrap();
+            for speculation in [Speculation::Auto, Speculation::Fixed(6)] {
+                let engine = start();
+                engine.set_reference("other", &disturbed(&plain.text)).unwrap();
+                let answer = engine.generate(request(speculation)).blocking_collect().unwrap();
+                assert_eq!(bits(&answer), bits(&plain), "{speculation:?}");
+                let stats = answer.finish.speculation;
+                for drafter in [
+                    DrafterKind::PromptLookup,
+                    DrafterKind::References,
+                    DrafterKind::DraftModel,
+                ] {
+                    assert!(
+                        stats.of(drafter).proposed > 0,
+                        "{speculation:?}, {drafter}: {stats:?}"
+                    );
+                }
+                if speculation != Speculation::Auto {
+                    assert!(stats.of(DrafterKind::DraftModel).accepted > 0, "{stats:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Stop strings, stop tokens and penalties: what ends or bends an answer does so whoever drafts it.
+#[test]
+fn answers_end_where_plain_ones_do_whoever_drafts() {
+    let greedy = SamplingParams {
+        repetition_penalty: 1.1,
+        presence_penalty: 0.2,
+        ..SamplingParams::default()
+    };
+    let warm = SamplingParams {
+        temperature: 0.5,
+        top_p: 0.95,
+        seed: 4,
+        ..greedy.clone()
+    };
+    for sampling in [greedy, warm] {
+        let engine = moody(3);
+        let answer = |engine: &Engine, request: Request| engine.generate(request).blocking_collect().unwrap();
+        let long: Vec<Answer> = (0..3)
+            .map(|seed| answer(&engine, request(seed, 300, &sampling, Speculation::Off)))
+            .collect();
+        let texts = (0..).zip(&long).map(|(seed, long)| {
+            let Prompt::Tokens(prompt) = request(seed, 0, &sampling, Speculation::Off).prompt else {
+                unreachable!()
+            };
+            [prompt, long.tokens.iter().map(|it| it.id).collect()].concat()
+        });
+        let knowing = Box::new(Knowing::new(texts.collect(), 48));
+        let model = Box::new(ScriptedModel::hashed(MOODY));
+        let tokenizer = Arc::new(Tokenizer::bytes());
+        let options = EngineOptions::default();
+        let with_trees = Engine::start_with_drafter(model, Some(knowing), tokenizer, None, options).unwrap();
+        for (idx, long) in long.iter().enumerate() {
+            engine
+                .set_reference(&idx.to_string(), &disturbed(&long.text))
+                .unwrap();
+        }
+        for drafter in DrafterKind::ALL.into_iter().filter(|it| *it != DrafterKind::Copy) {
+            let engine = if drafter == DrafterKind::Eagle3 {
+                &with_trees
+            } else {
+                &engine
+            };
+            let (mut n_accepted, mut n_stopped) = (0, 0);
+            for (long, seed) in long.iter().zip(0..) {
+                // One token is one byte here.
+                let stop = |strings: &[&str], tokens: &[u32], max_tokens| StopCondition {
+                    strings: strings.iter().map(|&it| it.to_owned()).collect(),
+                    tokens: tokens.to_vec(),
+                    max_tokens,
+                    ignore_end_tokens: true,
+                };
+                let rarest = (0..48)
+                    .filter_map(|id| long.tokens.iter().position(|it| it.id == id))
+                    .max();
+                let rarest = long.tokens[rarest.unwrap()].id;
+                for stop in [
+                    stop(&[&long.text[121..124], "never"], &[], 300),
+                    stop(&[&long.text[200..205]], &[], 300),
+                    stop(&[], &[rarest], 300),
+                    stop(&["never"], &[100], 177),
+                ] {
+                    for len in [None, Some(1), Some(9)] {
+                        let with = |speculation| Request {
+                            original: Some(disturbed(&long.text)),
+                            stop: stop.clone(),
+                            ..request(seed, 300, &sampling, speculation)
+                        };
+                        let plain = answer(engine, with(Speculation::Off));
+                        let drafted = answer(engine, with(Speculation::Only { drafter, len }));
+                        let at = format!("{drafter}, {len:?}, {stop:?}");
+                        assert_eq!(drafted.text, plain.text, "{at}");
+                        assert_eq!(bits(&drafted), bits(&plain), "{at}");
+                        assert_eq!(drafted.finish.reason, plain.finish.reason, "{at}");
+                        n_stopped += usize::from(plain.finish.reason != FinishReason::Length);
+                        n_accepted += drafted.finish.speculation.of(drafter).accepted;
+                    }
+                }
+            }
+            assert_eq!(n_stopped, 3 * 3 * 3, "{drafter}");
+            assert!(n_accepted > 20, "{drafter}: {n_accepted}");
         }
     }
 }
