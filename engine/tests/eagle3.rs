@@ -259,50 +259,35 @@ fn long_answers_are_the_same_in_every_batch_beside_lookups_and_alone() {
         top_k,
         n_tokens,
     };
-    let answers = |engine: &Engine, temperature, speculation| -> Vec<Answer> {
-        let generations = (1..5).map(|seed| engine.generate(request(seed, 160, temperature, speculation)));
+    let answers = |engine: &Engine, n_tokens, temperature, speculation| -> Vec<Answer> {
+        let generations =
+            (1..5).map(|seed| engine.generate(request(seed, n_tokens, temperature, speculation)));
         let generations: Vec<_> = generations.collect();
         let answers = generations.into_iter().map(|it| it.blocking_collect().unwrap());
         answers.collect()
     };
+    let alone = |len| Speculation::Only { drafter, len };
     // The head is random, so it is right by accident only.
     let mut n_accepted = 0;
     for temperature in [0.0, 1.2] {
-        let plain = answers(&engine(None, 4, false), temperature, Speculation::Off);
-        for (max_running, tree, speculation) in [
-            (
-                1,
-                tree(5, 8, 32),
-                Speculation::Only {
-                    drafter,
-                    len: Some(8),
-                },
-            ),
-            (
-                3,
-                tree(4, 3, 12),
-                Speculation::Only {
-                    drafter,
-                    len: Some(8),
-                },
-            ),
-            (4, tree(3, 1, 4), Speculation::Only { drafter, len: None }),
-            (3, tree(5, 8, 32), Speculation::Auto),
-            (4, tree(3, 2, 6), Speculation::Fixed(8)),
+        let plain = answers(&engine(None, 4, false), 160, temperature, Speculation::Off);
+        for (max_running, n_tokens, tree, speculation) in [
+            (1, 80, tree(3, 2, 6), alone(Some(8))),
+            (3, 160, tree(5, 8, 32), alone(Some(8))),
+            (4, 80, tree(3, 1, 4), alone(None)),
+            (3, 160, tree(4, 3, 12), Speculation::Auto),
+            (4, 160, tree(3, 2, 6), Speculation::Fixed(8)),
         ] {
-            let is_slow = speculation == Speculation::Auto;
-            let (mut head, mut lookups) = (DrafterStats::default(), 0);
-            let drafted = answers(
-                &engine(Some(tree), max_running, is_slow),
-                temperature,
+            let is_slow = matches!(
                 speculation,
+                Speculation::Auto | Speculation::Only { len: None, .. }
             );
+            let (mut head, mut lookups) = (DrafterStats::default(), 0);
+            let engine = engine(Some(tree), max_running, is_slow);
+            let drafted = answers(&engine, n_tokens, temperature, speculation);
             for (answer, plain) in drafted.iter().zip(&plain) {
-                assert_eq!(
-                    bits(answer),
-                    bits(plain),
-                    "{temperature}, {tree:?}, {speculation:?}"
-                );
+                let at = format!("{temperature}, {tree:?}, {speculation:?}");
+                assert_eq!(bits(answer), bits(plain)[..n_tokens], "{at}");
                 let stats = answer.finish.speculation;
                 head.proposed += stats.of(drafter).proposed;
                 head.accepted += stats.of(drafter).accepted;
@@ -317,5 +302,5 @@ fn long_answers_are_the_same_in_every_batch_beside_lookups_and_alone() {
             n_accepted += head.accepted;
         }
     }
-    assert!(n_accepted > 10, "{n_accepted}");
+    assert!(n_accepted > 3, "{n_accepted}");
 }
