@@ -65,3 +65,100 @@ fn a_trace_of_typing_reuses_what_was_read() {
     // One more character costs few tokens, whatever the machine.
     assert!(number("/kinds/0/computed_tokens") < number("/kinds/0/reused_tokens"));
 }
+
+/// A file with functions that are long enough to be edited.
+fn write_source(folder: &std::path::Path) {
+    for name in ["orders", "invoices"] {
+        let mut text = String::new();
+        for idx in 0..3 {
+            text.push_str(&format!(
+                "def collect_{name}_{idx}(entries, limit):\n    collected = []\n"
+            ));
+            for step in 0..16 {
+                text.push_str(&format!(
+                    "    if accepts(entries[{step}], \"{name}\"):\n        collected.append(entries[{step}])\n"
+                ));
+            }
+            text.push_str("    return collected[:limit]\n\n\n");
+        }
+        std::fs::write(folder.join(format!("{name}.py")), text).expect("it is written");
+    }
+}
+
+#[test]
+fn drafts_are_measured_by_workload_and_drafter() {
+    let folder = std::env::temp_dir().join(format!("surmise-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    write_source(&folder);
+    let chart = folder.join("gain.svg");
+    let report = bench(&[
+        "--speculation",
+        "--rounds",
+        "1",
+        "--tasks",
+        "2",
+        "--folder",
+        folder.to_str().expect("a path"),
+        "--plot",
+        chart.to_str().expect("a path"),
+    ]);
+    let workloads = report["workloads"].as_array().expect("a list");
+    let names: Vec<_> = workloads.iter().filter_map(|it| it["name"].as_str()).collect();
+    for name in ["complete", "rename", "add parameter", "wrap", "quotes", "quote"] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
+    for workload in workloads {
+        let number = |pointer: &str| {
+            let number = workload.pointer(pointer).and_then(Value::as_f64);
+            number.unwrap_or_else(|| panic!("{pointer} in {workload:#}"))
+        };
+        assert_eq!(number("/n_tasks"), 2.0, "{workload:#}");
+        for pointer in [
+            "/plain_tokens_per_second/median",
+            "/tokens_per_second/median",
+            "/gain/median",
+            "/fixed/0/gain/median",
+            "/counts/draft_ms",
+            "/counts/verify_ms",
+            "/counts/commit_ms",
+        ] {
+            assert!(number(pointer) > 0.0, "{pointer} in {workload:#}");
+        }
+        let drafters = workload["counts"]["drafters"].as_array().expect("a list");
+        let sum = |key: &str| drafters.iter().filter_map(|it| it[key].as_u64()).sum::<u64>();
+        let (steps, emitted) = (number("/counts/steps") as u64, number("/counts/emitted") as u64);
+        assert_eq!(emitted, steps + sum("accepted"), "{workload:#}");
+        assert!(
+            sum("accepted") <= sum("proposed") && sum("steps") <= steps,
+            "{workload:#}"
+        );
+        let is_edit = ["rename", "add parameter", "wrap", "quotes"]
+            .contains(&workload["name"].as_str().unwrap_or_default());
+        if is_edit {
+            let edit = drafters
+                .iter()
+                .find(|it| it["name"] == "edit")
+                .expect("edits are drafted");
+            assert!(
+                edit["accepted"].as_u64() > Some(50) && edit["tokens_per_step"].as_f64() > Some(2.0),
+                "{edit:#}"
+            );
+        }
+    }
+    let drafters: std::collections::BTreeSet<_> = workloads
+        .iter()
+        .flat_map(|it| it["counts"]["drafters"].as_array().into_iter().flatten())
+        .filter_map(|it| it["name"].as_str())
+        .collect();
+    assert!(
+        drafters.contains("references"),
+        "the other file is drawn from: {drafters:?}"
+    );
+    let chart = std::fs::read_to_string(&chart).expect("a chart");
+    std::fs::remove_dir_all(&folder).expect("the folder");
+    assert!(
+        chart.starts_with("<svg") && chart.contains("rename"),
+        "{}",
+        &chart[..200.min(chart.len())]
+    );
+}
