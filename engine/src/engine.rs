@@ -30,6 +30,7 @@ use crate::{
     scheduler::StepLimits,
     sequence::{Output, Sequence},
     speculative::{
+        eagle3::TreeShape,
         edit::EditDraft,
         network::NetworkDrafter,
         prompt_lookup::PromptLookup,
@@ -66,6 +67,8 @@ pub struct EngineOptions {
     pub step: StepLimits,
     /// A smaller model that drafts for this one, or an EAGLE-3 head made for it. Only for [`Engine::load`].
     pub draft_model: Option<WeightSource>,
+    /// How the trees of an EAGLE-3 head grow. Only for [`Engine::load`].
+    pub tree: TreeShape,
     /// Type to quantise large matrices of plain numbers to, one of [`quant::WRITABLE_TYPES`](crate::quant::WRITABLE_TYPES);
     /// `None` leaves them as they are. Only for [`Engine::load`].
     pub quantize: Option<GgmlType>,
@@ -84,6 +87,7 @@ impl Default for EngineOptions {
             max_running: 32,
             step: StepLimits::default(),
             draft_model: None,
+            tree: TreeShape::default(),
             quantize: None,
             available_bytes: None,
         }
@@ -141,7 +145,7 @@ pub struct EngineStatus {
     pub n_running: usize,
     /// Sequences that wait for their turn.
     pub n_waiting: usize,
-    /// Forward passes since the engine started.
+    /// Forward passes for sequences since the engine started.
     pub n_steps: u64,
     /// Blocks of the KV cache.
     pub n_blocks: usize,

@@ -1,21 +1,22 @@
 //! The engine thread: it alone owns the model and the KV cache, takes in commands and runs step after step.
 //!
 //! A step: notice cancellations, admit, share out rows, draft, reserve blocks, one forward pass over the rows of all
-//! sequences, then verify, emit and commit for each. Without work the thread sleeps on the channel.
+//! sequences, then verify, emit and commit for each. Without work the thread first measures what steps cost, and then
+//! sleeps on the channel.
 
 use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, TryRecvError},
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
     engine::EngineStatus,
     error::EngineError,
-    kv_cache::KvCache,
+    kv_cache::{CachedSequence, KvCache},
     model::{Batch, Model, Row},
     scheduler::{StepLimits, share_rows},
     sequence::Sequence,
@@ -43,6 +44,11 @@ pub(crate) struct EngineLoop {
     /// The first one waiting did not fit into the KV cache; it is tried again when blocks are given back.
     is_full: bool,
     costs: StepCosts,
+    /// Whether a forward pass has run: the first one takes what is not repeated, such as pages from the system.
+    is_warm: bool,
+    /// How long it has to be quiet before steps are run only to measure them.
+    quiet: Duration,
+    clock: Box<dyn Fn() -> Instant + Send>,
     network: Option<Network>,
     /// Sequences submitted so far.
     n_submitted: u64,
@@ -65,6 +71,9 @@ struct Network {
 /// Weight of a new measurement of it.
 const NETWORK_RECENCY: f64 = 0.2;
 
+/// Whoever starts a process for one request has asked for it by then.
+const QUIET: Duration = Duration::from_millis(500);
+
 impl EngineLoop {
     pub(crate) fn new(
         model: Box<dyn Model>,
@@ -86,6 +95,9 @@ impl EngineLoop {
             running: Vec::new(),
             is_full: false,
             costs: StepCosts::default(),
+            is_warm: false,
+            quiet: QUIET,
+            clock: Box::new(Instant::now),
             network: network.map(|drafter| Network {
                 drafter,
                 draft_seconds: 0.0,
@@ -106,7 +118,7 @@ impl EngineLoop {
     pub(crate) fn run(&mut self, commands: &Receiver<Command>) {
         loop {
             let command = if self.is_idle() {
-                commands.recv().map_err(|_| TryRecvError::Disconnected)
+                self.wait(commands)
             } else {
                 commands.try_recv()
             };
@@ -116,6 +128,55 @@ impl EngineLoop {
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return self.cancel_all(),
             }
         }
+    }
+
+    /// Waits for the next command. What is still to be measured is measured meanwhile, a step at a time.
+    fn wait(&mut self, commands: &Receiver<Command>) -> Result<Command, TryRecvError> {
+        let mut quiet = self.quiet;
+        while let Some(width) = self.costs.unmeasured_width() {
+            match commands.recv_timeout(quiet) {
+                Ok(command) => return Ok(command),
+                Err(RecvTimeoutError::Disconnected) => return Err(TryRecvError::Disconnected),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Err(error) = self.measure_step(width) {
+                tracing::debug!("steps of {width} rows are not measured beforehand: {error}");
+                break;
+            }
+            quiet = Duration::ZERO;
+        }
+        commands.recv().map_err(|_| TryRecvError::Disconnected)
+    }
+
+    /// Runs a step of `n_rows` rows that belong to no sequence, and records what it costs. The very first one is only run.
+    ///
+    /// # Errors
+    /// [`EngineError::CacheFull`] where the KV cache has no room for them, and those of the model.
+    fn measure_step(&mut self, n_rows: usize) -> Result<(), EngineError> {
+        let vocab = self.model.config().vocab;
+        let mut cached = CachedSequence::default();
+        let outcome = self.cache.reserve(&mut cached, n_rows).and_then(|()| {
+            // Any tokens do, as long as they differ.
+            let rows =
+                (0..n_rows).map(|position| Row::chain((position * 7919 % vocab) as u32, position, 0, true));
+            let rows: Vec<Row> = rows.collect();
+            let batch = Batch {
+                rows: &rows,
+                sequences: &[&cached],
+            };
+            // Taken from the system before the clock runs, and given back after it.
+            let mut logits = vec![f32::NAN; n_rows * vocab];
+            let start = (self.clock)();
+            self.model.forward(batch, &mut self.cache, &mut logits)?;
+            Ok((self.clock)() - start)
+        });
+        self.cache.close(cached);
+        let duration = outcome?;
+        if self.is_warm {
+            self.costs.record(n_rows, duration);
+        }
+        self.is_warm = true;
+        Ok(())
     }
 
     /// Queues a sequence.
@@ -322,11 +383,15 @@ impl EngineLoop {
             rows: &self.rows,
             sequences: &sequences,
         };
-        let start = Instant::now();
+        let start = (self.clock)();
         self.model.forward(batch, &mut self.cache, &mut self.logits)?;
-        let duration = start.elapsed();
+        let duration = (self.clock)() - start;
         self.n_steps += 1;
-        self.costs.record(self.rows.len(), duration);
+        self.is_warm = true;
+        // Rows of a prompt cost less: they have no logits.
+        if self.rows.iter().all(|row| row.wants_logits) {
+            self.costs.record(self.rows.len(), duration);
+        }
 
         let vocab = self.model.config().vocab;
         let mut logits = self.logits.as_slice();

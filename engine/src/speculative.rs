@@ -273,3 +273,111 @@ fn pick(ranking: &[RankedNode], picked: &mut Vec<usize>) {
     picked.extend(ranking.iter().map(|it| it.idx));
     picked.sort_unstable();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{drafter::Evidence, *};
+
+    /// Always proposes the same.
+    struct Stubborn {
+        kind: DrafterKind,
+        tokens: &'static [u32],
+        match_len: usize,
+    }
+
+    impl Drafter for Stubborn {
+        fn kind(&self) -> DrafterKind {
+            self.kind
+        }
+
+        fn draft(&mut self, _tokens: &[u32], max_len: usize, draft: &mut Draft) {
+            draft.clear();
+            let tokens = self.tokens.iter().take(max_len);
+            tokens.for_each(|&token| draft.push(token, Evidence::of_match(self.match_len)));
+        }
+    }
+
+    const LOAD: StepLoad = StepLoad {
+        n_rows: 1,
+        n_tokens: 1.0,
+    };
+
+    fn speculator(mode: Speculation, drafters: [Stubborn; 2]) -> Speculator {
+        let mut speculator = Speculator::new(mode);
+        drafters.into_iter().for_each(|drafter| speculator.add(drafter));
+        speculator
+    }
+
+    #[test]
+    fn the_lookup_that_promises_most_is_proposed() {
+        for mode in [Speculation::Auto, Speculation::Fixed(8)] {
+            let weak = |kind| Stubborn {
+                kind,
+                tokens: &[1, 2],
+                match_len: 2,
+            };
+            let strong = |kind| Stubborn {
+                kind,
+                tokens: &[3, 4],
+                match_len: 20,
+            };
+            for drafters in [
+                [weak(DrafterKind::PromptLookup), strong(DrafterKind::References)],
+                [strong(DrafterKind::References), weak(DrafterKind::PromptLookup)],
+            ] {
+                let mut speculator = speculator(mode, drafters);
+                speculator.look_up(&[9], 100, LOAD, &StepCosts::default());
+                assert_eq!(
+                    speculator.proposed_by(),
+                    Some(DrafterKind::References),
+                    "{mode:?}"
+                );
+                assert_eq!(speculator.proposed().tokens().collect::<Vec<_>>(), [3, 4]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_lookup_that_was_wrong_makes_way_for_one_that_was_right() {
+        let liar = Stubborn {
+            kind: DrafterKind::PromptLookup,
+            tokens: &[1, 2],
+            match_len: 20,
+        };
+        let honest = Stubborn {
+            kind: DrafterKind::Edit,
+            tokens: &[3, 4],
+            match_len: 2,
+        };
+        let mut speculator = speculator(Speculation::Auto, [liar, honest]);
+        let costs = StepCosts::default();
+        speculator.look_up(&[9], 100, LOAD, &costs);
+        assert_eq!(speculator.proposed_by(), Some(DrafterKind::PromptLookup));
+        for _ in 0..20 {
+            speculator.look_up(&[9], 100, LOAD, &costs);
+            speculator.learn(&[3, 4, 5]);
+        }
+        speculator.look_up(&[9], 100, LOAD, &costs);
+        assert_eq!(speculator.proposed_by(), Some(DrafterKind::Edit));
+    }
+
+    #[test]
+    fn the_network_is_asked_only_where_lookups_have_nothing() {
+        for mode in [Speculation::Auto, Speculation::Fixed(8)] {
+            let costs = StepCosts::default();
+            for (match_len, tokens) in [(20, &[1, 2][..]), (2, &[])] {
+                let lookup = |kind| Stubborn {
+                    kind,
+                    tokens,
+                    match_len,
+                };
+                let drafters = [lookup(DrafterKind::PromptLookup), lookup(DrafterKind::References)];
+                let mut speculator = speculator(mode, drafters);
+                speculator.add_network(DrafterKind::DraftModel);
+                speculator.look_up(&[9], 100, LOAD, &costs);
+                let is_asked = speculator.wants_network(100, LOAD, &costs, 0.0);
+                assert_eq!(is_asked, tokens.is_empty(), "{mode:?}");
+            }
+        }
+    }
+}

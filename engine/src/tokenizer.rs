@@ -571,6 +571,30 @@ impl Tokenizer {
         self.vocabulary.kind(id).is_some_and(TokenKind::is_control)
     }
 
+    /// Whether a space is written before a text that starts afresh.
+    pub(crate) fn adds_space(&self) -> bool {
+        match &self.algorithm {
+            Algorithm::ByteLevel { .. } => false,
+            Algorithm::Characters { adds_space, .. } | Algorithm::Scores { adds_space, .. } => *adds_space,
+        }
+    }
+
+    /// Whether an id means the same in both: they have the same tokens, and what one has beyond the other is no text.
+    /// Models of one family pad their vocabularies to different lengths.
+    pub(crate) fn shares_ids(&self, other: &Self) -> bool {
+        let (n_own, n_others) = (self.vocab_size() as u32, other.vocab_size() as u32);
+        let n_both = n_own.min(n_others);
+        (0..n_both).all(|id| self.token_bytes(id) == other.token_bytes(id))
+            && (n_both..n_own).all(|id| self.is_padding(id))
+            && (n_both..n_others).all(|id| other.is_padding(id))
+    }
+
+    /// Whether the token stands for no text, or is one that llama.cpp's converters write where a vocabulary is padded.
+    fn is_padding(&self, id: u32) -> bool {
+        let bytes = self.token_bytes(id);
+        bytes.is_empty() || bytes.starts_with(b"[PAD") || self.vocabulary.kind(id) == Some(TokenKind::Unused)
+    }
+
     /// Number of tokens; ids are below it.
     pub fn vocab_size(&self) -> usize {
         self.vocabulary.len()

@@ -1,21 +1,27 @@
-//! An EAGLE-3 head in a GGUF file, as llama.cpp's converter lays it out, drafts what the published files draft.
+//! EAGLE-3 heads from outside: in GGUF files as llama.cpp's converter lays them out, with the configurations there are, and
+//! beside lookups in long answers.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, fs, path::PathBuf, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
+use drafters::{Slow, bits};
 use gguf_builder::{Builder, Value};
 use half::bf16;
 use surmise_engine::{
-    WeightSource,
-    model::Checkpoint,
+    Answer, Engine, EngineOptions, WeightSource,
+    kernels::Isa,
+    model::{Checkpoint, Model, transformer::Transformer},
+    request::{DrafterStats, Prompt, Request, SamplingParams, Speculation, StopCondition},
     speculative::{
-        drafter::Draft,
+        drafter::{Draft, DrafterKind},
         eagle3::{Eagle3, TreeShape},
         network::{DraftTask, NetworkDrafter},
     },
+    tokenizer::Tokenizer,
     weights::{GgmlType, safetensors},
 };
 
+mod drafters;
 mod gguf_builder;
 
 const HEAD_DIM: usize = 16;
@@ -101,10 +107,10 @@ fn gguf() -> WeightSource {
 }
 
 /// The draft after the fixture's prompt.
-fn draft(source: WeightSource) -> Draft {
+fn draft(source: WeightSource, tree: TreeShape) -> Draft {
     let target = Checkpoint::from_folder(&fixture("target")).unwrap();
     assert!(Eagle3::recognises(&source));
-    let mut drafter = Eagle3::load(source, &target, TreeShape::default(), 1000, 1).unwrap();
+    let mut drafter = Eagle3::load(source, &target, tree, 1000, 1).unwrap();
     let expected = tensors("expected.safetensors");
     let mut tokens: Vec<u32> = ints(&expected["input_ids"])
         .into_iter()
@@ -129,9 +135,172 @@ fn draft(source: WeightSource) -> Draft {
 
 #[test]
 fn both_formats_give_the_same_tree() {
-    let published = draft(WeightSource::File(fixture("draft")));
-    let converted = draft(gguf());
+    let published = draft(WeightSource::File(fixture("draft")), TreeShape::default());
+    let converted = draft(gguf(), TreeShape::default());
     assert_eq!(published.len(), TreeShape::default().n_tokens - 1);
     let edges = |draft: &Draft| -> Vec<_> { draft.nodes().iter().map(|it| (it.token, it.parent)).collect() };
     assert_eq!(edges(&converted), edges(&published));
+}
+
+#[test]
+fn trees_have_the_shape_that_was_asked_for() {
+    for (n_levels, top_k, n_tokens, expected) in [
+        (5, 8, 32, 31),
+        (3, 2, 6, 5),
+        (1, 4, 100, 4),
+        (4, 1, 100, 4),
+        // More than a step can verify.
+        (80, 9, 90, 64),
+    ] {
+        let tree = TreeShape {
+            n_levels,
+            top_k,
+            n_tokens,
+        };
+        let draft = draft(WeightSource::File(fixture("draft")), tree);
+        assert_eq!(draft.len(), expected, "{tree:?}");
+        assert!(draft.children(None).count() <= top_k, "{tree:?}");
+        assert_eq!(draft.is_chain(), top_k == 1 || n_levels == 80, "{tree:?}");
+    }
+}
+
+/// Nested ids name the layers whose outputs are read, as SGLang has them; ids at the top those whose inputs are.
+#[test]
+fn both_conventions_for_the_layers_that_are_read() {
+    let target = Checkpoint::from_folder(&fixture("target")).unwrap();
+    let config = fs::read_to_string(fixture("draft/config.json")).unwrap();
+    let load = |keys: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config.replacen('{', &format!("{{ {keys}"), 1);
+        fs::write(folder.path().join("config.json"), config).unwrap();
+        fs::copy(
+            fixture("draft/model.safetensors"),
+            folder.path().join("model.safetensors"),
+        )
+        .unwrap();
+        let source = WeightSource::File(folder.path().into());
+        let head = Eagle3::load(source, &target, TreeShape::default(), 1000, 1);
+        head.map(|head| head.captured_layers().to_vec())
+    };
+    for (keys, layers) in [
+        ("", [2, 4, 5]),
+        (
+            r#""eagle_config": { "eagle_aux_hidden_state_layer_ids": [1, 3, 4], "use_aux_hidden_state": true },"#,
+            [2, 4, 5],
+        ),
+        (r#""eagle_aux_hidden_state_layer_ids": [2, 4, 5],"#, [2, 4, 5]),
+        (
+            r#""eagle_config": { "eagle_aux_hidden_state_layer_ids": [0, 5, 7] },"#,
+            [1, 6, 8],
+        ),
+        (
+            r#""eagle_config": { "eagle_aux_hidden_state_layer_ids": null },"#,
+            [2, 4, 5],
+        ),
+        (r#""eagle_aux_hidden_state_layer_ids": [0, 5, 8],"#, [0, 5, 8]),
+    ] {
+        assert_eq!(load(keys).unwrap(), layers, "{keys}");
+    }
+    let error = load(r#""eagle_config": { "eagle_aux_hidden_state_layer_ids": [1, "x", 3] },"#).unwrap_err();
+    assert!(
+        error.to_string().contains("eagle_aux_hidden_state_layer_ids"),
+        "{error}"
+    );
+}
+
+/// The fixture's target, as if it had been trained for long texts.
+fn engine(tree: Option<TreeShape>, max_running: usize, is_slow: bool) -> Engine {
+    let checkpoint = Checkpoint::from_folder(&fixture("target")).unwrap();
+    let mut config = checkpoint.config().clone();
+    config.context_length = 2048;
+    let model = Transformer::load(checkpoint.weights(), config, 1, Isa::detect()).unwrap();
+    let drafter = tree.map(|tree| -> Box<dyn NetworkDrafter> {
+        let source = WeightSource::File(fixture("draft"));
+        Box::new(Eagle3::load(source, &checkpoint, tree, 1 << 14, 1).unwrap())
+    });
+    let options = EngineOptions {
+        max_running,
+        kv_cache_bytes: Some(64 << 20),
+        ..EngineOptions::default()
+    };
+    let tokenizer = Arc::new(Tokenizer::bytes());
+    let model: Box<dyn Model> = if is_slow {
+        Box::new(Slow(model))
+    } else {
+        Box::new(model)
+    };
+    Engine::start_with_drafter(model, drafter, tokenizer, None, options).unwrap()
+}
+
+fn request(seed: u32, n_tokens: usize, temperature: f32, speculation: Speculation) -> Request {
+    Request {
+        prompt: Prompt::Tokens((0..40).map(|i| (i * 7 + i * i * seed) % 256).collect()),
+        sampling: SamplingParams {
+            temperature,
+            top_k: 40,
+            seed: 3,
+            ..SamplingParams::default()
+        },
+        stop: StopCondition {
+            max_tokens: n_tokens,
+            ignore_end_tokens: true,
+            ..StopCondition::default()
+        },
+        speculation,
+        ..Request::default()
+    }
+}
+
+#[test]
+fn long_answers_are_the_same_in_every_batch_beside_lookups_and_alone() {
+    let drafter = DrafterKind::Eagle3;
+    let tree = |n_levels, top_k, n_tokens| TreeShape {
+        n_levels,
+        top_k,
+        n_tokens,
+    };
+    let answers = |engine: &Engine, n_tokens, temperature, speculation| -> Vec<Answer> {
+        let generations =
+            (1..5).map(|seed| engine.generate(request(seed, n_tokens, temperature, speculation)));
+        let generations: Vec<_> = generations.collect();
+        let answers = generations.into_iter().map(|it| it.blocking_collect().unwrap());
+        answers.collect()
+    };
+    let alone = |len| Speculation::Only { drafter, len };
+    // The head is random, so it is right by accident only.
+    let mut n_accepted = 0;
+    for temperature in [0.0, 1.2] {
+        let plain = answers(&engine(None, 4, false), 160, temperature, Speculation::Off);
+        for (max_running, n_tokens, tree, speculation) in [
+            (1, 80, tree(3, 2, 6), alone(Some(8))),
+            (3, 160, tree(5, 8, 32), alone(Some(8))),
+            (4, 80, tree(3, 1, 4), alone(None)),
+            (3, 160, tree(4, 3, 12), Speculation::Auto),
+            (4, 160, tree(3, 2, 6), Speculation::Fixed(8)),
+        ] {
+            let is_slow = matches!(
+                speculation,
+                Speculation::Auto | Speculation::Only { len: None, .. }
+            );
+            let (mut head, mut lookups) = (DrafterStats::default(), 0);
+            let engine = engine(Some(tree), max_running, is_slow);
+            let drafted = answers(&engine, n_tokens, temperature, speculation);
+            for (answer, plain) in drafted.iter().zip(&plain) {
+                let at = format!("{temperature}, {tree:?}, {speculation:?}");
+                assert_eq!(bits(answer), bits(plain)[..n_tokens], "{at}");
+                let stats = answer.finish.speculation;
+                head.proposed += stats.of(drafter).proposed;
+                head.accepted += stats.of(drafter).accepted;
+                lookups += stats.of(DrafterKind::PromptLookup).proposed;
+            }
+            assert!(
+                head.accepted < head.proposed,
+                "{tree:?}, {speculation:?}: {head:?}"
+            );
+            let has_lookups = !matches!(speculation, Speculation::Only { .. });
+            assert_eq!(lookups > 0, has_lookups, "{tree:?}, {speculation:?}");
+            n_accepted += head.accepted;
+        }
+    }
+    assert!(n_accepted > 3, "{n_accepted}");
 }

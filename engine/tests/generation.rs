@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use drafters::Branching;
 use surmise_engine::{
     Answer, Engine, EngineError, EngineOptions, Generation,
     kv_cache::{CacheType, CachedSequence, KvCache},
@@ -11,8 +12,11 @@ use surmise_engine::{
         scripted::{HashedScript, ScriptedModel},
     },
     request::{Event, FinishReason, Prompt, Request, SamplingParams, Speculation, StopCondition},
+    speculative::drafter::DrafterKind,
     tokenizer::Tokenizer,
 };
+
+mod drafters;
 
 /// Repeats itself and breaks off again and again, so that drafts are long, short, right and wrong.
 const MOODY: HashedScript = HashedScript {
@@ -235,7 +239,21 @@ fn sampled_tokens_have_the_target_distribution() {
         temperature: 1.0,
         ..Default::default()
     };
-    let engine = start(ScriptedModel::hashed(script), 4);
+    let branching = Box::new(Branching {
+        logits: logits.clone(),
+    });
+    let engine = Engine::start_with_drafter(
+        Box::new(ScriptedModel::hashed(script)),
+        Some(branching),
+        Arc::new(Tokenizer::bytes()),
+        None,
+        EngineOptions::default(),
+    )
+    .unwrap();
+    let tree = Speculation::Only {
+        drafter: DrafterKind::Eagle3,
+        len: Some(3),
+    };
     for (params, seed) in [
         plain.clone(),
         SamplingParams {
@@ -265,7 +283,11 @@ fn sampled_tokens_have_the_target_distribution() {
     .into_iter()
     .zip(100..)
     {
-        for (speculation, seed) in [(Speculation::Off, seed), (Speculation::Fixed(4), seed + 100)] {
+        let chain = Speculation::Only {
+            drafter: DrafterKind::PromptLookup,
+            len: Some(4),
+        };
+        for (speculation, seed) in [(Speculation::Off, seed), (chain, seed + 100), (tree, seed + 200)] {
             let answer = engine.generate(Request {
                 prompt: Prompt::Tokens(vec![0]),
                 sampling: SamplingParams {

@@ -2,7 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
-use gguf_builder::{Value, byte_level, open, strings};
+use drafters::{Knowing, Slow, bits};
+use gguf_builder::{Value, byte_level, open, sentencepiece, strings};
 use surmise_engine::{
     Answer, Engine, EngineOptions, WeightSource,
     kv_cache::KvCache,
@@ -10,11 +11,12 @@ use surmise_engine::{
         Model,
         scripted::{HashedScript, ScriptedModel},
     },
-    request::{CopyMixing, Prompt, Request, SamplingParams, Speculation, StopCondition},
+    request::{CopyMixing, FinishReason, Prompt, Request, SamplingParams, Speculation, StopCondition},
     speculative::{draft_model::DraftModel, drafter::DrafterKind, network::NetworkDrafter},
     tokenizer::Tokenizer,
 };
 
+mod drafters;
 mod gguf_builder;
 
 /// Follows the last two bytes, but now and then does something else.
@@ -64,11 +66,6 @@ fn request(seed: u32, n_tokens: usize, sampling: &SamplingParams, speculation: S
         speculation,
         ..Default::default()
     }
-}
-
-fn bits(answer: &Answer) -> Vec<(u32, u32)> {
-    let tokens = answer.tokens.iter();
-    tokens.map(|it| (it.id, it.logprob.to_bits())).collect()
 }
 
 /// The text with some bytes changed, as an edit or another version of a file would have it.
@@ -163,47 +160,198 @@ fn check(
     );
 }
 
+/// Functions for a model to write, and the same with some of them changed.
+fn functions(is_disturbed: bool) -> Vec<String> {
+    let function = |idx: usize| {
+        let sum = if is_disturbed && idx % 3 == 1 {
+            "sum"
+        } else {
+            "area"
+        };
+        format!(
+            "fn {sum}_{idx}(width: u32, height: u32) -> u32 {{\n    let area = width * height; // naïve\n    area + \
+             {idx}\n}}\n\n"
+        )
+    };
+    (0..30).map(function).collect()
+}
+
+/// A model that writes `functions` one after the other, and goes on after whichever of the right ones it sees.
+fn writer(tokenizer: &Arc<Tokenizer>, functions: &[String]) -> ScriptedModel {
+    let seen = functions_before(functions.len());
+    let replies: Vec<_> = seen
+        .iter()
+        .map(String::as_str)
+        .zip(functions.iter().map(String::as_str))
+        .collect();
+    ScriptedModel::replay(Arc::clone(tokenizer), &replies).unwrap()
+}
+
+/// What each function is written after: the one before it.
+fn functions_before(n_functions: usize) -> Vec<String> {
+    let before = std::iter::once(String::new()).chain(functions(false));
+    before.take(n_functions).collect()
+}
+
+/// The words of the functions, and all that they begin with, the shorter first.
+fn beginnings(is_wanted: fn(&str) -> bool) -> Vec<String> {
+    let text = functions(true).concat() + &functions(false).concat();
+    let mut words: Vec<&str> = text
+        .split(|it: char| !it.is_ascii_alphabetic())
+        .filter(|it| is_wanted(it))
+        .collect();
+    words.sort_unstable();
+    words.dedup();
+    let ends = words
+        .iter()
+        .flat_map(|word| (2..=word.len()).map(move |end| word[..end].to_owned()));
+    let mut all: Vec<String> = ends.collect();
+    all.dedup();
+    all
+}
+
+/// A vocabulary that writes a space before a text, with the words that are wanted.
+fn spacing(is_wanted: fn(&str) -> bool) -> Arc<Tokenizer> {
+    let mut pieces = vec!["▁".to_owned()];
+    pieces.extend(('a'..='z').map(String::from));
+    pieces.extend(('a'..='z').map(|letter| format!("▁{letter}")));
+    for word in beginnings(is_wanted) {
+        pieces.extend([format!("▁{word}"), word]);
+    }
+    let pieces: Vec<(&str, f32)> = pieces
+        .iter()
+        .map(String::as_str)
+        .zip((0..).map(|rank| -(rank as f32)))
+        .collect();
+    Arc::new(Tokenizer::from_gguf(&open(&sentencepiece(&pieces).build()).unwrap()).unwrap())
+}
+
+/// A byte-level vocabulary with all words.
+fn byte_level_words() -> Arc<Tokenizer> {
+    let (mut tokens, mut merges) = (Vec::new(), Vec::new());
+    for word in beginnings(|_| true) {
+        let (start, last) = word.split_at(word.len() - 1);
+        merges.push(format!("{start} {last}"));
+        tokens.push(word.clone());
+    }
+    let tokens: Vec<(&str, u32)> = tokens
+        .iter()
+        .map(|it| (it.as_str(), 1))
+        .chain([("<end>", 3)])
+        .collect();
+    let end_token = 256 + tokens.len() as u32 - 1;
+    let merges: Vec<&str> = merges.iter().map(String::as_str).collect();
+    let pairs = byte_level("qwen2", &tokens)
+        .pair("tokenizer.ggml.merges", strings(&merges))
+        .pair("tokenizer.ggml.eos_token_id", Value::U32(end_token));
+    Arc::new(Tokenizer::from_gguf(&open(&pairs.build()).unwrap()).unwrap())
+}
+
 #[test]
 fn a_draft_model_may_have_another_vocabulary() {
-    let text = "fn area(width: u32, height: u32) -> u32 {\n    width * height // naïve\n}\n";
-    let reply = [("", text)];
-    let tokens = [
-        ("he", 1),
-        ("wi", 1),
-        ("dt", 1),
-        ("widt", 1),
-        ("Ġw", 1),
-        ("<end>", 3),
-    ];
-    let pairs = byte_level("qwen2", &tokens)
-        .pair(
-            "tokenizer.ggml.merges",
-            strings(&["h e", "w i", "d t", "wi dt", "Ġ w"]),
-        )
-        .pair("tokenizer.ggml.eos_token_id", Value::U32(261));
-    let own = Arc::new(Tokenizer::from_gguf(&open(&pairs.build()).unwrap()).unwrap());
-    let target = Arc::new(Tokenizer::bytes());
-    let model = ScriptedModel::replay(Arc::clone(&own), &reply).unwrap();
-    let cache = KvCache::new(model.config(), 100);
-    let drafter = DraftModel::new(Box::new(model), own, cache, Arc::clone(&target), 257);
-    let model = Box::new(ScriptedModel::replay(Arc::clone(&target), &reply).unwrap());
-    let options = EngineOptions::default();
-    let engine = Engine::start_with_drafter(model, Some(Box::new(drafter)), target, None, options).unwrap();
-    let request = Request {
-        prompt: Prompt::Text {
-            text: "// The area of a rectangle:\n".repeat(20),
-            parse_special: false,
-        },
-        speculation: Speculation::Only {
-            drafter: DrafterKind::DraftModel,
-            len: Some(6),
-        },
-        ..Request::default()
+    let (all, long) = (spacing(|_| true), spacing(|word| word.len() > 4));
+    let bytes = byte_level_words();
+    for (name, own, target) in [
+        ("spacing for bytes", &all, &bytes),
+        ("bytes for spacing", &bytes, &all),
+        ("spacing for spacing", &all, &long),
+    ] {
+        let vocab = target.vocab_size();
+        let model = writer(own, &functions(true));
+        let cache = KvCache::new(model.config(), 1000);
+        let drafter = DraftModel::new(Box::new(model), Arc::clone(own), cache, Arc::clone(target), vocab);
+        let model = Box::new(writer(target, &functions(false)));
+        let options = EngineOptions::default();
+        let engine =
+            Engine::start_with_drafter(model, Some(Box::new(drafter)), Arc::clone(target), None, options)
+                .unwrap();
+        for temperature in [0.0, 3.5] {
+            let request = |speculation| Request {
+                prompt: Prompt::Text {
+                    text: "// The areas of rectangles:\n".repeat(20),
+                    parse_special: false,
+                },
+                sampling: SamplingParams {
+                    temperature,
+                    seed: 7,
+                    ..SamplingParams::default()
+                },
+                stop: StopCondition {
+                    max_tokens: 700,
+                    ..StopCondition::default()
+                },
+                speculation,
+                ..Request::default()
+            };
+            let plain = engine
+                .generate(request(Speculation::Off))
+                .blocking_collect()
+                .unwrap();
+            let drafter = DrafterKind::DraftModel;
+            let speculation = Speculation::Only {
+                drafter,
+                len: Some(12),
+            };
+            let answer = engine.generate(request(speculation)).blocking_collect().unwrap();
+            assert_eq!(bits(&answer), bits(&plain), "{name}, {temperature}");
+            assert_eq!(answer.tokens.len(), 700);
+            if temperature == 0.0 {
+                assert!(
+                    functions(false).concat().starts_with(&answer.text),
+                    "{name}: {}",
+                    answer.text
+                );
+            }
+            let stats = answer.finish.speculation;
+            // A third of the functions is another one, and is rejected from its name on.
+            assert!(stats.total().recovered > 40, "{name}, {temperature}: {stats:?}");
+            assert!(stats.tokens_per_step() > 1.5, "{name}, {temperature}: {stats:?}");
+        }
+    }
+}
+
+/// A vocabulary that is padded is drafted for without a detour through text, and never gets a token that it lacks.
+#[test]
+fn vocabularies_that_differ_in_padding_are_the_same() {
+    let tokenizer = |n_padded: usize| {
+        let names: Vec<String> = (256..256 + n_padded).map(|id| format!("[PAD{id}]")).collect();
+        let tokens: Vec<(&str, u32)> = names.iter().map(|it| (it.as_str(), 5)).collect();
+        let pairs = byte_level("qwen2", &tokens).pair("tokenizer.ggml.merges", strings(&[]));
+        Arc::new(Tokenizer::from_gguf(&open(&pairs.build()).unwrap()).unwrap())
     };
-    let answer = engine.generate(request).blocking_collect().unwrap();
-    assert_eq!(answer.text, text);
-    let stats = answer.finish.speculation;
-    assert!(stats.tokens_per_step() > 4.0, "{stats:?}");
+    let script = |vocab| HashedScript { vocab, ..MOODY };
+    // The draft model's rows past the target's are as probable as all others.
+    for (n_own, n_target) in [(300, 260), (260, 300), (280, 280)] {
+        let (own, target) = (tokenizer(n_own - 256), tokenizer(n_target - 256));
+        let model = ScriptedModel::hashed(script(n_own));
+        let cache = KvCache::new(model.config(), 1000);
+        let drafter = DraftModel::new(Box::new(model), own, cache, Arc::clone(&target), n_target);
+        let model = Box::new(ScriptedModel::hashed(script(n_target)));
+        let options = EngineOptions::default();
+        let engine =
+            Engine::start_with_drafter(model, Some(Box::new(drafter)), target, None, options).unwrap();
+        let answers = |speculation| -> Vec<Answer> {
+            let answers = (0..6).map(|seed| {
+                let request = request(seed, 300, &SamplingParams::default(), speculation);
+                engine.generate(request).blocking_collect().unwrap()
+            });
+            answers.collect()
+        };
+        let plain = answers(Speculation::Off);
+        let drafter = DrafterKind::DraftModel;
+        let drafted = answers(Speculation::Only {
+            drafter,
+            len: Some(6),
+        });
+        let mut total = 0;
+        for (drafted, plain) in drafted.iter().zip(&plain) {
+            assert_eq!(bits(drafted), bits(plain), "{n_own} for {n_target}");
+            total += drafted.finish.speculation.total().accepted;
+        }
+        // A sequence with a token that the draft model lacks is not drafted for.
+        let least = if n_own < n_target { 10 } else { 1000 };
+        assert!(total > least, "{n_own} for {n_target}: {total}");
+    }
 }
 
 /// Rejected drafts and trees leave no trace in the states of either model.
@@ -249,6 +397,136 @@ fn a_model_with_states_drafts_for_one() {
                 len.is_none_or(|len| len == 1) || stats.accepted < stats.proposed,
                 "{len:?}: {stats:?}"
             );
+        }
+    }
+}
+
+/// Lookups first, the draft model where they have nothing, whoever chooses the length.
+#[test]
+fn lookups_and_a_draft_model_draft_in_turns() {
+    let start = || {
+        let tokenizer = Arc::new(Tokenizer::bytes());
+        let drafter = draft_model(ScriptedModel::hashed(CALM), &tokenizer, &tokenizer);
+        let model = Box::new(Slow(ScriptedModel::hashed(MOODY)));
+        let options = EngineOptions::default();
+        Engine::start_with_drafter(model, Some(drafter), tokenizer, None, options).unwrap()
+    };
+    let warm = SamplingParams {
+        temperature: 0.5,
+        seed: 9,
+        ..SamplingParams::default()
+    };
+    for sampling in [SamplingParams::default(), warm] {
+        for seed in 0..2 {
+            let request = |speculation| request(seed, 300, &sampling, speculation);
+            let plain = moody(1)
+                .generate(request(Speculation::Off))
+                .blocking_collect()
+                .unwrap();
+            for speculation in [Speculation::Auto, Speculation::Fixed(6)] {
+                let engine = start();
+                engine.set_reference("other", &disturbed(&plain.text)).unwrap();
+                let answer = engine.generate(request(speculation)).blocking_collect().unwrap();
+                assert_eq!(bits(&answer), bits(&plain), "{speculation:?}");
+                let stats = answer.finish.speculation;
+                for drafter in [
+                    DrafterKind::PromptLookup,
+                    DrafterKind::References,
+                    DrafterKind::DraftModel,
+                ] {
+                    assert!(
+                        stats.of(drafter).proposed > 0,
+                        "{speculation:?}, {drafter}: {stats:?}"
+                    );
+                }
+                if speculation != Speculation::Auto {
+                    assert!(stats.of(DrafterKind::DraftModel).accepted > 0, "{stats:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Stop strings, stop tokens and penalties: what ends or bends an answer does so whoever drafts it.
+#[test]
+fn answers_end_where_plain_ones_do_whoever_drafts() {
+    let greedy = SamplingParams {
+        repetition_penalty: 1.1,
+        presence_penalty: 0.2,
+        ..SamplingParams::default()
+    };
+    let warm = SamplingParams {
+        temperature: 0.5,
+        top_p: 0.95,
+        seed: 4,
+        ..greedy.clone()
+    };
+    for sampling in [greedy, warm] {
+        let engine = moody(3);
+        let answer = |engine: &Engine, request: Request| engine.generate(request).blocking_collect().unwrap();
+        let long: Vec<Answer> = (0..3)
+            .map(|seed| answer(&engine, request(seed, 300, &sampling, Speculation::Off)))
+            .collect();
+        let texts = (0..).zip(&long).map(|(seed, long)| {
+            let Prompt::Tokens(prompt) = request(seed, 0, &sampling, Speculation::Off).prompt else {
+                unreachable!()
+            };
+            [prompt, long.tokens.iter().map(|it| it.id).collect()].concat()
+        });
+        let knowing = Box::new(Knowing::new(texts.collect(), 48));
+        let model = Box::new(ScriptedModel::hashed(MOODY));
+        let tokenizer = Arc::new(Tokenizer::bytes());
+        let options = EngineOptions::default();
+        let with_trees = Engine::start_with_drafter(model, Some(knowing), tokenizer, None, options).unwrap();
+        for (idx, long) in long.iter().enumerate() {
+            engine
+                .set_reference(&idx.to_string(), &disturbed(&long.text))
+                .unwrap();
+        }
+        for drafter in DrafterKind::ALL.into_iter().filter(|it| *it != DrafterKind::Copy) {
+            let engine = if drafter == DrafterKind::Eagle3 {
+                &with_trees
+            } else {
+                &engine
+            };
+            let (mut n_accepted, mut n_stopped) = (0, 0);
+            for (long, seed) in long.iter().zip(0..) {
+                // One token is one byte here.
+                let stop = |strings: &[&str], tokens: &[u32], max_tokens| StopCondition {
+                    strings: strings.iter().map(|&it| it.to_owned()).collect(),
+                    tokens: tokens.to_vec(),
+                    max_tokens,
+                    ignore_end_tokens: true,
+                };
+                let rarest = (0..48)
+                    .filter_map(|id| long.tokens.iter().position(|it| it.id == id))
+                    .max();
+                let rarest = long.tokens[rarest.unwrap()].id;
+                for stop in [
+                    stop(&[&long.text[121..124], "never"], &[], 300),
+                    stop(&[&long.text[200..205]], &[], 300),
+                    stop(&[], &[rarest], 300),
+                    stop(&["never"], &[100], 177),
+                ] {
+                    for len in [None, Some(1), Some(9)] {
+                        let with = |speculation| Request {
+                            original: Some(disturbed(&long.text)),
+                            stop: stop.clone(),
+                            ..request(seed, 300, &sampling, speculation)
+                        };
+                        let plain = answer(engine, with(Speculation::Off));
+                        let drafted = answer(engine, with(Speculation::Only { drafter, len }));
+                        let at = format!("{drafter}, {len:?}, {stop:?}");
+                        assert_eq!(drafted.text, plain.text, "{at}");
+                        assert_eq!(bits(&drafted), bits(&plain), "{at}");
+                        assert_eq!(drafted.finish.reason, plain.finish.reason, "{at}");
+                        n_stopped += usize::from(plain.finish.reason != FinishReason::Length);
+                        n_accepted += drafted.finish.speculation.of(drafter).accepted;
+                    }
+                }
+            }
+            assert_eq!(n_stopped, 3 * 3 * 3, "{drafter}");
+            assert!(n_accepted > 20, "{drafter}: {n_accepted}");
         }
     }
 }

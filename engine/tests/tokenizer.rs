@@ -10,7 +10,7 @@ use std::{
 };
 
 use expect_test::{Expect, expect};
-use gguf_builder::{Builder, Value, byte_level, open, strings, u32s};
+use gguf_builder::{Builder, Value, byte_level, f32s, open, sentencepiece, strings, u32s};
 use serde_json::json;
 use surmise_engine::{
     EngineError,
@@ -362,29 +362,6 @@ fn no_text_becomes_a_control_token() {
     }
 }
 
-/// A SentencePiece vocabulary: unknown, BOS, EOS, the bytes, then the given pieces with their scores.
-fn scores(pieces: &[(&str, f32)]) -> Builder {
-    let bytes: Vec<String> = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")).collect();
-    let special = ["<unk>", "<s>", "</s>"];
-    let texts: Vec<&str> = special
-        .into_iter()
-        .chain(bytes.iter().map(String::as_str))
-        .chain(pieces.iter().map(|piece| piece.0))
-        .collect();
-    let kinds = [2, 3, 3].into_iter().chain([6; 256]).chain(vec![1; pieces.len()]);
-    let scores = [0.0; 259].into_iter().chain(pieces.iter().map(|piece| piece.1));
-    Builder::new()
-        .pair("tokenizer.ggml.model", Value::Str(b"llama".to_vec()))
-        .pair("tokenizer.ggml.tokens", strings(&texts))
-        .pair("tokenizer.ggml.token_type", u32s(kinds))
-        .pair("tokenizer.ggml.scores", f32s(scores))
-}
-
-fn f32s(values: impl Iterator<Item = f32>) -> Value {
-    let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
-    Value::Array(6, bytes.len() as u64 / 4, bytes)
-}
-
 #[test]
 fn sentencepiece_follows_the_scores() {
     let pieces = [
@@ -396,7 +373,7 @@ fn sentencepiece_follows_the_scores() {
         ("ba", -2.0),
         ("é", -5.0),
     ];
-    let tokenizer = Tokenizer::from_gguf(&open(&scores(&pieces).build()).unwrap()).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&open(&sentencepiece(&pieces).build()).unwrap()).unwrap();
     let texts = |text: &str| -> Vec<String> {
         let tokens = tokenizer.encode(text, false).unwrap();
         tokens
@@ -496,7 +473,7 @@ fn vocabularies_that_do_not_hold_together() {
         twice,
         expect!["<embedded>: metadata `tokenizer.ggml.tokens`: tokens 256 and 257 have the same text"],
     );
-    let mut short = scores(&[("a", 0.0)]);
+    let mut short = sentencepiece(&[("a", 0.0)]);
     short.pairs[3].1 = f32s([0.0; 4].into_iter());
     check(
         short,

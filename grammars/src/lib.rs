@@ -20,6 +20,7 @@
 //! assert_eq!(scopes_at(&syntax, &rope, 20)[0].name.as_deref(), Some("main"));
 //! ```
 
+mod arguments;
 mod brackets;
 mod edit;
 mod excerpt;
@@ -36,6 +37,7 @@ mod test_support;
 mod text;
 mod validity;
 
+pub use arguments::{Call, ListPlace, calls_in, parameter_place};
 pub use edit::TextEdit;
 pub use excerpt::{Budget, Excerpt, excerpt};
 pub use extent::{Extent, completion_end};

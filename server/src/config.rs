@@ -79,6 +79,15 @@ pub struct EngineConfig {
     pub kv_cache_type: KvCacheType,
     /// A smaller model that drafts for the other one, as the path of a .gguf file, of a folder with safetensors, or of an EAGLE-3 head; empty for none. The text is the same either way.
     pub draft_model: String,
+    /// Levels of the trees that an EAGLE-3 head drafts: passes of the head for each draft.
+    #[schemars(range(min = 1, max = 32))]
+    pub eagle_steps: usize,
+    /// Nodes of each level that an EAGLE-3 head follows, and candidates after each; 1 drafts chains. With many levels fewer are followed: a tree has room for 64.
+    #[schemars(range(min = 1, max = 64))]
+    pub eagle_top_k: usize,
+    /// Most tokens of a tree of an EAGLE-3 head that the model verifies at once, the last one of the text counted.
+    #[schemars(range(min = 2, max = 65))]
+    pub eagle_draft_tokens: usize,
     /// Type that large matrices of 16 or 32 bits, or in FP8, are quantised to as the model is loaded: `q8_0` takes about half the memory of 16 bits, `q4_k` a quarter. Matrices that are quantised already stay as they are.
     pub quantize: Quantize,
     /// Whether tokens are drafted and then verified several at a time. The text is the same either way.
@@ -151,6 +160,9 @@ impl Default for EngineConfig {
             kv_cache_bytes: 0,
             kv_cache_type: KvCacheType::F16,
             draft_model: String::new(),
+            eagle_steps: 5,
+            eagle_top_k: 8,
+            eagle_draft_tokens: 32,
             quantize: Quantize::None,
             speculation: true,
         }

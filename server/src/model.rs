@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use surmise_engine::{
     Engine, EngineError, EngineOptions, FimSupport, LoadProgress, WeightSource, kv_cache::CacheType,
-    weights::GgmlType,
+    speculative::eagle3::TreeShape, weights::GgmlType,
 };
 
 use crate::config::{Config, EngineConfig, KvCacheType, Quantize};
@@ -51,6 +51,9 @@ pub fn options(config: &EngineConfig) -> EngineOptions {
         kv_cache_bytes,
         kv_cache_type,
         ref draft_model,
+        eagle_steps,
+        eagle_top_k,
+        eagle_draft_tokens,
         quantize,
         ..
     } = *config;
@@ -73,6 +76,11 @@ pub fn options(config: &EngineConfig) -> EngineOptions {
             Quantize::Q4_0 => Some(GgmlType::Q4_0),
         },
         draft_model: (!draft_model.is_empty()).then(|| WeightSource::File(in_home(draft_model))),
+        tree: TreeShape {
+            n_levels: eagle_steps,
+            top_k: eagle_top_k,
+            n_tokens: eagle_draft_tokens,
+        },
         ..default
     }
 }
@@ -89,4 +97,27 @@ fn in_home(path: &str) -> PathBuf {
 pub(crate) fn home() -> Option<PathBuf> {
     let home = std::env::var_os("HOME").or_else(|| std::env::var_os("USERPROFILE"));
     home.map(PathBuf::from).filter(|home| home.is_absolute())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_shape_the_trees_of_drafts() {
+        let config = EngineConfig::default();
+        assert_eq!(options(&config).tree, TreeShape::default());
+        let config = EngineConfig {
+            eagle_steps: 3,
+            eagle_top_k: 2,
+            eagle_draft_tokens: 6,
+            ..config
+        };
+        let tree = TreeShape {
+            n_levels: 3,
+            top_k: 2,
+            n_tokens: 6,
+        };
+        assert_eq!(options(&config).tree, tree);
+    }
 }

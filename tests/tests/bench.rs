@@ -65,3 +65,113 @@ fn a_trace_of_typing_reuses_what_was_read() {
     // One more character costs few tokens, whatever the machine.
     assert!(number("/kinds/0/computed_tokens") < number("/kinds/0/reused_tokens"));
 }
+
+/// A file with functions that are long enough to be edited.
+fn write_source(folder: &std::path::Path) {
+    for name in ["orders", "invoices"] {
+        let mut text = String::new();
+        for idx in 0..3 {
+            text.push_str(&format!("def weigh_{name}_{idx}(item):\n    total = 0\n"));
+            for step in 0..27 {
+                text.push_str(&format!("    total += part(item, \"{step}\")\n"));
+            }
+            text.push_str("    return total\n\n\n");
+        }
+        std::fs::write(folder.join(format!("{name}.py")), text).expect("it is written");
+    }
+}
+
+#[test]
+fn drafts_are_measured_by_workload_and_drafter() {
+    let folder = std::env::temp_dir().join(format!("surmise-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    write_source(&folder);
+    let report = bench(&[
+        "--speculation",
+        "--rounds",
+        "1",
+        "--tasks",
+        "1",
+        "--folder",
+        folder.to_str().expect("a path"),
+    ]);
+    let workloads = report["workloads"].as_array().expect("a list");
+    let names: Vec<_> = workloads.iter().filter_map(|it| it["name"].as_str()).collect();
+    for name in ["complete", "rename", "add parameter", "wrap", "quotes", "quote"] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
+    for workload in workloads {
+        let number = |pointer: &str| {
+            let number = workload.pointer(pointer).and_then(Value::as_f64);
+            number.unwrap_or_else(|| panic!("{pointer} in {workload:#}"))
+        };
+        assert_eq!(number("/n_tasks"), 1.0, "{workload:#}");
+        for pointer in [
+            "/plain_tokens_per_second/median",
+            "/tokens_per_second/median",
+            "/gain/median",
+            "/counts/draft_ms",
+            "/counts/verify_ms",
+            "/counts/commit_ms",
+        ] {
+            assert!(number(pointer) > 0.0, "{pointer} in {workload:#}");
+        }
+        let drafters = workload["counts"]["drafters"].as_array().expect("a list");
+        let sum = |key: &str| drafters.iter().filter_map(|it| it[key].as_u64()).sum::<u64>();
+        let (steps, emitted) = (number("/counts/steps") as u64, number("/counts/emitted") as u64);
+        // An answer of the model's own may end with a token that is not part of it.
+        let is_dictated = workload["is_dictated"] == true;
+        let n_missing = (steps + sum("accepted")).checked_sub(emitted);
+        assert!(
+            n_missing.is_some_and(|it| it == 0 || !is_dictated),
+            "{workload:#}"
+        );
+        assert!(
+            sum("accepted") <= sum("proposed") && sum("steps") <= steps,
+            "{workload:#}"
+        );
+        let is_edit = ["rename", "add parameter", "wrap", "quotes"]
+            .contains(&workload["name"].as_str().unwrap_or_default());
+        if is_edit {
+            let edit = drafters
+                .iter()
+                .find(|it| it["name"] == "edit")
+                .expect("edits are drafted");
+            assert!(
+                edit["accepted"].as_u64() > Some(20) && edit["tokens_per_step"].as_f64() > Some(1.5),
+                "{edit:#}"
+            );
+        }
+    }
+    std::fs::remove_dir_all(&folder).expect("the folder");
+}
+
+#[test]
+fn the_gain_of_drafts_is_drawn_by_their_length() {
+    let folder = std::env::temp_dir().join(format!("surmise-chart-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    write_source(&folder);
+    let chart = folder.join("gain.svg");
+    let report = bench(&[
+        "--speculation",
+        "--rounds",
+        "1",
+        "--tasks",
+        "1",
+        "--workload",
+        "quote",
+        "--folder",
+        folder.to_str().expect("a path"),
+        "--plot",
+        chart.to_str().expect("a path"),
+    ]);
+    let gains = report["workloads"][0]["fixed"].as_array().expect("a list");
+    assert_eq!(gains.len(), 6, "{report:#}");
+    assert!(
+        gains.iter().all(|it| it["gain"]["median"].as_f64() > Some(0.0)),
+        "{report:#}"
+    );
+    let drawn = std::fs::read_to_string(&chart).expect("a chart");
+    assert!(drawn.starts_with("<svg") && drawn.contains("quote"), "{drawn}");
+    std::fs::remove_dir_all(&folder).expect("the folder");
+}

@@ -146,3 +146,35 @@ fn complete_prints_the_place_and_what_it_took() {
         assert!(stdout.contains(part), "{part:?} in {stdout}");
     }
 }
+
+#[test]
+fn a_trace_tells_who_proposed_each_token() {
+    let place = format!("{}:39:16", fixtures::relative("python/inventory.py"));
+    let page = std::env::temp_dir().join(format!("surmise-trace-{}.html", std::process::id()));
+    let output = binary::command()
+        .args(["complete", &place, "--extent", "block", "--trace", "--html"])
+        .arg(&page)
+        .args(binary::model_arguments())
+        .output();
+    let output = output.expect("the binary runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    for part in [" tokens in ", " steps · draft ", "verify ", "commit "] {
+        assert!(stdout.contains(part), "{part:?} in {stdout}");
+    }
+    let written = std::fs::read_to_string(&page).expect("a page");
+    std::fs::remove_file(page).expect("it was written");
+    let page = written;
+    assert!(page.starts_with("<!doctype html>"), "{page}");
+    assert!(page.contains("<span class=\"plain\" title=\"model, "), "{page}");
+    // Who drafted anything has a line in both.
+    for drafter in ["prompt_lookup", "copy", "references", "draft_model", "eagle3"] {
+        let is_told = stdout.contains(&format!("\n{drafter} "));
+        assert_eq!(
+            is_told,
+            page.contains(&format!("</span>{drafter}<")),
+            "{drafter}: {stdout}\n{page}"
+        );
+    }
+}

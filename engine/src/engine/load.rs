@@ -14,11 +14,7 @@ use crate::{
         Checkpoint, Model, ModelConfig, load_model,
         transformer::{LoadOptions, Transformer},
     },
-    speculative::{
-        draft_model::DraftModel,
-        eagle3::{Eagle3, TreeShape},
-        network::NetworkDrafter,
-    },
+    speculative::{draft_model::DraftModel, eagle3::Eagle3, network::NetworkDrafter},
     tokenizer::Tokenizer,
     weights::{Gguf, WeightSource},
 };
@@ -140,8 +136,29 @@ impl Engine {
     /// As [`load`](Self::load).
     pub fn load_with_progress(
         source: WeightSource,
+        options: EngineOptions,
+        progress: &dyn Fn(LoadProgress),
+    ) -> Result<Self, EngineError> {
+        Self::load_as(source, options, progress, |model| model)
+    }
+
+    /// As [`load`](Self::load), with what `wrap` makes of the model in its place.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_wrapped(
+        source: WeightSource,
+        options: EngineOptions,
+        wrap: impl FnOnce(Box<dyn Model>) -> Box<dyn Model>,
+    ) -> Result<Self, EngineError> {
+        Self::load_as(source, options, &|_| {}, wrap)
+    }
+
+    fn load_as(
+        source: WeightSource,
         mut options: EngineOptions,
         progress: &dyn Fn(LoadProgress),
+        wrap: impl FnOnce(Box<dyn Model>) -> Box<dyn Model>,
     ) -> Result<Self, EngineError> {
         let mut files = ModelFiles::open(source)?;
         let plan = files.memory_plan(&options)?;
@@ -176,7 +193,8 @@ impl Engine {
             Some(source) => Some(load_drafter(source, &files.checkpoint, &tokenizer, &options)?),
             None => None,
         };
-        let mut engine = Self::start_with_drafter(Box::new(model), drafter, tokenizer, files.fim, options)?;
+        let model = wrap(Box::new(model));
+        let mut engine = Self::start_with_drafter(model, drafter, tokenizer, files.fim, options)?;
         engine.info.copies = files.copies;
         engine.follow(files.chat);
         Ok(engine)
@@ -230,7 +248,7 @@ fn load_drafter(
     if Eagle3::recognises(&source) {
         let n_positions = draft_positions(target, options);
         let n_threads = n_threads(options.threads);
-        let head = Eagle3::load(source, target, TreeShape::default(), n_positions, n_threads)?;
+        let head = Eagle3::load(source, target, options.tree, n_positions, n_threads)?;
         return Ok(Box::new(head));
     }
     let mut files = ModelFiles::open(source)?;

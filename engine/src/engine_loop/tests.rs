@@ -1,17 +1,29 @@
 //! Steps counted one by one: fairness, cancellation, and what happens when the KV cache is too small.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::channel,
+    },
+    thread,
+};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::{
     kv_cache::BLOCK_LEN,
-    model::scripted::{HashedScript, ScriptedModel},
+    model::{
+        ModelConfig,
+        scripted::{HashedScript, ScriptedModel},
+    },
     request::{Event, FinishReason, GeneratedToken, Request, SamplingParams, Speculation},
     sampler::split_mix,
     sequence::Output,
-    speculative::drafter::{Draft, Drafter, DrafterKind, Evidence},
+    speculative::{
+        drafter::{Draft, Drafter, DrafterKind, Evidence},
+        prompt_lookup::PromptLookup,
+    },
     tokenizer::Tokenizer,
 };
 
@@ -24,7 +36,10 @@ const SCRIPT: HashedScript = HashedScript {
 };
 
 fn engine_loop(n_blocks: usize, max_running: usize) -> EngineLoop {
-    let model = ScriptedModel::hashed(SCRIPT);
+    loop_of(ScriptedModel::hashed(SCRIPT), n_blocks, max_running)
+}
+
+fn loop_of(model: impl Model + 'static, n_blocks: usize, max_running: usize) -> EngineLoop {
     let cache = KvCache::new(model.config(), n_blocks);
     EngineLoop::new(
         Box::new(model),
@@ -289,7 +304,8 @@ fn trees_of_drafts_change_nothing() {
                 speculation,
                 ..request.clone()
             };
-            let mut engine_loop = engine_loop(1000, 4);
+            // Every draft pays where width costs nothing.
+            let mut engine_loop = priced(|_| 1_000_000, |_| ());
             let mut readers = Vec::new();
             for (seed, plain) in plain.iter().enumerate() {
                 let (mut sequence, reader) = sequence_of(&request, 20 + seed * 9, seed as u64, 400);
@@ -310,4 +326,155 @@ fn trees_of_drafts_change_nothing() {
             }
         }
     }
+}
+
+/// Takes as long as it is told, on a clock of its own, and tells of every pass.
+struct Priced {
+    model: ScriptedModel,
+    nanos: Arc<AtomicU64>,
+    /// Nanoseconds of a pass of so many rows.
+    price: fn(usize) -> u64,
+    on_pass: Box<dyn FnMut(usize) + Send>,
+}
+
+impl Model for Priced {
+    fn config(&self) -> &ModelConfig {
+        self.model.config()
+    }
+
+    fn forward(
+        &mut self,
+        batch: Batch<'_>,
+        cache: &mut KvCache,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), EngineError> {
+        let n_rows = batch.rows.len();
+        self.nanos.fetch_add((self.price)(n_rows), Ordering::Relaxed);
+        (self.on_pass)(n_rows);
+        self.model.forward(batch, cache, logits)
+    }
+}
+
+/// A loop that finds itself idle at once, whose passes take what `price` says.
+fn priced(price: fn(usize) -> u64, on_pass: impl FnMut(usize) + Send + 'static) -> EngineLoop {
+    let nanos = Arc::new(AtomicU64::new(0));
+    let model = Priced {
+        model: ScriptedModel::hashed(SCRIPT),
+        nanos: Arc::clone(&nanos),
+        price,
+        on_pass: Box::new(on_pass),
+    };
+    let mut engine_loop = loop_of(model, 1000, 8);
+    let start = Instant::now();
+    engine_loop.clock = Box::new(move || start + Duration::from_nanos(nanos.load(Ordering::Relaxed)));
+    engine_loop.quiet = Duration::ZERO;
+    engine_loop
+}
+
+/// Widths that are measured: the first pass is only run.
+const MEASURED: [usize; 14] = [1, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128];
+
+#[test]
+fn an_idle_engine_measures_every_step_once_and_then_sleeps() {
+    let price = |n_rows| 1_000_000 + 10_000 * n_rows as u64;
+    let (tell, passes) = channel();
+    let mut engine_loop = priced(price, move |n_rows| tell.send(n_rows).unwrap());
+    let (commands, receiver) = channel();
+    thread::scope(|scope| {
+        let running = &mut engine_loop;
+        scope.spawn(move || running.run(&receiver));
+        let measured: Vec<usize> = passes.iter().take(MEASURED.len()).collect();
+        assert_eq!(measured, MEASURED);
+        let more = passes.recv_timeout(Duration::from_millis(100));
+        assert!(more.is_err(), "{more:?} rows more");
+        commands.send(Command::Stop).unwrap();
+    });
+    for n_rows in &MEASURED[1..] {
+        let seconds = engine_loop.costs.estimate(*n_rows);
+        assert!(
+            (seconds - price(*n_rows) as f64 / 1e9).abs() < 1e-9,
+            "{n_rows}: {seconds}"
+        );
+    }
+    assert_eq!(engine_loop.cache.n_free_blocks(), engine_loop.cache.n_blocks());
+    assert_eq!(engine_loop.n_steps, 0);
+}
+
+#[test]
+fn a_request_waits_for_one_measured_step_at_most() {
+    let (commands, receiver) = channel();
+    let (sequence, mut reader) = sequence(200, 1, 3);
+    let mut request = Some(Box::new(sequence));
+    let (tell, passes) = channel();
+    let requests = commands.clone();
+    let mut n_passes = 0;
+    let mut engine_loop = priced(
+        |_| 1_000_000,
+        move |n_rows| {
+            n_passes += 1;
+            if let Some(sequence) = request.take_if(|_| n_passes == 4) {
+                requests.send(Command::Generate(sequence)).unwrap();
+            }
+            tell.send(n_rows).unwrap();
+        },
+    );
+    thread::scope(|scope| {
+        let running = &mut engine_loop;
+        scope.spawn(move || running.run(&receiver));
+        let widths: Vec<usize> = passes.iter().take(MEASURED.len() + 3).collect();
+        assert_eq!(widths[..4], MEASURED[..4]);
+        assert_eq!(widths[4..7], [200, 1, 1]);
+        assert_eq!(widths[7..], MEASURED[4..]);
+        commands.send(Command::Stop).unwrap();
+    });
+    assert_eq!(reader.tokens().len(), 3);
+}
+
+#[test]
+fn a_slow_model_is_not_measured_in_wide_steps() {
+    let (tell, passes) = channel();
+    let mut engine_loop = priced(
+        |n_rows| 90_000_000 * n_rows as u64,
+        move |n_rows| tell.send(n_rows).unwrap(),
+    );
+    let (commands, receiver) = channel();
+    thread::scope(|scope| {
+        let running = &mut engine_loop;
+        scope.spawn(move || running.run(&receiver));
+        assert_eq!(passes.iter().take(5).collect::<Vec<_>>(), [1, 1, 2, 3, 4]);
+        assert!(passes.recv_timeout(Duration::from_millis(50)).is_err());
+        commands.send(Command::Stop).unwrap();
+    });
+}
+
+#[test]
+fn rows_of_a_prompt_are_no_measure_of_drafts() {
+    let mut engine_loop = priced(|n_rows| 7_000 + n_rows as u64, |_| ());
+    let (sequence, _reader) = sequence(5, 1, 2);
+    engine_loop.submit(sequence);
+    engine_loop.step();
+    assert_eq!(engine_loop.costs.unmeasured_width(), Some(1));
+    assert_eq!(engine_loop.costs.estimate(1), 1.0);
+    engine_loop.step();
+    assert!((engine_loop.costs.estimate(1) - 7_001e-9).abs() < 1e-15);
+}
+
+#[test]
+fn nothing_is_drafted_where_it_is_known_not_to_pay() {
+    let proposed = |is_measured: bool| {
+        let mut engine_loop = priced(|n_rows| 1_000_000 * n_rows as u64, |_| ());
+        while let Some(width) = engine_loop.costs.unmeasured_width().filter(|_| is_measured) {
+            engine_loop.measure_step(width).unwrap();
+        }
+        let (mut sequence, mut reader) = sequence(300, 1, 40);
+        sequence.speculator.add(PromptLookup::default());
+        engine_loop.submit(sequence);
+        run_until_idle(&mut engine_loop);
+        match reader.last_event() {
+            Some(Event::Finished(finish)) => finish.speculation.total().proposed,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(proposed(true), 0);
+    assert!(proposed(false) > 0);
 }

@@ -10,7 +10,7 @@ use crate::{
     kv_cache::{BLOCK_LEN, KvCache},
     model::{Batch, Model, ModelConfig, Row},
     sampler::split_mix,
-    tokenizer::Tokenizer,
+    tokenizer::{TextStart, Tokenizer},
 };
 
 /// A model that replays given texts, or one whose scores are a hash of the last few tokens.
@@ -70,7 +70,8 @@ impl ScriptedModel {
         };
         let vocab = tokenizer.vocab_size();
         let replies = replies.iter().map(|&(trigger, text)| {
-            let tokens = tokenizer.encode(text, false)?;
+            // It goes on from the prompt.
+            let tokens = tokenizer.encode_from(text, false, TextStart::Continued)?;
             Ok(Reply {
                 trigger: trigger.to_owned(),
                 tokens,

@@ -13,7 +13,7 @@ use crate::{
     error::EngineError,
     kv_cache::{CachedSequence, KvCache},
     model::{Batch, Model, Row},
-    tokenizer::Tokenizer,
+    tokenizer::{TextStart, Tokenizer},
 };
 
 /// Rows of a prompt that one pass runs.
@@ -48,6 +48,8 @@ struct Follower {
     /// Of those, how many are settled, and how many of the target's they stand for.
     n_settled: usize,
     n_settled_target: usize,
+    /// Whether the target has a token among them that the model does not have.
+    has_unknown: bool,
     cached: CachedSequence,
     /// Tokens whose rows stand in the cache after the committed ones: an earlier draft.
     ahead: Vec<u32>,
@@ -62,15 +64,11 @@ impl DraftModel {
         target: Arc<Tokenizer>,
         target_vocab: usize,
     ) -> Self {
-        let ids = 0..target.vocab_size() as u32;
-        let is_same = own.vocab_size() == target.vocab_size()
-            && ids
-                .clone()
-                .all(|id| own.token_bytes(id) == target.token_bytes(id));
+        let has_same_ids = own.shares_ids(&target);
         Self {
             model,
             cache,
-            translation: (!is_same).then_some(Translation { own, target }),
+            translation: (!has_same_ids).then_some(Translation { own, target }),
             sequences: HashMap::new(),
             target_vocab,
             rows: Vec::new(),
@@ -134,9 +132,12 @@ impl NetworkDrafter for DraftModel {
         let mut paths = Vec::new();
         for (idx, task) in tasks.iter().enumerate() {
             let follower = self.sequences.entry(task.sequence).or_default();
-            follower.follow(task.tokens, self.translation.as_ref(), &mut self.cache)?;
+            let config = self.model.config();
+            let translation = self.translation.as_ref();
+            follower.follow(task.tokens, translation, config.vocab, &mut self.cache)?;
             let len = follower.tokens.len() + task.max_len;
-            if follower.tokens.is_empty() || task.max_len == 0 || len > self.model.config().context_length {
+            let is_readable = !follower.tokens.is_empty() && !follower.has_unknown;
+            if !is_readable || task.max_len == 0 || len > config.context_length {
                 continue;
             }
             match self.catch_up(task.sequence, task.max_len) {
@@ -228,16 +229,19 @@ fn push_all(tokens: &[u32], vocab: usize, probability: f32, max_len: usize, draf
 
 impl Follower {
     /// Follows the target's tokens: what the cache holds beyond them is dropped, what an earlier draft ran of them is kept.
+    /// The model has `vocab` tokens.
     fn follow(
         &mut self,
         target: &[u32],
         translation: Option<&Translation>,
+        vocab: usize,
         cache: &mut KvCache,
     ) -> Result<(), EngineError> {
         match translation {
             None => {
-                self.tokens.truncate(self.n_settled);
-                self.tokens.extend_from_slice(&target[self.n_settled..]);
+                let new = &target[self.n_settled..];
+                self.has_unknown |= new.iter().any(|&it| it as usize >= vocab);
+                self.tokens.extend_from_slice(new);
                 self.n_settled = self.tokens.len();
             }
             Some(translation) => self.translate(target, translation)?,
@@ -268,13 +272,11 @@ impl Follower {
             .iter()
             .rposition(ends_line);
         if let Some(last) = n_settling {
-            self.tokens.extend(translation.to_own(&new[..=last])?);
+            translation.extend(&mut self.tokens, &new[..=last])?;
             self.n_settled = self.tokens.len();
             self.n_settled_target += last + 1;
         }
-        self.tokens
-            .extend(translation.to_own(&target[self.n_settled_target..])?);
-        Ok(())
+        translation.extend(&mut self.tokens, &target[self.n_settled_target..])
     }
 
     fn n_pending(&self) -> usize {
@@ -299,14 +301,27 @@ impl Follower {
 }
 
 impl Translation {
-    fn to_own(&self, tokens: &[u32]) -> Result<Vec<u32>, EngineError> {
-        self.own.encode(&self.target.decode(tokens), false)
+    /// Appends to the model's tokens what goes on with `target`, tokens of the target's.
+    fn extend(&self, own: &mut Vec<u32>, target: &[u32]) -> Result<(), EngineError> {
+        let text = self.target.decode(target);
+        if !own.is_empty() {
+            own.extend(self.own.encode_from(&text, false, TextStart::Continued)?);
+            return Ok(());
+        }
+        // A space that the target's tokenizer wrote before the text is not part of it.
+        let first_space = if self.target.adds_space() { " " } else { "" };
+        let text = text.strip_prefix(first_space).unwrap_or(&text);
+        own.extend(self.own.bos());
+        own.extend(self.own.encode(text, false)?);
+        Ok(())
     }
 
+    /// The target's tokens for a draft, which goes on from a text.
     fn to_target(&self, tokens: &[u32]) -> Result<Vec<u32>, EngineError> {
         let text = self.own.decode(tokens);
         // A character that is not complete yet says nothing.
-        self.target.encode(text.trim_end_matches('\u{fffd}'), false)
+        let text = text.trim_end_matches('\u{fffd}');
+        self.target.encode_from(text, false, TextStart::Continued)
     }
 }
 

@@ -59,7 +59,7 @@ impl TreeShape {
 
     /// The shape within what rows and steps can hold.
     fn clamped(self) -> Self {
-        let n_levels = self.n_levels.max(1);
+        let n_levels = self.n_levels.clamp(1, MAX_TREE_NODES + 1);
         Self {
             n_levels,
             top_k: self.top_k.clamp(1, MAX_TREE_NODES / (n_levels - 1).max(1)),

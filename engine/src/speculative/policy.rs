@@ -139,7 +139,8 @@ impl Gain {
     }
 }
 
-/// What one forward pass costs by its number of rows, as measured on this model and machine.
+/// What one forward pass that verifies drafts costs by its number of rows, as measured on this model and machine: first
+/// while the engine has nothing to do, then by every such pass.
 ///
 /// Widths fall into buckets; between measured buckets the cost is interpolated, beyond the last one it is
 /// extrapolated with an optimistic slope, so that wide steps are tried and then measured.
@@ -159,8 +160,22 @@ const RECENCY: f64 = 0.25;
 /// used move by this share towards what the narrower ones suggest.
 const FORGETTING: f64 = 0.002;
 
+/// A step that takes longer is not run only to measure it, in seconds: a request that arrives meanwhile waits for it.
+const LONGEST_MEASUREMENT: f64 = 0.3;
+
 impl StepCosts {
-    /// Records a forward pass over `n_rows` rows.
+    /// Rows of the step to measure next, if there is one left: no draft needs more, and where steps take long the wider
+    /// ones are measured by their use.
+    pub(crate) fn unmeasured_width(&self) -> Option<usize> {
+        let widths = WIDTHS.into_iter().take_while(|&width| width <= MAX_DRAFT);
+        let (width, _) = widths
+            .zip(self.seconds)
+            .take_while(|(_, seconds)| seconds.is_none_or(|it| it < LONGEST_MEASUREMENT))
+            .find(|(_, seconds)| seconds.is_none())?;
+        Some(width)
+    }
+
+    /// Records a forward pass over `n_rows` rows, all with logits.
     pub(crate) fn record(&mut self, n_rows: usize, duration: Duration) {
         let bucket = bucket_of(n_rows);
         let seconds = duration.as_secs_f64();
@@ -329,6 +344,22 @@ mod tests {
             costs.record(1, Duration::from_millis(10));
         }
         assert!(draft_length(ONE_SEQUENCE, 0.9, 15, &costs) > 0);
+    }
+
+    #[test]
+    fn widths_are_measured_once_and_only_while_steps_are_short() {
+        let measured = |seconds_per_row: f64| {
+            let mut costs = StepCosts::default();
+            let widths = std::iter::from_fn(|| {
+                let width = costs.unmeasured_width()?;
+                costs.record(width, Duration::from_secs_f64(seconds_per_row * width as f64));
+                Some(width)
+            });
+            widths.collect::<Vec<_>>()
+        };
+        assert_eq!(measured(0.001), WIDTHS[..13]);
+        assert_eq!(measured(0.1), [1, 2, 3]);
+        assert_eq!(measured(9.0), [1]);
     }
 
     #[test]

@@ -162,3 +162,26 @@ pub fn u32s(values: impl Iterator<Item = u32>) -> Value {
     let bytes: Vec<u8> = values.flat_map(u32::to_le_bytes).collect();
     Value::Array(4, bytes.len() as u64 / 4, bytes)
 }
+
+/// A SentencePiece vocabulary: unknown, BOS, EOS, the bytes, then the given pieces with their scores.
+pub fn sentencepiece(pieces: &[(&str, f32)]) -> Builder {
+    let bytes: Vec<String> = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let special = ["<unk>", "<s>", "</s>"];
+    let texts: Vec<&str> = special
+        .into_iter()
+        .chain(bytes.iter().map(String::as_str))
+        .chain(pieces.iter().map(|piece| piece.0))
+        .collect();
+    let kinds = [2, 3, 3].into_iter().chain([6; 256]).chain(vec![1; pieces.len()]);
+    let scores = [0.0; 259].into_iter().chain(pieces.iter().map(|piece| piece.1));
+    Builder::new()
+        .pair("tokenizer.ggml.model", Value::Str(b"llama".to_vec()))
+        .pair("tokenizer.ggml.tokens", strings(&texts))
+        .pair("tokenizer.ggml.token_type", u32s(kinds))
+        .pair("tokenizer.ggml.scores", f32s(scores))
+}
+
+pub fn f32s(values: impl Iterator<Item = f32>) -> Value {
+    let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+    Value::Array(6, bytes.len() as u64 / 4, bytes)
+}

@@ -5,41 +5,43 @@
 //! text gain with a model of this cost, not whether the model could write it.
 
 mod edits;
+mod functions;
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use surmise_engine::{
     Answer, Engine, EngineError, EngineOptions, RewriteSupport, WeightSource,
-    model::{
-        Checkpoint,
-        dictated::{Dictated, Dictation},
-        load_model,
-    },
+    model::dictated::{Dictated, Dictation},
     request::{
         CopyMixing, DrafterStats, FimPrompt, Prompt, Request, RewritePrompt, SamplingParams, Speculation,
         StopCondition,
     },
     speculative::drafter::DrafterKind,
-    tokenizer::Tokenizer,
-    weights::Gguf,
 };
+
+use self::functions::{Function, functions};
 
 use super::{
     chart::{Chart, Line},
     spread::Spread,
 };
-use crate::eval::hole::{Hole, holes};
+use crate::{
+    document::with_lf,
+    eval::hole::{Hole, holes},
+};
 
 /// Bytes of a file that a completion's prompt shows before and after the cursor.
 const CONTEXT_BYTES: (usize, usize) = (1100, 500);
 /// Most tokens of a completion.
 const COMPLETION_TOKENS: usize = 64;
-/// Lines of a span that is edited, and the fewest.
-const SPAN_LINES: usize = 80;
-const LEAST_SPAN_LINES: usize = 30;
-/// Most tokens of such a span, and of the answer.
-const SPAN_TOKENS: usize = 900;
+/// Functions that are read for each task: some are too long for the model, and some edits find nothing to do.
+const FUNCTIONS_PER_TASK: usize = 4;
+/// Most files that drafts may be drawn from.
+const MAX_OPEN_FILES: usize = 32;
 /// Draft lengths that the chart compares.
 const FIXED_LENGTHS: [usize; 6] = [1, 3, 7, 15, 31, 63];
 
@@ -166,6 +168,8 @@ impl Counts {
 
 /// Something to write.
 struct Task {
+    /// The file that it is about.
+    path: PathBuf,
     prompt: Prompt,
     original: Option<String>,
     max_tokens: usize,
@@ -210,30 +214,31 @@ pub fn measure(
     effort: Effort,
     progress: &dyn Fn(&str),
 ) -> io::Result<SpeculationReport> {
-    let holes = holes(folder, effort.n_tasks.max(8), 1)?;
+    let holes = holes(folder, effort.n_tasks, 1)?;
+    let functions = functions(folder, FUNCTIONS_PER_TASK * effort.n_tasks)?;
     let engine = Engine::load(source.clone(), options.clone()).map_err(io::Error::other)?;
     let (dictated, dictation) = dictated(source, options).map_err(io::Error::other)?;
-    let own: Vec<Task> = holes.iter().take(effort.n_tasks).map(completion).collect();
-    let spans = spans(&holes, effort.n_tasks);
+    let own: Vec<Task> = holes.iter().map(completion).collect();
     let mut workloads = vec![("complete", &engine, own)];
     if engine.info().rewrite != RewriteSupport::None {
-        let tasks = spans.iter().enumerate();
-        let tasks = tasks.filter_map(|(turn, span)| rewriting(&engine, span, turn));
-        workloads.push(("rewrite", &engine, tasks.collect()));
+        let tasks = functions.iter().enumerate();
+        let tasks = tasks.filter_map(|(turn, function)| rewriting(&engine, function, turn));
+        workloads.push(("rewrite", &engine, tasks.take(effort.n_tasks).collect()));
     }
     for (name, edit) in edits::ALL {
-        let edits = spans
-            .iter()
-            .filter_map(|span| edit(span).map(|edited| (span, edited)));
-        let tasks = edits.map(|(span, edited)| dictated_task(&dictated, span, &edited, true));
-        let tasks = tasks.collect::<Result<_, _>>().map_err(io::Error::other)?;
-        workloads.push((name, &dictated, tasks));
+        let tasks = functions.iter().filter_map(|function| {
+            let edited = edit(function)?;
+            dictated_task(&dictated, function, &edited, true).transpose()
+        });
+        let tasks = tasks.take(effort.n_tasks).collect::<Result<_, _>>();
+        workloads.push((name, &dictated, tasks.map_err(io::Error::other)?));
     }
-    let quotes = spans
-        .iter()
-        .map(|span| dictated_task(&dictated, span, &edits::quote(span), false));
-    let quotes = quotes.collect::<Result<_, _>>().map_err(io::Error::other)?;
-    workloads.push(("quote", &dictated, quotes));
+    let quotes = functions.iter().filter_map(|function| {
+        let quote = edits::quote(&function.text());
+        dictated_task(&dictated, function, &quote, false).transpose()
+    });
+    let quotes = quotes.take(effort.n_tasks).collect::<Result<_, _>>();
+    workloads.push(("quote", &dictated, quotes.map_err(io::Error::other)?));
     let names: Vec<&str> = workloads.iter().map(|it| it.0).collect();
     if let Some(unknown) = effort.workloads.iter().find(|it| !names.contains(&it.as_str())) {
         return Err(io::Error::other(format!(
@@ -250,6 +255,11 @@ pub fn measure(
             folder.display()
         )));
     }
+    let tasks = workloads.iter().flat_map(|(.., tasks)| tasks);
+    let open_files = OpenFiles::read(tasks.map(|it| it.path.as_path()));
+    for engine in [&engine, &dictated] {
+        open_files.show(engine).map_err(io::Error::other)?;
+    }
     let mut report = SpeculationReport {
         model: engine.info().model_name.clone(),
         n_rounds: effort.n_rounds,
@@ -257,7 +267,8 @@ pub fn measure(
     };
     for (name, engine, tasks) in workloads {
         progress(name);
-        let workload = run(engine, &dictation, name, &tasks, &effort).map_err(io::Error::other)?;
+        let workload = run(engine, &dictation, &open_files, name, &tasks, &effort);
+        let workload = workload.map_err(io::Error::other)?;
         report.workloads.push(workload);
     }
     Ok(report)
@@ -265,17 +276,52 @@ pub fn measure(
 
 /// An engine that writes what it is told, at the price of the model of `source`.
 fn dictated(source: &WeightSource, options: &EngineOptions) -> Result<(Engine, Dictation), EngineError> {
-    let gguf = Gguf::open(source.clone())?;
-    let tokenizer = Tokenizer::from_gguf(&gguf)?;
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let model = load_model(
-        &Checkpoint::from_gguf(&gguf)?,
-        options.threads.unwrap_or_else(cores),
-    )?;
     let dictation = Dictation::default();
-    let model = Box::new(Dictated::new(Box::new(model), dictation.clone()));
-    let engine = Engine::start(model, tokenizer.into(), None, options.clone())?;
+    let engine = Engine::load_wrapped(source.clone(), options.clone(), |model| {
+        Box::new(Dictated::new(model, dictation.clone()))
+    })?;
     Ok((engine, dictation))
+}
+
+/// The files that an editor would have open: drafts are drawn from all but the one that a task is about.
+struct OpenFiles(Vec<(PathBuf, String)>);
+
+impl OpenFiles {
+    fn read<'a>(paths: impl Iterator<Item = &'a Path>) -> Self {
+        let mut paths: Vec<&Path> = paths.collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths.truncate(MAX_OPEN_FILES);
+        let files = paths.into_iter().filter_map(|path| {
+            let text = std::fs::read_to_string(path).ok()?;
+            Some((path.to_owned(), with_lf(&text).into_owned()))
+        });
+        Self(files.collect())
+    }
+
+    fn show(&self, engine: &Engine) -> Result<(), EngineError> {
+        self.0
+            .iter()
+            .try_for_each(|(path, text)| show(engine, path, text))
+    }
+
+    /// Does `work` as if the file were closed.
+    fn without<T>(
+        &self,
+        engine: &Engine,
+        path: &Path,
+        work: impl FnOnce() -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        engine.remove_reference(&path.to_string_lossy());
+        let outcome = work()?;
+        let file = self.0.iter().find(|(known, _)| known == path);
+        file.map_or(Ok(()), |(path, text)| show(engine, path, text))?;
+        Ok(outcome)
+    }
+}
+
+fn show(engine: &Engine, path: &Path, text: &str) -> Result<(), EngineError> {
+    engine.set_reference(&path.to_string_lossy(), text)
 }
 
 fn completion(hole: &Hole) -> Task {
@@ -290,6 +336,7 @@ fn completion(hole: &Hole) -> Task {
     }
     let at = hole.at.clamp(start, end);
     Task {
+        path: hole.document.path.clone().unwrap_or_default(),
         prompt: Prompt::Fim(FimPrompt {
             prefix: text[start..at].to_owned(),
             suffix: text[at..end].to_owned(),
@@ -301,29 +348,16 @@ fn completion(hole: &Hole) -> Task {
     }
 }
 
-/// Runs of lines that an edit could be about.
-fn spans(holes: &[Hole], n_spans: usize) -> Vec<String> {
-    let texts = holes
-        .iter()
-        .map(|hole| hole.document.excerpt(0..hole.document.text.len_bytes()));
-    let spans = texts.filter_map(|text| {
-        let lines: Vec<&str> = text.lines().filter(|line| line.len() < 200).collect();
-        // Past the imports, where a file has enough besides.
-        let start = lines.len().saturating_sub(SPAN_LINES).min(20);
-        let span = &lines[start..(start + SPAN_LINES).min(lines.len())];
-        (span.len() >= LEAST_SPAN_LINES).then(|| span.join("\n") + "\n")
-    });
-    spans.take(n_spans).collect()
-}
-
-/// A rewriting that the model does by itself; none for a span too long for it.
-fn rewriting(engine: &Engine, span: &str, turn: usize) -> Option<Task> {
-    let region = span.trim_end_matches('\n');
+/// A rewriting that the model does by itself; none for a function too long for it.
+fn rewriting(engine: &Engine, function: &Function, turn: usize) -> Option<Task> {
+    let text = function.text();
+    let region = text.trim_end_matches('\n');
     let n_tokens = engine.tokenizer().encode(region, false).ok()?.len();
     let max_tokens = n_tokens + n_tokens / 2;
     let fits = 2 * n_tokens + max_tokens < engine.info().context_length;
     let instruction = edits::instruction(region, turn).filter(|_| fits)?;
     Some(Task {
+        path: function.path().to_owned(),
         prompt: Prompt::Rewrite(RewritePrompt {
             instruction,
             region: region.to_owned(),
@@ -335,26 +369,30 @@ fn rewriting(engine: &Engine, span: &str, turn: usize) -> Option<Task> {
     })
 }
 
-fn dictated_task(engine: &Engine, span: &str, answer: &str, is_edit: bool) -> Result<Task, EngineError> {
-    let encode = |text: &str| {
-        let mut tokens = engine.tokenizer().encode(text, false)?;
-        // Prompt and answer share the context.
-        tokens.truncate(SPAN_TOKENS.min(engine.info().context_length / 2 - 1));
-        Ok::<_, EngineError>(tokens)
-    };
-    let prompt = encode(span)?;
-    let answer = encode(answer)?;
-    Ok(Task {
+/// An answer about a function that is given; none where the two are too long for the model.
+fn dictated_task(
+    engine: &Engine,
+    function: &Function,
+    answer: &str,
+    is_edit: bool,
+) -> Result<Option<Task>, EngineError> {
+    let text = function.text();
+    let prompt = engine.tokenizer().encode(&text, false)?;
+    let answer = engine.tokenizer().encode(answer, false)?;
+    let fits = prompt.len() + answer.len() < engine.info().context_length;
+    Ok(fits.then(|| Task {
+        path: function.path().to_owned(),
         prompt: Prompt::Tokens(prompt.clone()),
-        original: is_edit.then(|| span.to_owned()),
+        original: is_edit.then_some(text),
         max_tokens: answer.len(),
         dictated: Some((prompt, answer)),
-    })
+    }))
 }
 
 fn run(
     engine: &Engine,
     dictation: &Dictation,
+    open_files: &OpenFiles,
     name: &'static str,
     tasks: &[Task],
     effort: &Effort,
@@ -375,12 +413,17 @@ fn run(
             if let Some((prompt, answer)) = &task.dictated {
                 dictation.set(prompt, answer);
             }
-            for (idx, &policy) in policies.iter().enumerate() {
-                let answer = engine.generate(task.request(policy)).blocking_collect()?;
+            let answers: Vec<Answer> = open_files.without(engine, &task.path, || {
+                let answers = policies
+                    .iter()
+                    .map(|&it| engine.generate(task.request(it)).blocking_collect());
+                answers.collect()
+            })?;
+            for (idx, answer) in answers.iter().enumerate() {
                 sums[idx].tokens += answer.finish.speculation.emitted;
                 sums[idx].seconds += answer.finish.timings.decode.as_secs_f64();
-                if round > 0 && policy == Speculation::Auto {
-                    counts.add(&answer);
+                if round > 0 && policies[idx] == Speculation::Auto {
+                    counts.add(answer);
                 }
             }
         }

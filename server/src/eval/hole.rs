@@ -43,8 +43,7 @@ const TRIES: usize = 50;
 /// # Errors
 /// If the folder cannot be read. Files that cannot be read, or are no text, are passed over.
 pub fn holes(folder: &Path, n_holes: usize, seed: u64) -> io::Result<Vec<Hole>> {
-    let mut files = BTreeMap::new();
-    collect_files(folder, &mut files)?;
+    let files = source_files(folder)?;
     let mut random = Random(seed);
     let mut holes = Vec::new();
     let n_languages = files.len();
@@ -66,6 +65,16 @@ pub fn holes(folder: &Path, n_holes: usize, seed: u64) -> io::Result<Vec<Hole>> 
         }
     }
     Ok(holes)
+}
+
+/// The files below `folder` by the names of their languages, in no order. Passed over is what [`holes`] passes over.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub(crate) fn source_files(folder: &Path) -> io::Result<BTreeMap<&'static str, Vec<PathBuf>>> {
+    let mut files = BTreeMap::new();
+    collect_files(folder, &mut files)?;
+    Ok(files)
 }
 
 /// The rest of a line, from a random column on.
