@@ -317,6 +317,49 @@ fn the_doctor_names_faults_and_remedies() {
     }
 }
 
+#[test]
+fn the_doctor_says_what_each_model_takes() {
+    let home = Home::new("doctor-models");
+    home.copy("qwen3/bf16.gguf", "models/qwen3.gguf");
+    home.copy("gemma3/bf16.gguf", "models/gemma.gguf");
+    home.write("models/broken.gguf", "not a model");
+    home.write(".config/surmise/config.toml", "model = '~/models/qwen3.gguf'");
+    let (report, _) = home.json(&["doctor"], |_| {});
+    let (list, _) = home.json(&["models"], |_| {});
+    let of_list = |model: &str| rows(&list).iter().find(|row| row["model"] == model).cloned();
+    let numbers = ["weight_bytes", "kv_bytes_per_1000_tokens", "context_length"];
+    let mut described = vec![&report["model"]];
+    described.extend(report["other_models"].as_array().into_iter().flatten());
+    assert_eq!(described.len(), rows(&list).len(), "{report}");
+    for row in described {
+        let model = row["model"].as_str().unwrap_or_default();
+        let listed = of_list(model).unwrap_or_else(|| panic!("{model} is not in the list"));
+        assert!(numbers.iter().all(|name| row[name] == listed[name]), "{row}");
+        assert!(model.contains("broken") || row["fitting_context"].is_u64(), "{row}");
+    }
+    let output = home.command(&["doctor"]).output().expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (findings, others) = text
+        .split_once("models that are here besides")
+        .unwrap_or_else(|| panic!("no other models: {text}"));
+    for (part, start) in [
+        (findings, "~/models/qwen3.gguf: qwen3, "),
+        (others, "~/models/gemma.gguf\n    gemma3, "),
+        (others, "embedded\n    "),
+    ] {
+        let line = part.split_once(start).and_then(|(_, rest)| rest.lines().next());
+        let line = line.unwrap_or_else(|| panic!("no {start:?}: {text}"));
+        for what in ["B of weights, ", "B for 1,000 tokens, ", "context "] {
+            assert!(line.contains(what), "{line}");
+        }
+    }
+    assert!(
+        others.contains("~/models/broken.gguf\n    cannot be run: "),
+        "{text}"
+    );
+    assert!(!others.contains("qwen3.gguf"), "{text}");
+}
+
 /// What the headers promise is what the system measures once the model has run.
 #[test]
 fn memory_is_what_was_planned() {
