@@ -116,7 +116,11 @@ pub(super) fn run(args: &DoctorArgs) -> Result<i32, CliError> {
         let style = Style::new(out.is_terminal());
         write!(out, "{}", render(&findings, style))?;
         if !others.is_empty() {
-            write!(out, "\nmodels that are here besides\n\n{}", render_rows(&others, style))?;
+            write!(
+                out,
+                "\nmodels that are here besides\n\n{}",
+                render_rows(&others, style)
+            )?;
         }
     }
     Ok(i32::from(!is_well))
