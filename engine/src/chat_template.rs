@@ -100,6 +100,7 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(python_method);
         environment.add_filter(walks::FILTER, walks::walk);
+        environment.add_filter(walks::HELD_FILTER, walks::walk_held);
         // In Python, nothing is not iterable.
         environment.add_test("iterable", |value: Value| {
             !value.is_none() && value.try_iter().is_ok()

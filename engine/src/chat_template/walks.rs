@@ -18,8 +18,8 @@ use minijinja::{
 /// Name of the filter [`walk`]; no template can define one.
 pub(super) const FILTER: &str = "__walk";
 
-/// Items that one unit of fuel pays for.
-const ITEMS_PER_FUEL: usize = 2;
+/// Name of the filter [`walk_held`].
+pub(super) const HELD_FILTER: &str = "__walk_held";
 
 /// Deepest nesting of lists and mappings.
 const MAX_DEPTH: usize = 64;
@@ -32,9 +32,9 @@ pub(super) fn with_walks(source: &str, name: &str, syntax: SyntaxConfig) -> Resu
     let mut spans = Vec::new();
     in_statement(source, &parse(source, name, syntax)?, &mut spans);
     let mut insertions = Vec::with_capacity(2 * spans.len());
-    for span in spans {
+    for (span, end) in spans {
         insertions.push((span.start, "(("));
-        insertions.push((span.end, END));
+        insertions.push((span.end, end));
     }
     insertions.sort_by_key(|(at, _)| *at);
     let (mut result, mut copied) = (String::with_capacity(2 * source.len()), 0);
@@ -47,25 +47,42 @@ pub(super) fn with_walks(source: &str, name: &str, syntax: SyntaxConfig) -> Resu
     Ok(result)
 }
 
-/// What ends an expression that begins with two parentheses.
+/// What ends an expression that begins with two parentheses, and one that a namespace will hold.
 const END: &str = ")|__walk)";
+const HELD_END: &str = ")|__walk_held)";
+
+/// A place in the source, and what ends it.
+type Places = Vec<(Range<usize>, &'static str)>;
 
 /// The filter: the value as it is.
 ///
 /// # Errors
 /// One without fuel for all items, or for a value that is nested too deep.
 pub(super) fn walk(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
-    let mut n_items = 0;
-    visit(state, &value, 0, &mut n_items)?;
+    visit(state, &value, 0, false)?;
     Ok(value)
 }
 
-fn visit(state: &State<'_, '_>, value: &Value, depth: usize, n_items: &mut usize) -> Result<(), Error> {
+/// As [`walk`] for what a namespace is to hold, which is no namespace: it could hold the other one, and have no end.
+pub(super) fn walk_held(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
+    visit(state, &value, 0, true)?;
+    Ok(value)
+}
+
+fn visit(state: &State<'_, '_>, value: &Value, depth: usize, is_held: bool) -> Result<(), Error> {
     if !matches!(
         value.kind(),
         ValueKind::Seq | ValueKind::Map | ValueKind::Iterable
     ) {
         return Ok(());
+    }
+    let is_namespace = |value: &Value| {
+        let object = value.as_object();
+        object.is_some_and(|it| it.type_name().ends_with("::Namespace"))
+    };
+    if is_held && is_namespace(value) {
+        let reason = "a namespace cannot hold a namespace";
+        return Err(Error::new(ErrorKind::InvalidOperation, reason));
     }
     if depth > MAX_DEPTH {
         let reason = format!("a value is nested more than {MAX_DEPTH} deep");
@@ -73,23 +90,20 @@ fn visit(state: &State<'_, '_>, value: &Value, depth: usize, n_items: &mut usize
     }
     let is_map = value.kind() == ValueKind::Map;
     for item in value.try_iter()? {
-        *n_items += 1;
-        if n_items.is_multiple_of(ITEMS_PER_FUEL) {
-            state.consume_fuel(1)?;
-        }
+        state.consume_fuel(1)?;
         let item = if is_map { value.get_item(&item)? } else { item };
-        visit(state, &item, depth + 1, n_items)?;
+        visit(state, &item, depth + 1, is_held)?;
     }
     Ok(())
 }
 
-fn in_statements(source: &str, statements: &[Stmt<'_>], spans: &mut Vec<Range<usize>>) {
+fn in_statements(source: &str, statements: &[Stmt<'_>], spans: &mut Places) {
     for statement in statements {
         in_statement(source, statement, spans);
     }
 }
 
-fn in_statement(source: &str, statement: &Stmt<'_>, spans: &mut Vec<Range<usize>>) {
+fn in_statement(source: &str, statement: &Stmt<'_>, spans: &mut Places) {
     match statement {
         Stmt::Template(it) => in_statements(source, &it.children, spans),
         // What is only written out is no part of another value.
@@ -113,7 +127,9 @@ fn in_statement(source: &str, statement: &Stmt<'_>, spans: &mut Vec<Range<usize>
             in_parts(&it.expr, spans);
             let (start, end) = (it.span().start_offset as usize, it.span().end_offset as usize);
             let sign = source.get(start..end).and_then(|set| set.find('='));
-            spans.extend(sign.map(|sign| start + sign + 1..end));
+            let is_held = matches!(it.target, Expr::GetAttr(_));
+            let mark = if is_held { HELD_END } else { END };
+            spans.extend(sign.map(|sign| (start + sign + 1..end, mark)));
         }
         Stmt::SetBlock(it) => {
             if let Some(filter) = &it.filter {
@@ -148,13 +164,13 @@ fn in_statement(source: &str, statement: &Stmt<'_>, spans: &mut Vec<Range<usize>
     }
 }
 
-fn in_expressions<'a>(expressions: impl IntoIterator<Item = &'a Expr<'a>>, spans: &mut Vec<Range<usize>>) {
+fn in_expressions<'a>(expressions: impl IntoIterator<Item = &'a Expr<'a>>, spans: &mut Places) {
     for expression in expressions {
         in_expression(expression, spans);
     }
 }
 
-fn in_expression(expression: &Expr<'_>, spans: &mut Vec<Range<usize>>) {
+fn in_expression(expression: &Expr<'_>, spans: &mut Places) {
     let span = match expression {
         Expr::BinOp(it) if matches!(it.op, BinOpKind::Add | BinOpKind::Mul) => Some(it.span()),
         Expr::List(it) => Some(it.span()),
@@ -162,12 +178,12 @@ fn in_expression(expression: &Expr<'_>, spans: &mut Vec<Range<usize>>) {
         // Calls and filters have the spans of their names only; what they make is walked through once it is set.
         _ => None,
     };
-    spans.extend(span.map(|it| it.start_offset as usize..it.end_offset as usize));
+    spans.extend(span.map(|it| (it.start_offset as usize..it.end_offset as usize, END)));
     in_parts(expression, spans);
 }
 
 /// Filters that a block's text is sent through.
-fn in_filters(filter: &Expr<'_>, spans: &mut Vec<Range<usize>>) {
+fn in_filters(filter: &Expr<'_>, spans: &mut Places) {
     if let Expr::Filter(it) = filter {
         in_arguments(&it.args, spans);
         if let Some(inner) = &it.expr {
@@ -177,7 +193,7 @@ fn in_filters(filter: &Expr<'_>, spans: &mut Vec<Range<usize>>) {
 }
 
 /// In what an expression is made of.
-fn in_parts(expression: &Expr<'_>, spans: &mut Vec<Range<usize>>) {
+fn in_parts(expression: &Expr<'_>, spans: &mut Places) {
     match expression {
         Expr::Var(_) | Expr::Const(_) => {}
         Expr::Slice(it) => {
@@ -211,12 +227,12 @@ fn in_parts(expression: &Expr<'_>, spans: &mut Vec<Range<usize>>) {
     }
 }
 
-fn in_call(call: &Spanned<Call<'_>>, spans: &mut Vec<Range<usize>>) {
+fn in_call(call: &Spanned<Call<'_>>, spans: &mut Places) {
     in_expression(&call.expr, spans);
     in_arguments(&call.args, spans);
 }
 
-fn in_arguments(arguments: &[CallArg<'_>], spans: &mut Vec<Range<usize>>) {
+fn in_arguments(arguments: &[CallArg<'_>], spans: &mut Places) {
     for argument in arguments {
         match argument {
             CallArg::Pos(it) | CallArg::Kwarg(_, it) | CallArg::PosSplat(it) | CallArg::KwargSplat(it) => {
