@@ -1,8 +1,10 @@
 //! Chat templates: how a model wants a conversation written, in the Jinja that its files carry.
 //!
 //! The environment is that of transformers' `apply_chat_template`: its filters, its functions, Python's methods of
-//! strings and lists, and the same treatment of blanks. A template is somebody else's program: it gets a number of
-//! steps, and reaches nothing outside of itself.
+//! strings and lists, and the same treatment of blanks. A template is somebody else's program: it gets an amount of fuel
+//! for its steps and for the bytes that it makes, and reaches nothing outside of itself.
+
+mod walks;
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +13,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-pub use minijinja::Value;
-use minijinja::{Environment, Error, ErrorKind, value::ValueKind};
+use minijinja::{
+    Environment, Error, ErrorKind, State,
+    syntax::SyntaxConfig,
+    value::{Kwargs, ValueKind},
+};
+pub use minijinja::{Value, value::Serde};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use crate::{
@@ -21,18 +27,31 @@ use crate::{
     weights::{Gguf, WeightSource},
 };
 
-/// Steps that a template may take: many times what a conversation of a thousand messages needs.
-const FUEL: u64 = 5_000_000;
+/// What a template may use up: one for each step, one for every 64 bytes that it makes or looks through. No more than 32 MB
+/// are ever made, and those in a tenth of a second; half a megabyte in 200 messages fits for every template that is known.
+const FUEL: u64 = 500_000;
+
+/// Bytes that each unit of fuel pays for, as minijinja counts them.
+const BYTES_PER_FUEL: usize = 64;
+
+/// Longest source of a template: those of released models have up to 20,000 bytes.
+const MAX_SOURCE_BYTES: usize = 1 << 18;
 
 /// Deepest nesting of a message or a tool.
 const MAX_DEPTH: usize = 64;
 
-/// Name of the only template in the environment.
-const NAME: &str = "chat";
+/// Names of templates, as Hugging Face has them: the one for conversations, and one beside it that some models have for
+/// conversations with tools.
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
+
+/// File of a folder with special tokens, and often with the template.
+const CONFIG: &str = "tokenizer_config.json";
 
 /// A model's chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
+    /// Holds the templates, with Python's methods and transformers' functions.
     environment: Environment<'static>,
     source: String,
     /// Texts of special tokens, such as `bos_token`.
@@ -70,13 +89,18 @@ impl ChatTemplate {
     /// Takes a template's source, and the texts of special tokens under the names that templates use.
     ///
     /// # Errors
-    /// [`EngineError::BadRequest`] with the place of what cannot be read.
+    /// [`EngineError::BadRequest`] with the place of what cannot be read, or for a source that is far too long.
     pub fn new(source: &str, special: BTreeMap<String, String>) -> Result<Self, EngineError> {
+        let blanks = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        environment.set_syntax(blanks.map_err(|error| failed(&error))?);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.set_unknown_method_callback(python_method);
+        environment.add_filter(walks::FILTER, walks::walk);
+        environment.add_filter(walks::HELD_FILTER, walks::walk_held);
         // In Python, nothing is not iterable.
         environment.add_test("iterable", |value: Value| {
             !value.is_none() && value.try_iter().is_ok()
@@ -85,22 +109,46 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment
-            .add_template_owned(NAME, without_generation_marks(source))
-            .map_err(|error| failed(&error))?;
-        Ok(Self {
+        let mut template = Self {
             environment,
-            source: source.to_owned(),
+            source: String::new(),
             special,
-        })
+        };
+        template.add(DEFAULT, source)?;
+        Ok(template)
     }
 
-    /// The template as it was given.
+    /// Takes the source of the template for conversations with tools, for models that have two.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_tool_use(mut self, source: &str) -> Result<Self, EngineError> {
+        self.add(TOOL_USE, source)?;
+        Ok(self)
+    }
+
+    fn add(&mut self, name: &'static str, source: &str) -> Result<(), EngineError> {
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(EngineError::BadRequest(format!(
+                "chat template: it has {} bytes, expected {MAX_SOURCE_BYTES} at most",
+                source.len()
+            )));
+        }
+        self.source.push_str(source);
+        let source = without_generation_marks(source);
+        let syntax = self.environment.syntax().clone();
+        let source = walks::with_walks(&source, name, syntax).map_err(|error| failed(&error))?;
+        self.environment
+            .add_template_owned(name, source)
+            .map_err(|error| failed(&error))
+    }
+
+    /// The template as it was given, with the one for tools after it if there is one.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The template in a GGUF file's metadata, if it has one.
+    /// The template in a GGUF file's metadata, if it has one, with the one called `tool_use` if there are several.
     ///
     /// # Errors
     /// As [`new`](Self::new), and [`EngineError::BadFile`] for metadata of the wrong type.
@@ -122,39 +170,51 @@ impl ChatTemplate {
                 special.insert(name.to_owned(), (*text).to_owned());
             }
         }
-        Self::new(source, special).map(Some)
+        let tool_use = metadata.get_str(&format!("tokenizer.chat_template.{TOOL_USE}"))?;
+        Self::of_sources(source, tool_use, special).map(Some)
     }
 
     /// The template of a folder as Hugging Face lays it out, if it has one: `chat_template.jinja`, or a key of
-    /// `tokenizer_config.json`, where the one called `default` counts if there are several.
+    /// `tokenizer_config.json`. Where there are several, those called `default` and `tool_use` count; beside a file, others lie in
+    /// `additional_chat_templates`.
     ///
     /// # Errors
     /// As [`new`](Self::new), and [`EngineError::BadFile`] for a file that is not JSON.
     pub fn from_folder(folder: &Path) -> Result<Option<Self>, EngineError> {
-        let config = match folder.join("tokenizer_config.json") {
-            path if path.is_file() => {
-                let bytes = WeightSource::File(path.clone()).open()?;
-                serde_json::from_slice(&bytes).map_err(|err| EngineError::BadFile {
-                    path,
-                    field: "JSON".into(),
-                    reason: err.to_string(),
-                })?
+        let text = |path: &str| -> Result<Option<String>, EngineError> {
+            match folder.join(path) {
+                path if path.is_file() => {
+                    let bytes = WeightSource::File(path).open()?;
+                    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+                }
+                _ => Ok(None),
             }
-            _ => serde_json::Value::Null,
         };
-        let own_file = folder.join("chat_template.jinja");
-        let source = if own_file.is_file() {
-            let bytes = WeightSource::File(own_file).open()?;
-            Some(String::from_utf8_lossy(&bytes).into_owned())
-        } else {
-            let value = &config["chat_template"];
-            let named = value.as_array().into_iter().flatten();
-            let default = named
-                .filter(|it| it["name"] == "default")
-                .find_map(|it| it["template"].as_str());
-            value.as_str().or(default).map(str::to_owned)
+        let config: serde_json::Value = match text(CONFIG)? {
+            Some(json) => serde_json::from_str(&json).map_err(|err| EngineError::BadFile {
+                path: folder.join(CONFIG),
+                field: "JSON".into(),
+                reason: err.to_string(),
+            })?,
+            None => serde_json::Value::Null,
         };
-        let Some(source) = source else {
+        let (default, tool_use) = match text("chat_template.jinja")? {
+            Some(default) => (
+                Some(default),
+                text(&format!("additional_chat_templates/{TOOL_USE}.jinja"))?,
+            ),
+            None => {
+                let value = &config["chat_template"];
+                let named = |name: &str| {
+                    let mut list = value.as_array().into_iter().flatten();
+                    let found = list.find(|it| it["name"] == name)?;
+                    found["template"].as_str().map(str::to_owned)
+                };
+                let only = value.as_str().map(str::to_owned);
+                (only.or_else(|| named(DEFAULT)), named(TOOL_USE))
+            }
+        };
+        let Some(default) = default else {
             return Ok(None);
         };
         let special = ["bos_token", "eos_token", "pad_token", "unk_token"]
@@ -164,7 +224,19 @@ impl ChatTemplate {
                 let text = value.as_str().or(value["content"].as_str())?;
                 Some((name.to_owned(), text.to_owned()))
             });
-        Self::new(&source, special.collect()).map(Some)
+        Self::of_sources(&default, tool_use.as_deref(), special.collect()).map(Some)
+    }
+
+    fn of_sources(
+        default: &str,
+        tool_use: Option<&str>,
+        special: BTreeMap<String, String>,
+    ) -> Result<Self, EngineError> {
+        let template = Self::new(default, special)?;
+        match tool_use {
+            Some(source) => template.with_tool_use(source),
+            None => Ok(template),
+        }
     }
 
     /// The prompt of a conversation, in which only what the template wrote is parsed for special tokens: a message that
@@ -202,11 +274,11 @@ impl ChatTemplate {
         Ok(tokens)
     }
 
-    /// Writes a conversation out, as transformers does: a message that spells a special token has it in the text.
+    /// Writes a conversation out, as transformers does, one with tools by the template for tools if there is one: a message that spells a special token has it in the text.
     ///
     /// # Errors
     /// [`EngineError::BadRequest`] with the template's own words if it refuses the conversation, or if it takes too many
-    /// steps.
+    /// steps or makes too much text.
     pub fn render(&self, conversation: &Conversation) -> Result<String, EngineError> {
         let mut variables = conversation.extra.clone();
         for (name, text) in &self.special {
@@ -226,9 +298,15 @@ impl ChatTemplate {
         let today = conversation.today.unwrap_or_else(Date::today);
         let mut environment = self.environment.clone();
         environment.add_function("strftime_now", move |format: String| today.format(&format));
-        let template = environment.get_template(NAME).map_err(|error| failed(&error))?;
+        let tool_use = (!conversation.tools.is_empty()).then(|| environment.get_template(TOOL_USE).ok());
+        let template = match tool_use.flatten() {
+            Some(template) => template,
+            None => environment
+                .get_template(DEFAULT)
+                .map_err(|error| failed(&error))?,
+        };
         template
-            .render(Value::from_serialize(variables))
+            .render(Value::from_pairs(variables))
             .map_err(|error| failed(&error))
     }
 }
@@ -306,9 +384,7 @@ fn guarded(value: &Value, guard: &dyn Fn(&str) -> String, depth: usize) -> Resul
                 let item = guarded(&value.get_item(&key)?, guard, depth + 1)?;
                 Ok((guarded(&key, guard, depth + 1)?, item))
             });
-            pairs
-                .collect::<Result<Vec<_>, Error>>()
-                .map(|pairs| pairs.into_iter().collect())
+            pairs.collect::<Result<Vec<_>, Error>>().map(Value::from_pairs)
         }
         ValueKind::Seq => {
             let items = value.try_iter()?.map(|item| guarded(&item, guard, depth + 1));
@@ -316,6 +392,22 @@ fn guarded(value: &Value, guard: &dyn Fn(&str) -> String, depth: usize) -> Resul
         }
         _ => Ok(value.clone()),
     }
+}
+
+/// A method of Python's strings, lists and mappings. minijinja asks for fuel when a text is joined already.
+fn python_method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    if let ("join", Some(glue), [items]) = (method, value.as_str(), args) {
+        for item in items.try_iter()? {
+            let n_bytes = glue.len() + item.as_str().map_or(0, str::len);
+            state.consume_fuel(1 + (n_bytes / BYTES_PER_FUEL) as u64)?;
+        }
+    }
+    unknown_method_callback(state, value, method, args)
 }
 
 /// Removes the tags that mark what an assistant wrote: only training asks for them.
@@ -344,7 +436,7 @@ fn without_generation_marks(source: &str) -> String {
 
 /// Python's `json.dumps` without escapes beyond ASCII, as transformers has it: spaces after commas and colons, and
 /// another form if the template asks for one.
-fn to_json(value: Value, options: minijinja::value::Kwargs) -> Result<Value, Error> {
+fn to_json(state: &State<'_, '_>, value: Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     // Both are what we do anyway.
     let _: Option<bool> = options.get("ensure_ascii")?;
@@ -356,122 +448,141 @@ fn to_json(value: Value, options: minijinja::value::Kwargs) -> Result<Value, Err
         _ if indent.is_some() => (",".into(), ": ".into()),
         _ => (", ".into(), ": ".into()),
     };
-    let style = JsonStyle {
+    let mut writer = JsonWriter {
+        state,
         indent,
         separators,
         sorts_keys: sort_keys.unwrap_or(false),
+        out: String::new(),
     };
-    let mut out = String::new();
-    style.write(&value, 0, &mut out)?;
-    Ok(Value::from_safe_string(out))
+    writer.value(&value, 0)?;
+    Ok(Value::from_safe_string(writer.out))
 }
 
-struct JsonStyle {
+struct JsonWriter<'a, 'e> {
+    /// What pays for the text.
+    state: &'a State<'a, 'e>,
     indent: Option<usize>,
     /// Between items, and after a key.
     separators: (String, String),
     sorts_keys: bool,
+    out: String,
 }
 
-impl JsonStyle {
-    fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+impl JsonWriter<'_, '_> {
+    /// Pays for one item and bytes that are about to be written.
+    fn pay(&self, n_bytes: usize) -> Result<(), Error> {
+        self.state.consume_fuel(1 + (n_bytes / BYTES_PER_FUEL) as u64)
+    }
+
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MAX_DEPTH {
+            let reason = format!("a value nested more than {MAX_DEPTH} deep cannot become JSON");
+            return Err(Error::new(ErrorKind::InvalidOperation, reason));
+        }
         match value.kind() {
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
                 if self.sorts_keys {
                     keys.sort();
                 }
-                self.write_list('{', '}', depth, keys.into_iter(), out, |key, out| {
+                self.list('{', '}', depth, keys.into_iter(), |writer, key| {
                     let text = key.as_str().map_or_else(|| key.to_string(), str::to_owned);
-                    write_string(&text, out);
-                    out.push_str(&self.separators.1);
-                    self.write(&value.get_item(&key)?, depth + 1, out)
+                    writer.string(&text)?;
+                    writer.out.push_str(&writer.separators.1);
+                    writer.value(&value.get_item(&key)?, depth + 1)
                 })
             }
             ValueKind::Seq | ValueKind::Iterable => {
-                self.write_list('[', ']', depth, value.try_iter()?, out, |item, out| {
-                    self.write(&item, depth + 1, out)
+                self.list('[', ']', depth, value.try_iter()?, |writer, item| {
+                    writer.value(&item, depth + 1)
                 })
             }
-            ValueKind::String => {
-                write_string(value.as_str().unwrap_or_default(), out);
-                Ok(())
-            }
+            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Undefined => Err(Error::new(
                 ErrorKind::InvalidOperation,
                 "a value that is not defined cannot become JSON",
             )),
             ValueKind::None => {
-                out.push_str("null");
+                self.out.push_str("null");
                 Ok(())
             }
             _ => {
                 // Numbers and truth values: as serde_json has them.
                 let text = serde_json::to_string(value)
                     .map_err(|err| Error::new(ErrorKind::BadSerialization, err.to_string()))?;
-                out.push_str(&text);
+                self.out.push_str(&text);
                 Ok(())
             }
         }
     }
 
-    fn write_list(
-        &self,
+    fn list(
+        &mut self,
         open: char,
         close: char,
         depth: usize,
         items: impl Iterator<Item = Value>,
-        out: &mut String,
-        write: impl Fn(Value, &mut String) -> Result<(), Error>,
+        write: impl Fn(&mut Self, Value) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let new_line = |depth: usize, out: &mut String| {
-            if let Some(indent) = self.indent {
-                out.push('\n');
-                out.extend(std::iter::repeat_n(' ', indent * depth));
-            }
-        };
-        out.push(open);
+        self.out.push(open);
         let mut is_empty = true;
         for item in items {
+            self.pay(self.separators.0.len() + self.separators.1.len())?;
             if !is_empty {
-                out.push_str(&self.separators.0);
+                self.out.push_str(&self.separators.0);
             }
             is_empty = false;
-            new_line(depth + 1, out);
-            write(item, out)?;
+            self.new_line(depth + 1)?;
+            write(self, item)?;
         }
         if !is_empty {
-            new_line(depth, out);
+            self.new_line(depth)?;
         }
-        out.push(close);
+        self.out.push(close);
+        Ok(())
+    }
+
+    fn new_line(&mut self, depth: usize) -> Result<(), Error> {
+        if let Some(indent) = self.indent {
+            let n_spaces = indent.saturating_mul(depth);
+            self.pay(n_spaces)?;
+            self.out.push('\n');
+            self.out.extend(std::iter::repeat_n(' ', n_spaces));
+        }
+        Ok(())
+    }
+
+    fn string(&mut self, text: &str) -> Result<(), Error> {
+        self.pay(text.len())?;
+        self.out.push('"');
+        for character in text.chars() {
+            match character {
+                '"' => self.out.push_str("\\\""),
+                '\\' => self.out.push_str("\\\\"),
+                '\n' => self.out.push_str("\\n"),
+                '\r' => self.out.push_str("\\r"),
+                '\t' => self.out.push_str("\\t"),
+                '\u{8}' => self.out.push_str("\\b"),
+                '\u{c}' => self.out.push_str("\\f"),
+                '\0'..='\u{1f}' => {
+                    // Writing to a string cannot fail.
+                    let _ = write!(self.out, "\\u{:04x}", character as u32);
+                }
+                _ => self.out.push(character),
+            }
+        }
+        self.out.push('"');
         Ok(())
     }
 }
 
-fn write_string(text: &str, out: &mut String) {
-    out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\0'..='\u{1f}' => {
-                // Writing to a string cannot fail.
-                let _ = write!(out, "\\u{:04x}", character as u32);
-            }
-            _ => out.push(character),
-        }
-    }
-    out.push('"');
-}
-
 fn failed(error: &Error) -> EngineError {
     let reason = match error.kind() {
-        ErrorKind::OutOfFuel => format!("it takes more than {FUEL} steps"),
+        ErrorKind::OutOfFuel => {
+            let n_megabytes = FUEL as usize * BYTES_PER_FUEL / 1_000_000;
+            format!("it takes more than {FUEL} steps, or makes more than {n_megabytes} MB of text")
+        }
         _ => error.to_string(),
     };
     EngineError::BadRequest(format!("chat template: {reason}"))
@@ -525,7 +636,7 @@ mod tests {
         let error = render(source).unwrap_err().to_string();
         assert_eq!(
             error,
-            "bad request: chat template: it takes more than 5000000 steps"
+            "bad request: chat template: it takes more than 500000 steps, or makes more than 32 MB of text"
         );
         let error = render("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}").unwrap_err();
         assert!(error.to_string().contains("recursion"), "{error}");

@@ -33,7 +33,7 @@ enum FileStyle {
     PathInPrefix,
     /// `path \n text F path \n` and then the hole.
     Terminators,
-    /// Within the prefix, as text: this mark, `path \n text \n`.
+    /// Within the prefix: `F` if there is one, this mark as text, `path \n text \n`.
     Headings(&'static str),
 }
 
@@ -84,9 +84,22 @@ const MELLUM: Family = Family {
     files: FileStyle::Separators,
 };
 
+/// Source: ByteDance Seed 2025, "Seed-Coder: Let the Code Model Curate Data for Itself", section on fill in the middle; files
+/// stand where Zed puts them for its fine-tune, Zeta 2.
+const SEED_CODER: Family = Family {
+    name: "seed-coder",
+    prefix: "<[fim-prefix]>",
+    suffix: "<[fim-suffix]>",
+    middle: Some("<[fim-middle]>"),
+    repository: None,
+    file: Some("<filename>"),
+    order: Order::Spm,
+    files: FileStyle::Headings(""),
+};
+
 /// All families that are told apart by their vocabularies. The first whose tokens are all there is taken, so those
 /// that need more tokens come first.
-const FAMILIES: [Family; 9] = [
+const FAMILIES: [Family; 11] = [
     // Source: "CodeGemma: Open Code Models Based on Gemma", 2024, and its documentation of the prompt structure.
     Family {
         name: "codegemma",
@@ -126,6 +139,12 @@ const FAMILIES: [Family; 9] = [
         order: Order::Psm,
         files: FileStyle::Headings("#"),
         ..MELLUM
+    },
+    SEED_CODER,
+    Family {
+        file: None,
+        files: FileStyle::Headings("#"),
+        ..SEED_CODER
     },
     // Source: Guo et al. 2024, "DeepSeek-Coder", and the repository's examples.
     Family {
@@ -405,7 +424,8 @@ impl FimTemplate {
                     n_repository + prompt.files.len() + n_current
                 }
                 FileStyle::Terminators => prompt.files.len(),
-                FileStyle::Headings(_) => 0,
+                FileStyle::Headings(_) if self.file.is_none() => 0,
+                FileStyle::Headings(_) => prompt.files.len() + n_current,
             }
     }
 
@@ -427,11 +447,13 @@ impl FimTemplate {
         let mut start = TextStart::Fresh;
         if let FileStyle::Headings(mark) = self.files {
             for file in &prompt.files {
+                pieces.special(self.file);
                 pieces.text(&format!("{mark}{}", with_line_end(&file.path)), start)?;
                 start = TextStart::Continued;
                 pieces.text(&with_line_end(&file.text), start)?;
             }
             if let Some(path) = path_where_needed(prompt) {
+                pieces.special(self.file);
                 pieces.text(&format!("{mark}{}", with_line_end(path)), start)?;
                 start = TextStart::Continued;
             }

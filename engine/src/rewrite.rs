@@ -76,7 +76,7 @@ impl RewriteTemplate {
                 );
                 let message = [("role", "user"), ("content", &message)];
                 let conversation = Conversation {
-                    messages: vec![Value::from_iter(message)],
+                    messages: vec![Value::from_pairs(message)],
                     wants_answer: true,
                     extra: [("enable_thinking".to_owned(), Value::from(false))].into(),
                     ..Conversation::default()

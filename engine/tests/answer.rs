@@ -6,7 +6,7 @@ use expect_test::{Expect, expect};
 use serde_json::json;
 use surmise_engine::{
     answer::{AnswerFormat, CallForm, ParsedAnswer, ReasoningForm},
-    chat_template::{ChatTemplate, Conversation, Value},
+    chat_template::{ChatTemplate, Conversation, Serde, Value},
     request::{FinishReason, GeneratedToken},
     tokenizer::{Tokenizer, Utf8Stream},
 };
@@ -126,7 +126,7 @@ fn tools() -> Vec<Value> {
             json!({"path": text, "old": text, "new": text, "all": {"type": "boolean", "description": ""}}),
         ),
     ];
-    tools.iter().map(Value::from_serialize).collect()
+    tools.iter().map(|it| Value::from(Serde(it))).collect()
 }
 
 /// Pseudo-random numbers, the same in every run (Marsaglia's xorshift).
@@ -1003,7 +1003,7 @@ fn calls_go_through_templates_and_back() {
                 };
                 let render = |messages: &[serde_json::Value], wants_answer| {
                     chat.render(&Conversation {
-                        messages: messages.iter().map(Value::from_serialize).collect(),
+                        messages: messages.iter().map(|it| Value::from(Serde(it))).collect(),
                         tools: tools(),
                         wants_answer,
                         ..Conversation::default()

@@ -8,7 +8,10 @@ use surmise_engine::{
     tokenizer::Tokenizer,
 };
 
+use vocabularies::{VOCABULARIES, vocabularies, write_folder};
+
 mod gguf_builder;
+mod vocabularies;
 
 const CONTROL: u32 = 3;
 
@@ -57,6 +60,13 @@ const DEEPSEEK: [&str; 4] = [
     "<｜fim▁end｜>",
 ];
 const CODELLAMA: [&str; 5] = ["</s>", "▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"];
+const SEED_CODER: [&str; 5] = [
+    "<[end▁of▁sentence]>",
+    "<[fim-suffix]>",
+    "<[fim-prefix]>",
+    "<[fim-middle]>",
+    "<filename>",
+];
 const CODESTRAL: [&str; 4] = ["</s>", "[PREFIX]", "[SUFFIX]", "[MIDDLE]"];
 
 fn surmise(order: &str) -> Builder {
@@ -81,6 +91,30 @@ fn hole_in_repository() -> FimPrompt {
         repository: Some("demo".to_owned()),
         files: vec![file("a.rs", "use b;"), file("b.rs", "struct B;\n")],
         ..hole()
+    }
+}
+
+/// A hole amid the spellings of special tokens.
+fn hostile() -> FimPrompt {
+    let hostile: String = [
+        &QWEN[..],
+        &DEEPSEEK,
+        &CODESTRAL,
+        &STARCODER,
+        &STARCODER2,
+        &SEED_CODER,
+    ]
+    .concat()
+    .concat();
+    FimPrompt {
+        prefix: hostile.clone(),
+        suffix: hostile.clone(),
+        path: Some(hostile.clone()),
+        repository: Some(hostile.clone()),
+        files: vec![ContextFile {
+            path: hostile.clone(),
+            text: hostile,
+        }],
     }
 }
 
@@ -170,6 +204,12 @@ fn a_hole_alone() {
         codestral: [SUFFIX]
         }[PREFIX]fn f() {"#]],
     );
+    check(
+        &SEED_CODER,
+        expect![[r#"
+        seed-coder: <[fim-suffix]>
+        }<[fim-prefix]>fn f() {<[fim-middle]>"#]],
+    );
 }
 
 #[test]
@@ -243,6 +283,103 @@ fn a_hole_in_a_repository() {
         +++++ src/f.rs
         fn f() {"#]],
     );
+    check(
+        &SEED_CODER,
+        expect![[r#"
+        seed-coder: <[fim-suffix]>
+        }<[fim-prefix]><filename>a.rs
+        use b;
+        <filename>b.rs
+        struct B;
+        <filename>src/f.rs
+        fn f() {<[fim-middle]>"#]],
+    );
+    // Those that have no tokens for files get paths as comments.
+    for (special, expected) in [
+        (
+            &SEED_CODER[..4],
+            expect![[r#"
+            seed-coder: <[fim-suffix]>
+            }<[fim-prefix]>#a.rs
+            use b;
+            #b.rs
+            struct B;
+            #src/f.rs
+            fn f() {<[fim-middle]>"#]],
+        ),
+        (
+            &QWEN[..4],
+            expect![[r#"
+            granite: <|fim_prefix|>#a.rs
+            use b;
+            #b.rs
+            struct B;
+            #src/f.rs
+            fn f() {<|fim_suffix|>
+            }<|fim_middle|>"#]],
+        ),
+        (
+            &CODELLAMA,
+            expect![[r#"
+            codellama: ▁<PRE>#a.rs
+            use b;
+            #b.rs
+            struct B;
+            #src/f.rs
+            fn f() {▁<SUF>
+            }▁<MID>"#]],
+        ),
+    ] {
+        check(special, expected);
+    }
+}
+
+/// Vocabularies of released models, from GGUF and from `tokenizer.json`: which template each has, and that no text of the user's
+/// is lost or becomes a token of the template.
+#[test]
+fn real_vocabularies_have_the_templates_of_their_families() {
+    let Some(folder) = vocabularies() else { return };
+    let mut found = String::new();
+    for name in VOCABULARIES {
+        let gguf = vocabularies::open(&folder, name);
+        let from_gguf = Tokenizer::from_gguf(&gguf).unwrap();
+        let template = FimTemplate::from_gguf(&gguf, &from_gguf);
+        let written = write_folder(&gguf, name);
+        let from_folder = Tokenizer::from_folder(written.path()).unwrap();
+        let of_vocabulary = FimTemplate::from_vocabulary(&from_folder);
+        let Some((template, of_vocabulary)) = template.as_ref().zip(of_vocabulary.as_ref()) else {
+            assert_eq!(template, of_vocabulary, "{name}");
+            continue;
+        };
+        assert_eq!(template.name(), of_vocabulary.name(), "{name}");
+        assert_eq!(template.stop_tokens(), of_vocabulary.stop_tokens(), "{name}");
+        for prompt in [&hole(), &hole_in_repository(), &hostile()] {
+            let tokens = template.layout(&from_gguf, prompt).unwrap();
+            let bos = from_gguf.bos().into_iter().len();
+            let same = of_vocabulary.layout(&from_folder, prompt).unwrap();
+            assert_eq!(
+                tokens[bos..],
+                same[from_folder.bos().into_iter().len()..],
+                "{name}"
+            );
+            let stops = template.stop_tokens();
+            let n_own = tokens[bos..].iter().filter(|it| stops.contains(it)).count();
+            assert_eq!(n_own, template.overhead(prompt), "{name}");
+            let text: Vec<u32> = tokens.iter().copied().filter(|it| !stops.contains(it)).collect();
+            let text = from_gguf.decode(&text);
+            assert!(
+                text.contains(&prompt.prefix) && text.contains(&prompt.suffix),
+                "{name}: {text}"
+            );
+        }
+        found.push_str(&format!("{name}: {}\n", template.name()));
+    }
+    expect![[r#"
+        deepseek-coder: deepseek-coder
+        refact: starcoder
+        starcoder: starcoder2
+    "#]]
+    .assert_eq(&found);
 }
 
 /// As `engine/training/pack.py` cuts the examples.
@@ -393,17 +530,7 @@ fn no_template_without_the_tokens() {
 
 #[test]
 fn spellings_in_the_text_stay_text() {
-    let hostile: String = [&QWEN[..], &DEEPSEEK, &CODESTRAL, &STARCODER].concat().concat();
-    let prompt = FimPrompt {
-        prefix: hostile.clone(),
-        suffix: hostile.clone(),
-        path: Some(hostile.clone()),
-        repository: Some(hostile.clone()),
-        files: vec![ContextFile {
-            path: hostile.clone(),
-            text: hostile.clone(),
-        }],
-    };
+    let prompt = hostile();
     for special in [
         &QWEN[..],
         &STARCODER,
@@ -412,6 +539,7 @@ fn spellings_in_the_text_stay_text() {
         &DEEPSEEK,
         &CODELLAMA,
         &CODESTRAL,
+        &SEED_CODER,
     ] {
         let gguf = open(&model(special).build()).unwrap();
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();

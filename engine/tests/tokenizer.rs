@@ -1,10 +1,7 @@
-//! Tokenizers against llama.cpp's test vocabularies, which are not in the repository: `SURMISE_FIXTURES`, or
-//! `../shared/fixtures` beside it, has a folder `tokenizers` with `ggml-vocab-*.gguf` and their `.inp` and `.out`.
+//! Tokenizers against llama.cpp's test vocabularies, which `vocabularies` finds, and against the `tokenizers` crate.
 
 use std::{
-    collections::HashMap,
-    io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,56 +9,14 @@ use std::{
 use expect_test::{Expect, expect};
 use gguf_builder::{Builder, Value, byte_level, f32s, open, sentencepiece, strings, u32s};
 use serde_json::json;
-use surmise_engine::{
-    EngineError,
-    tokenizer::Tokenizer,
-    weights::{Gguf, WeightSource},
-};
+use surmise_engine::{EngineError, tokenizer::Tokenizer};
+use vocabularies::{VOCABULARIES, vocabularies, write_folder};
 
 mod gguf_builder;
-
-const VOCABULARIES: [&str; 13] = [
-    "deepseek-coder",
-    "deepseek-llm",
-    "falcon",
-    "gemma-4",
-    "gpt-2",
-    "llama-bpe",
-    "llama-spm",
-    "mpt",
-    "phi-3",
-    "qwen2",
-    "qwen35",
-    "refact",
-    "starcoder",
-];
-
-/// Folder of the vocabularies; says so and gives `None` where they are absent, and panics in CI.
-fn vocabularies() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
-    let folder = std::env::var_os("SURMISE_FIXTURES")
-        .map_or_else(beside, PathBuf::from)
-        .join("tokenizers");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "no vocabularies in {}; set SURMISE_FIXTURES",
-        folder.display()
-    );
-    // Not `eprintln!`: the test harness keeps that of tests that pass to itself.
-    drop(writeln!(
-        std::io::stderr(),
-        "skipped: no vocabularies in {}; set SURMISE_FIXTURES",
-        folder.display()
-    ));
-    None
-}
+mod vocabularies;
 
 fn load(folder: &Path, name: &str) -> Tokenizer {
-    let gguf = Gguf::open(WeightSource::File(folder.join(format!("ggml-vocab-{name}.gguf")))).unwrap();
-    Tokenizer::from_gguf(&gguf).unwrap()
+    Tokenizer::from_gguf(&vocabularies::open(folder, name)).unwrap()
 }
 
 /// The cases of a vocabulary: text and tokens.
@@ -118,125 +73,12 @@ fn encodes_and_decodes_as_the_reference_does() {
     println!("{n_cases} cases of {} vocabularies", VOCABULARIES.len());
 }
 
-/// The pre-tokenizer that a family's `tokenizer.json` has.
-fn pre_tokenizer(name: &str) -> serde_json::Value {
-    let split = |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
-    let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-    const QWEN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-    let sequence = |parts: Vec<serde_json::Value>| json!({"type": "Sequence", "pretokenizers": parts});
-    match name {
-        "gpt-2" => bytes(true),
-        "qwen2" => sequence(vec![split(QWEN), bytes(false)]),
-        "llama-bpe" => sequence(vec![
-            split(&QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")),
-            bytes(false),
-        ]),
-        "starcoder" => sequence(vec![
-            json!({"type": "Digits", "individual_digits": true}),
-            bytes(true),
-        ]),
-        "deepseek-coder" => sequence(vec![
-            split(r"[\r\n]"),
-            split(r"\s?\p{L}+"),
-            split(r"\s?\p{P}+"),
-            split("[一-龥ࠀ-一가-퟿]+"),
-            json!({"type": "Digits", "individual_digits": true}),
-            bytes(false),
-        ]),
-        _ => serde_json::Value::Null,
-    }
-}
-
-/// A folder with the vocabulary of a GGUF file, in the words of Hugging Face.
-fn write_folder(gguf: &Gguf, name: &str) -> tempfile::TempDir {
-    let metadata = gguf.metadata();
-    let texts = metadata.require_str_array("tokenizer.ggml.tokens").unwrap();
-    let kinds = metadata
-        .get_u32_array("tokenizer.ggml.token_type")
-        .unwrap()
-        .unwrap();
-    let is_added = |id: usize| matches!(kinds[id], 3 | 4);
-    let vocab: serde_json::Map<_, _> = (0..)
-        .zip(&texts)
-        .filter(|&(id, _)| !is_added(id))
-        .map(|(id, text)| ((*text).to_owned(), json!(id)))
-        .collect();
-    let added: Vec<_> = (0..)
-        .zip(&texts)
-        .filter(|&(id, _)| is_added(id))
-        .map(|(id, text)| json!({"id": id, "content": text, "special": kinds[id] == 3}))
-        .collect();
-    let merges = match metadata.get_str_array("tokenizer.ggml.merges").unwrap() {
-        // Both spellings that transformers has had.
-        Some(lines) if name == "qwen2" => lines
-            .iter()
-            .map(|line| json!(line.split(' ').collect::<Vec<_>>()))
-            .collect(),
-        Some(lines) => lines.iter().map(|line| json!(line)).collect(),
-        None => merges_by_score(
-            &texts,
-            &metadata.get_f32_array("tokenizer.ggml.scores").unwrap().unwrap(),
-        ),
-    };
-    let is_sentencepiece = metadata.require_str("tokenizer.ggml.model").unwrap() == "llama";
-    let json = json!({
-        "added_tokens": added,
-        "normalizer": is_sentencepiece.then(|| json!({"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": "▁"},
-            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-        ]})),
-        "pre_tokenizer": pre_tokenizer(name),
-        "model": {
-            "type": "BPE",
-            "vocab": vocab,
-            "merges": merges,
-            "byte_fallback": is_sentencepiece,
-            "ignore_merges": name == "llama-bpe",
-            "unk_token": is_sentencepiece.then_some("<unk>"),
-        },
-    });
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
-    let end = metadata.get_u32("tokenizer.ggml.eos_token_id").unwrap().unwrap() as usize;
-    let config = json!({"bos_token": texts[1], "add_bos_token": is_sentencepiece, "eos_token": {"content": texts[end]}});
-    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    folder
-}
-
-/// Every way to make a token of two others, the best token first: how transformers turns scores into merges.
-fn merges_by_score(texts: &[&str], scores: &[f32]) -> Vec<serde_json::Value> {
-    let ids: HashMap<&str, usize> = texts.iter().enumerate().map(|(id, text)| (*text, id)).collect();
-    let mut merges = Vec::new();
-    for (id, text) in texts.iter().enumerate() {
-        for (split, _) in text.char_indices().skip(1) {
-            let (left, right) = text.split_at(split);
-            if ids.contains_key(left) && ids.contains_key(right) {
-                merges.push((id, left, right));
-            }
-        }
-    }
-    merges.sort_by(|a, b| scores[b.0].total_cmp(&scores[a.0]));
-    merges
-        .into_iter()
-        .map(|(_, left, right)| json!(format!("{left} {right}")))
-        .collect()
-}
-
 #[test]
 fn tokenizer_json_gives_the_same_tokens() {
     let Some(folder) = vocabularies() else { return };
     let mut failures = Vec::new();
-    for name in [
-        "gpt-2",
-        "qwen2",
-        "llama-bpe",
-        "starcoder",
-        "deepseek-coder",
-        "llama-spm",
-        "phi-3",
-    ] {
-        let path = folder.join(format!("ggml-vocab-{name}.gguf"));
-        let gguf = Gguf::open(WeightSource::File(path)).unwrap();
+    for name in VOCABULARIES {
+        let gguf = vocabularies::open(&folder, name);
         let from_gguf = Tokenizer::from_gguf(&gguf).unwrap();
         let written = write_folder(&gguf, name);
         let tokenizer = Tokenizer::from_folder(written.path()).unwrap();
@@ -264,6 +106,121 @@ fn tokenizer_json_gives_the_same_tokens() {
         failures.len(),
         failures.join("\n")
     );
+}
+
+/// GPT-OSS has a vocabulary of its own, o200k, and llama.cpp's fixtures do not: its expression, its special tokens and
+/// another vocabulary's merges stand in, and the `tokenizers` crate says what they give. So they do for other pre-tokenizers
+/// without a fixture.
+#[test]
+fn o200k_gives_the_tokens_of_the_reference() {
+    const WORDS: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|";
+    let kimi = WORDS.replace(r"\p{M}]", r"\p{M}&&[^\p{Han}]]");
+    let patterns = [
+        (
+            "gpt-4o",
+            format!(r"{WORDS}\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
+        ),
+        (
+            "kimi-k2",
+            format!(r"[\p{{Han}}]+|{kimi}\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
+        ),
+        (
+            "seed-coder",
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+".to_owned(),
+        ),
+    ];
+    const HARMONY: [&str; 7] = [
+        "<|startoftext|>",
+        "<|start|>",
+        "<|channel|>",
+        "<|message|>",
+        "<|call|>",
+        "<|return|>",
+        "<|end|>",
+    ];
+    let Some(folder) = vocabularies() else { return };
+    let gguf = vocabularies::open(&folder, "gpt-2");
+    let metadata = gguf.metadata();
+    let texts = metadata.require_str_array("tokenizer.ggml.tokens").unwrap();
+    let merges = metadata.require_str_array("tokenizer.ggml.merges").unwrap();
+    let n_plain = texts.len() - 1;
+    let vocab: serde_json::Map<_, _> = texts[..n_plain]
+        .iter()
+        .zip(0..)
+        .map(|(text, id)| ((*text).to_owned(), json!(id)))
+        .collect();
+    let added: Vec<_> = HARMONY
+        .iter()
+        .zip(n_plain..)
+        .map(|(text, id)| json!({
+            "id": id, "content": text, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        }))
+        .collect();
+    let mut inputs: Vec<String> = cases(&folder, "qwen35")
+        .into_iter()
+        .map(|(text, _)| text)
+        .collect();
+    inputs.extend(
+        [
+            "HTTPServerError's CamelCase/paths//\n\n x",
+            "东京ABC東京 漢字かな交じり's",
+            "a\u{301}É\u{300}ǅ ʰʲ ١٢٣٤",
+        ]
+        .map(str::to_owned),
+    );
+    for (name, pattern) in patterns {
+        let json = json!({
+            "version": "1.0",
+            "added_tokens": added,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+                {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+            ]},
+            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+            "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+        });
+        let written = tempfile::tempdir().unwrap();
+        let path = written.path().join("tokenizer.json");
+        std::fs::write(&path, json.to_string()).unwrap();
+        let reference = tokenizers::Tokenizer::from_file(&path).unwrap();
+        let from_folder = Tokenizer::from_folder(written.path()).unwrap();
+        let tokens = texts[..n_plain]
+            .iter()
+            .chain(&HARMONY)
+            .copied()
+            .collect::<Vec<_>>();
+        let kinds = (0..tokens.len()).map(|id| if id < n_plain { 1 } else { 3 });
+        let file = Builder::new()
+            .pair("tokenizer.ggml.model", Value::Str(b"gpt2".to_vec()))
+            .pair("tokenizer.ggml.pre", Value::Str(name.as_bytes().to_vec()))
+            .pair("tokenizer.ggml.tokens", strings(&tokens))
+            .pair("tokenizer.ggml.token_type", u32s(kinds))
+            .pair("tokenizer.ggml.merges", strings(&merges));
+        let from_gguf = Tokenizer::from_gguf(&open(&file.build()).unwrap()).unwrap();
+        for text in &inputs {
+            let expected = reference.encode_fast(text.as_str(), false).unwrap();
+            for tokenizer in [&from_gguf, &from_folder] {
+                assert_eq!(
+                    tokenizer.encode(text, false).unwrap(),
+                    expected.get_ids(),
+                    "{name}: {text:?}"
+                );
+                assert_eq!(tokenizer.decode(expected.get_ids()), *text, "{name}");
+            }
+        }
+        let harmony = "<|start|>assistant<|channel|>analysis<|message|>It's 12345.<|end|>\n<|return|>";
+        let expected = reference.encode_fast(harmony, false).unwrap();
+        for tokenizer in [&from_gguf, &from_folder] {
+            assert_eq!(
+                tokenizer.encode(harmony, true).unwrap(),
+                expected.get_ids(),
+                "{name}"
+            );
+            let as_text = tokenizer.encode(harmony, false).unwrap();
+            assert!(as_text.iter().all(|id| (*id as usize) < n_plain), "{name}");
+            assert_eq!(tokenizer.decode(&as_text), harmony, "{name}");
+        }
+    }
 }
 
 #[test]
@@ -335,8 +292,7 @@ fn megabytes_of_one_character_are_encoded_in_time() {
 fn no_text_becomes_a_control_token() {
     let Some(folder) = vocabularies() else { return };
     for name in VOCABULARIES {
-        let path = folder.join(format!("ggml-vocab-{name}.gguf"));
-        let gguf = Gguf::open(WeightSource::File(path)).unwrap();
+        let gguf = vocabularies::open(&folder, name);
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
         let texts = gguf
             .metadata()

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Command};
 
 use serde_json::{Value, json};
-use surmise_tests::{binary, fixtures};
+use surmise_tests::{Client, ClientOptions, binary, fixtures};
 
 /// A user's home, gone at the end of the test.
 struct Home(PathBuf);
@@ -315,6 +315,106 @@ fn the_doctor_names_faults_and_remedies() {
     ] {
         assert!(text.contains(line), "{text}");
     }
+}
+
+#[test]
+fn the_doctor_says_what_each_model_takes() {
+    let home = Home::new("doctor-models");
+    home.copy("qwen3/bf16.gguf", "models/qwen3.gguf");
+    home.copy("gemma3/bf16.gguf", "models/gemma.gguf");
+    home.write("models/broken.gguf", "not a model");
+    home.write(".config/surmise/config.toml", "model = '~/models/qwen3.gguf'");
+    let (report, _) = home.json(&["doctor"], |_| {});
+    let (list, _) = home.json(&["models"], |_| {});
+    let of_list = |model: &str| rows(&list).iter().find(|row| row["model"] == model).cloned();
+    let numbers = ["weight_bytes", "kv_bytes_per_1000_tokens", "context_length"];
+    let mut described = vec![&report["model"]];
+    described.extend(report["other_models"].as_array().into_iter().flatten());
+    assert_eq!(described.len(), rows(&list).len(), "{report}");
+    for row in described {
+        let model = row["model"].as_str().unwrap_or_default();
+        let listed = of_list(model).unwrap_or_else(|| panic!("{model} is not in the list"));
+        assert!(numbers.iter().all(|name| row[name] == listed[name]), "{row}");
+        assert!(
+            model.contains("broken") || row["fitting_context"].is_u64(),
+            "{row}"
+        );
+    }
+    let output = home.command(&["doctor"]).output().expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (findings, others) = text
+        .split_once("models that are here besides")
+        .unwrap_or_else(|| panic!("no other models: {text}"));
+    for (part, start) in [
+        (findings, "~/models/qwen3.gguf: qwen3, "),
+        (others, "~/models/gemma.gguf\n    gemma3, "),
+        (others, "embedded\n    "),
+    ] {
+        let line = part.split_once(start).and_then(|(_, rest)| rest.lines().next());
+        let line = line.unwrap_or_else(|| panic!("no {start:?}: {text}"));
+        for what in ["B of weights, ", "B for 1,000 tokens, ", "context "] {
+            assert!(line.contains(what), "{line}");
+        }
+    }
+    assert!(
+        others.contains("~/models/broken.gguf\n    cannot be run: "),
+        "{text}"
+    );
+    assert!(!others.contains("qwen3.gguf"), "{text}");
+}
+
+/// While a model is loaded the editor shows what it takes; one that was not trained to fill holes says so, in the editor and on the
+/// command line.
+#[test]
+fn a_chat_model_says_that_it_is_asked_in_words() {
+    const NOTE: &str = "a chat model that is asked in words; a code model suggests better";
+    let home = Home::new("chat");
+    home.copy_folder("llama3", "chat");
+    home.write(
+        "chat/chat_template.jinja",
+        "{% for it in messages %}{{ it.role }}: {{ it.content }}\n{% endfor %}assistant:",
+    );
+    let model = home.0.join("chat").to_string_lossy().into_owned();
+    let mut client = Client::start(ClientOptions {
+        args: ["lsp", "--model", &model].map(str::to_owned).to_vec(),
+        capabilities: json!({ "window": { "workDoneProgress": true } }),
+        ..ClientOptions::default()
+    });
+    let mut reports = Vec::new();
+    loop {
+        let value = client.take("$/progress")["params"]["value"].clone();
+        let is_end = value["kind"] == "end";
+        reports.push(value);
+        if is_end {
+            break;
+        }
+    }
+    let [begin, planned, .., end] = &reports[..] else {
+        panic!("{reports:?}");
+    };
+    assert_eq!(begin["title"], "Surmise: loading the model");
+    let message = planned["message"].as_str().unwrap_or_default();
+    for what in ["B of weights, up to ", "B of keys and values, ", "B at most"] {
+        assert!(message.contains(what), "{message}");
+    }
+    assert_eq!(planned["percentage"], 0);
+    let read: Vec<&str> = reports[2..reports.len() - 1]
+        .iter()
+        .filter_map(|report| report["message"].as_str())
+        .collect();
+    assert!(
+        !read.is_empty() && read.iter().all(|it| it.ends_with(" read")),
+        "{read:?}"
+    );
+    assert_eq!(end["message"], format!("ready: chat, {NOTE}"));
+    drop(client);
+    let place = format!("{}:1:1", fixtures::relative("go/cache.go"));
+    let output = home
+        .command(&["complete", "--model", &model, &place])
+        .output()
+        .expect("the binary runs");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains(NOTE), "{message}");
 }
 
 /// What the headers promise is what the system measures once the model has run.

@@ -11,7 +11,7 @@ use super::{
     },
 };
 use crate::{
-    chat_template::{ChatTemplate, Conversation, Value},
+    chat_template::{ChatTemplate, Conversation, Serde, Value},
     error::EngineError,
     request::GeneratedToken,
     tokenizer::{Tokenizer, Utf8Stream},
@@ -294,7 +294,7 @@ fn example_conversation(content: &serde_json::Value, arguments: &serde_json::Val
     });
     let values = |key: &str| -> Vec<Value> {
         let list = conversation[key].as_array().into_iter().flatten();
-        list.map(Value::from_serialize).collect()
+        list.map(|it| Value::from(Serde(it))).collect()
     };
     Conversation {
         messages: values("messages"),

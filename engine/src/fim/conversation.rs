@@ -64,7 +64,7 @@ impl FimConversation {
             block(&prompt.prefix)
         ));
         let conversation = Conversation {
-            messages: vec![Value::from_iter([
+            messages: vec![Value::from_pairs([
                 ("role", "user"),
                 ("content", message.trim_end()),
             ])],

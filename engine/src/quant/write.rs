@@ -24,7 +24,8 @@ pub(crate) fn require_writable(dtype: GgmlType) -> Result<(), EngineError> {
     })
 }
 
-/// Writes one row of `numbers` in blocks of type `dtype`.
+/// Writes one row of `numbers` in blocks of type `dtype`. A row with what is no number gets scales that are none, so that it
+/// shows in the logits.
 ///
 /// # Panics
 /// If `out` is not exactly the blocks of so many numbers, or [`WRITABLE_TYPES`] does not have `dtype`.
@@ -34,6 +35,10 @@ pub(crate) fn quantize_row(dtype: GgmlType, numbers: &[f32], out: &mut [u8]) {
         Some(out.len()),
         "a row of {dtype} has another length"
     );
+    // Looking for the largest passes over NaN, and integers cannot hold it.
+    if !numbers.iter().all(|x| x.is_finite()) && !matches!(dtype, GgmlType::F32 | GgmlType::BF16) {
+        return out.fill(0xff);
+    }
     match dtype {
         GgmlType::F32 => narrow(numbers, out, f32::to_le_bytes),
         GgmlType::BF16 => narrow(numbers, out, |x| bf16::from_f32(x).to_le_bytes()),
@@ -100,5 +105,27 @@ mod tests {
             assert!(error <= most, "{dtype}: {error}");
         }
         assert!(require_writable(GgmlType::IQ4XS).is_err());
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut numbers = [1.0; 256];
+            numbers[100] = bad;
+            for dtype in [
+                GgmlType::BF16,
+                GgmlType::Q8_0,
+                GgmlType::Q6K,
+                GgmlType::Q5K,
+                GgmlType::Q4K,
+                GgmlType::Q4_0,
+            ] {
+                let mut bytes = vec![0; dtype.row_bytes(256).unwrap()];
+                quantize_row(dtype, &numbers, &mut bytes);
+                let mut found = [0.0; 256];
+                dequantize_row(dtype, &bytes, &mut found);
+                assert!(!found[100].is_finite(), "{dtype}: {bad} became {}", found[100]);
+            }
+        }
     }
 }

@@ -231,6 +231,15 @@ fn collect_patterns(pre_tokenizer: &Value, patterns: &mut Vec<String>) -> Result
             Some(true) => r"\p{N}".into(),
             _ => r"\p{N}+".into(),
         }),
+        Some("Punctuation") => {
+            // What Unicode or ASCII calls so.
+            let characters = r"[\p{P}\$\+<=>\^~\|`]";
+            match pre_tokenizer["behavior"].as_str() {
+                Some("Contiguous") => patterns.push(format!("{characters}+")),
+                Some("Isolated") | None => patterns.push(characters.into()),
+                Some(_) => return Err(format!("{pre_tokenizer} is not supported")),
+            }
+        }
         Some("Split") if matches!(pre_tokenizer["behavior"].as_str(), Some("Isolated" | "Removed")) => {
             let pattern = &pre_tokenizer["pattern"];
             match (pattern["Regex"].as_str(), pre_tokenizer["invert"].as_bool()) {

@@ -81,6 +81,23 @@ const GPT4O: StageRow = (
     Blanks::LeaveLastButBreaks,
     None,
 );
+/// As GPT-4o's, with runs of Chinese characters on their own.
+const KIMI: StageRow = (
+    concat!(
+        r"[\p{Han}]+|",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+        r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
+    ),
+    Blanks::LeaveLastButBreaks,
+    None,
+);
+/// As Qwen's, but line breaks do not belong to the signs before them.
+const SEED_CODER: StageRow = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+",
+    Blanks::LeaveLastButBreaks,
+    None,
+);
 const TEKKEN: StageRow = (
     concat!(
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|",
@@ -238,6 +255,8 @@ const TABLE: &[(&[&str], &[StageRow], bool, bool)] = &[
         false,
         false,
     ),
+    (&["kimi-k2"], &[KIMI], false, false),
+    (&["seed-coder"], &[SEED_CODER], false, false),
     (&["tekken"], &[TEKKEN], true, true),
 ];
 

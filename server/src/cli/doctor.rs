@@ -1,4 +1,5 @@
-//! `surmise doctor`: what this machine gives, and what is wrong, each fault with its remedy.
+//! `surmise doctor`: what this machine gives, and what is wrong, each fault with its remedy; then the models that are here
+//! besides the one in use.
 
 use std::{
     env,
@@ -15,7 +16,12 @@ use surmise_engine::{
 };
 
 use crate::{
-    cli::{CliError, DoctorArgs, models::memory_json, read_user_file, style::Style},
+    cli::{
+        CliError, DoctorArgs,
+        models::{memory_json, render_rows, sentence},
+        read_user_file,
+        style::Style,
+    },
     config::{self, Config, Problem},
     model,
     models::{self, Found, Listed, Place},
@@ -78,6 +84,10 @@ pub(super) fn run(args: &DoctorArgs) -> Result<i32, CliError> {
     let (config, problems) = read_settings();
     let memory = SystemMemory::now();
     let model = examine_model(&config, memory);
+    let others: Vec<Listed> = models::list(models::in_usual_places(&config), &config)
+        .into_iter()
+        .filter(|row| !row.is_configured)
+        .collect();
     let editors = find_editors();
     let mut findings = vec![Finding::good("program", program()), processor()];
     findings.push(Finding::good("memory", in_words(memory)));
@@ -98,12 +108,20 @@ pub(super) fn run(args: &DoctorArgs) -> Result<i32, CliError> {
             "processor": { "kernels": Isa::detect().name(), "features": Isa::features() },
             "memory": memory.map(memory_json),
             "model": model,
+            "other_models": others,
             "editors": editors,
         });
         writeln!(out, "{report:#}")?;
     } else {
         let style = Style::new(out.is_terminal());
         write!(out, "{}", render(&findings, style))?;
+        if !others.is_empty() {
+            write!(
+                out,
+                "\nmodels that are here besides\n\n{}",
+                render_rows(&others, style)
+            )?;
+        }
     }
     Ok(i32::from(!is_well))
 }
@@ -208,11 +226,10 @@ fn fitness(model: &Listed) -> Finding {
         return Finding::good(SUBJECT, model.model.clone());
     };
     let message = format!(
-        "{}, {}, {} at most; {} tokens of context",
+        "{}: {}, {} at most",
         model.model,
-        facts.format,
-        Bytes(facts.total_bytes),
-        facts.allowed_context
+        sentence(facts),
+        Bytes(facts.total_bytes)
     );
     match facts.fills_in_the_middle {
         "trained" => Finding::good(SUBJECT, message),

@@ -37,8 +37,30 @@ pub(super) fn memory_json(memory: SystemMemory) -> serde_json::Value {
     json!({ "total_bytes": memory.total_bytes, "available_bytes": memory.available_bytes })
 }
 
-/// Rows under the names of the places, and what the columns are.
+/// Rows under the names of the places, the memory that they have, and what the star means.
 fn render(listed: &[Listed], memory: Option<SystemMemory>, style: Style) -> String {
+    let Style { faint, reset, .. } = style;
+    let mut out = render_rows(listed, style);
+    if listed.is_empty() {
+        out.push_str("no models\n");
+    }
+    let memory = match memory {
+        Some(SystemMemory {
+            total_bytes,
+            available_bytes,
+        }) => format!(
+            "{} of {} of memory are available; ",
+            Bytes(available_bytes),
+            Bytes(total_bytes)
+        ),
+        None => String::new(),
+    };
+    let _ = writeln!(out, "\n{faint}{memory}* is what the setting `model` names{reset}");
+    out
+}
+
+/// Rows under the names of the places.
+pub(super) fn render_rows(listed: &[Listed], style: Style) -> String {
     let Style {
         strong, faint, reset, ..
     } = style;
@@ -62,26 +84,11 @@ fn render(listed: &[Listed], memory: Option<SystemMemory>, style: Style) -> Stri
             let _ = writeln!(out, "    cannot be run: {problem}");
         }
     }
-    if listed.is_empty() {
-        out.push_str("no models\n");
-    }
-    let memory = match memory {
-        Some(SystemMemory {
-            total_bytes,
-            available_bytes,
-        }) => format!(
-            "{} of {} of memory are available; ",
-            Bytes(available_bytes),
-            Bytes(total_bytes)
-        ),
-        None => String::new(),
-    };
-    let _ = writeln!(out, "\n{faint}{memory}* is what the setting `model` names{reset}");
     out
 }
 
 /// One line: what it is, what it takes, how much it can read.
-fn sentence(facts: &Facts) -> String {
+pub(super) fn sentence(facts: &Facts) -> String {
     let Facts {
         architecture,
         format,
