@@ -485,12 +485,12 @@ mod tests {
             "colour": {"theme": 1},
         }));
         expect_test::expect![[r#"
-            editor settings: unknown setting `colour`; `surmise config schema` lists all
-            editor settings: `completion.extent`: unknown variant `page`, expected one of `auto`, `line`, `statement`, `block`
+            editor settings: unknown setting `modle`; did you mean `model`?
             editor settings: `completion.max_tokens`: invalid type: string "many", expected usize
+            editor settings: `completion.extent`: unknown variant `page`, expected one of `auto`, `line`, `statement`, `block`
             editor settings: `completion.min_confidence`: expected a number from 0 to 1, found 1.5
             editor settings: `engine`: invalid type: integer `3`, expected struct EngineConfig
-            editor settings: unknown setting `modle`; did you mean `model`?"#]]
+            editor settings: unknown setting `colour`; `surmise config schema` lists all"#]]
         .assert_eq(&problems.join("\n"));
         let mut expected = Config::default();
         expected.completion.enabled = false;

@@ -189,7 +189,7 @@ fn a_chosen_action_gets_its_edit() {
     let mut resolved = client.request("codeAction/resolve", action.clone());
     let edit = resolved["edit"].take();
     // Only what changes; an emoji takes two columns.
-    expect![[r#"{"documentChanges":[{"edits":[{"newText":"'😀' + 'hello'","range":{"end":{"character":25,"line":2},"start":{"character":11,"line":2}}}],"textDocument":{"uri":"file:///project/sum.py","version":1}}]}"#]]
+    expect![[r#"{"documentChanges":[{"textDocument":{"version":1,"uri":"file:///project/sum.py"},"edits":[{"range":{"start":{"line":2,"character":11},"end":{"line":2,"character":25}},"newText":"'😀' + 'hello'"}]}]}"#]]
         .assert_eq(&edit.to_string());
     assert_eq!(apply(TEXT, &edit), TEXT.replace('"', "'"));
     resolved.as_object_mut().expect("an object").remove("edit");

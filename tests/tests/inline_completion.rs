@@ -60,7 +60,7 @@ fn ghost_text_stands_at_the_cursor() {
         "fn sum(a: i32, b: i32) -> i32 {\r\n    /* 😀 */ ˇ\r\n}\r\n",
         AUTOMATIC,
     );
-    expect![[r#"{"items":[{"insertText":"a + b","range":{"end":{"character":13,"line":1},"start":{"character":13,"line":1}}}]}"#]]
+    expect![[r#"{"items":[{"insertText":"a + b","range":{"start":{"line":1,"character":13},"end":{"line":1,"character":13}}}]}"#]]
         .assert_eq(&answer.to_string());
     let explained = explain(&mut client);
     assert_eq!(explained["last"]["extent"], "line");
@@ -267,9 +267,9 @@ fn settings_are_followed_when_they_change() {
     let said: Vec<_> = [(); 2]
         .map(|()| client.take("window/showMessage")["params"].clone())
         .into();
-    expect![[r#"{"message":"Surmise: editor settings: unknown setting `colour`; `surmise config schema` lists all","type":2}"#]]
+    expect![[r#"{"type":1,"message":"Surmise: editor settings: `completion.min_confidence`: invalid type: string \"high\", expected f64"}"#]]
         .assert_eq(&said[0].to_string());
-    expect![[r#"{"message":"Surmise: editor settings: `completion.min_confidence`: invalid type: string \"high\", expected f64","type":1}"#]]
+    expect![[r#"{"type":2,"message":"Surmise: editor settings: unknown setting `colour`; `surmise config schema` lists all"}"#]]
         .assert_eq(&said[1].to_string());
     assert_eq!(ask(&mut client, fixture, INVOKED)["items"][0]["insertText"], "a");
 }
@@ -317,24 +317,24 @@ fn the_menu_never_waits_for_the_model() {
           "isIncomplete": true,
           "items": [
             {
-              "filterText": "a + b",
-              "kind": 1,
               "label": "a + b",
               "labelDetails": {
                 "description": "Surmise"
               },
+              "kind": 1,
+              "filterText": "a + b",
               "textEdit": {
-                "newText": "a + b",
                 "range": {
-                  "end": {
-                    "character": 4,
-                    "line": 1
-                  },
                   "start": {
-                    "character": 4,
-                    "line": 1
+                    "line": 1,
+                    "character": 4
+                  },
+                  "end": {
+                    "line": 1,
+                    "character": 4
                   }
-                }
+                },
+                "newText": "a + b"
               }
             }
           ]

@@ -40,6 +40,12 @@ fn capabilities_are_what_we_can_do() {
     expect_test::expect![[r#"
         {
           "capabilities": {
+            "positionEncoding": "utf-16",
+            "textDocumentSync": {
+              "openClose": true,
+              "change": 2
+            },
+            "completionProvider": {},
             "codeActionProvider": {
               "codeActionKinds": [
                 "refactor.rewrite",
@@ -47,19 +53,13 @@ fn capabilities_are_what_we_can_do() {
               ],
               "resolveProvider": true
             },
-            "completionProvider": {},
             "executeCommandProvider": {
               "commands": [
                 "surmise.edit",
                 "surmise.runAction"
               ]
             },
-            "inlineCompletionProvider": {},
-            "positionEncoding": "utf-16",
-            "textDocumentSync": {
-              "change": 2,
-              "openClose": true
-            }
+            "inlineCompletionProvider": {}
           },
           "serverInfo": {
             "name": "surmise",

@@ -407,6 +407,13 @@ fn a_chat_model_says_that_it_is_asked_in_words() {
         "{read:?}"
     );
     assert_eq!(end["message"], format!("ready: chat, {NOTE}"));
+    for expected in ["loading the model", "ready: chat"] {
+        let logged = client.take("window/logMessage")["params"]["message"].clone();
+        assert!(
+            logged.as_str().is_some_and(|it| it.contains(expected)),
+            "{logged}"
+        );
+    }
     drop(client);
     let place = format!("{}:1:1", fixtures::relative("go/cache.go"));
     let output = home
