@@ -23,6 +23,16 @@ pub enum EngineError {
         /// What was expected, what was found, what to try.
         reason: String,
     },
+    /// A quantised weight is not a number.
+    #[error(
+        "tensor `{tensor}`: expected scales that are numbers, found another in row {row}; the model's file is damaged, get it again"
+    )]
+    BadScale {
+        /// Name of the tensor.
+        tensor: String,
+        /// The first row with such a scale.
+        row: usize,
+    },
     /// The file is well formed, but holds something this engine does not run.
     #[error("{what} `{found}` is not supported; known: {known}")]
     Unsupported {

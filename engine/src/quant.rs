@@ -46,6 +46,20 @@ pub fn require_known(tensor: &Tensor) -> Result<(), EngineError> {
     })
 }
 
+/// Whether the scales of a block are numbers: neither infinite nor NaN, which MXFP4's exponent of all ones stands for.
+pub(crate) fn has_number_scales(dtype: GgmlType, block: &[u8]) -> bool {
+    let is_number = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).is_finite();
+    match dtype {
+        GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 | GgmlType::IQ4NL | GgmlType::IQ4XS => is_number(0),
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => is_number(0) && is_number(2),
+        GgmlType::Q2K => is_number(80) && is_number(82),
+        GgmlType::Q3K => is_number(108),
+        GgmlType::Q6K => is_number(208),
+        GgmlType::MXFP4 => block[0] != u8::MAX,
+        _ => true,
+    }
+}
+
 /// Thirty-two weights: weight `i` is `scale * weights[i] - mins[i / 16]`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Run {

@@ -1,5 +1,5 @@
-//! Weights whose scales are not numbers: nobody looks at them while they are mapped, so they show as scores that are no numbers,
-//! and the generation fails with a sentence about the file.
+//! Weights that are not numbers. Scales are looked at while quantised matrices are laid out, and a file with such a one is
+//! refused; plain numbers are not looked at, show as scores that are no numbers, and the generation fails.
 
 use std::{
     fs,
@@ -19,9 +19,60 @@ fn fixture(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// The error of a generation by the model at `path`.
-fn error_of(path: &Path) -> String {
-    let engine = Engine::load(WeightSource::File(path.into()), EngineOptions::default()).unwrap();
+/// What loading the model at `path` says.
+fn refusal_of(path: &Path) -> String {
+    match Engine::load(WeightSource::File(path.into()), EngineOptions::default()) {
+        Err(error @ EngineError::BadScale { .. }) => error.to_string(),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("{} was loaded", path.display()),
+    }
+}
+
+/// A copy of a fixture with other bytes `at` a place of the first matrix of a type, and the tensor's name.
+fn damaged(folder: &Path, original: &str, dtype: GgmlType, at: usize, with: &[u8]) -> (PathBuf, String) {
+    let original = fixture(original);
+    let mut bytes = fs::read(&original).unwrap();
+    let gguf = Gguf::open(WeightSource::File(original)).unwrap();
+    let tensor = gguf
+        .tensors()
+        .find(|it| it.dtype == dtype && it.name.starts_with("blk.") && it.shape.len() > 1)
+        .unwrap();
+    let name = tensor.name.clone();
+    let tensor = gguf.require(&name).unwrap();
+    let beginning = &tensor.bytes()[..64];
+    let start = bytes.windows(64).position(|it| it == beginning).unwrap();
+    bytes[start + at..start + at + with.len()].copy_from_slice(with);
+    let path = folder.join("damaged.gguf");
+    fs::write(&path, bytes).unwrap();
+    (path, name)
+}
+
+#[test]
+fn scales_of_a_gguf_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let nan = 0x7e00u16.to_le_bytes();
+    for (original, dtype, at, with) in [
+        ("qwen2-k/q4_k_m.gguf", GgmlType::Q4K, 0, &nan[..]),
+        ("qwen2-k/q4_k_m.gguf", GgmlType::Q4K, 2, &nan),
+        ("qwen2-k/q4_k_m.gguf", GgmlType::Q6K, 208, &nan),
+        ("llama3-types/q5_1.gguf", GgmlType::Q5_1, 2, &nan),
+        ("gpt-oss/bf16.gguf", GgmlType::MXFP4, 0, &[0xff]),
+    ] {
+        let (path, tensor) = damaged(folder.path(), original, dtype, at, with);
+        let error = refusal_of(&path);
+        assert!(
+            error.contains(&tensor) && error.contains("row 0"),
+            "{original}: {error}"
+        );
+    }
+}
+
+#[test]
+fn plain_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let nan = 0x7fc0u16.to_le_bytes();
+    let (path, _) = damaged(folder.path(), "qwen2/bf16.gguf", GgmlType::BF16, 0, &nan);
+    let engine = Engine::load(WeightSource::File(path), EngineOptions::default()).unwrap();
     let request = Request {
         prompt: Prompt::Text {
             text: "fn main() {".into(),
@@ -31,25 +82,7 @@ fn error_of(path: &Path) -> String {
     };
     let error = engine.generate(request).blocking_collect().unwrap_err();
     assert!(matches!(error, EngineError::BadLogits { .. }), "{error}");
-    error.to_string()
-}
-
-#[test]
-fn a_gguf_file() {
-    let original = fixture("qwen2-k/q4_k_m.gguf");
-    let mut bytes = fs::read(&original).unwrap();
-    let gguf = Gguf::open(WeightSource::File(original)).unwrap();
-    let tensor = gguf.tensors().find(|it| it.dtype == GgmlType::Q4K).unwrap();
-    let tensor = gguf.require(&tensor.name).unwrap();
-    let block = &tensor.bytes()[..144];
-    let at = bytes.windows(144).position(|it| it == block).unwrap();
-    // The scale of the first block, in half precision.
-    bytes[at..at + 2].copy_from_slice(&0x7e00u16.to_le_bytes());
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("damaged.gguf");
-    fs::write(&path, bytes).unwrap();
-    let error = error_of(&path);
-    assert!(error.contains("weights may be damaged"), "{error}");
+    assert!(error.to_string().contains("weights may be damaged"), "{error}");
 }
 
 #[test]
@@ -76,6 +109,6 @@ fn fp8_in_safetensors() {
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
     });
     fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let error = error_of(folder.path());
-    assert!(error.contains("weights may be damaged"), "{error}");
+    let error = refusal_of(folder.path());
+    assert!(error.contains("up_proj") || error.contains("ffn_up"), "{error}");
 }

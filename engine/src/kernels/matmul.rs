@@ -55,7 +55,8 @@ impl Matrix {
     /// gives back the memory that they take in a mapped file.
     ///
     /// # Errors
-    /// [`EngineError::Unsupported`] for a type without kernels.
+    /// [`EngineError::Unsupported`] for a type without kernels, [`EngineError::BadScale`] for quantised weights that are not
+    /// numbers.
     ///
     /// # Panics
     /// If the tensor has not two dimensions.
@@ -70,7 +71,7 @@ impl Matrix {
             if let Some(n_lanes) = isa.n_lanes()
                 && matrix.wants_quantized()
             {
-                matrix.layout = Layout::Tiles(Tiles::lay_out(tensor, n_lanes, pool, arena));
+                matrix.layout = Layout::Tiles(Tiles::lay_out(tensor, n_lanes, pool, arena)?);
             } else if !tensor.is_stored() {
                 matrix.layout = Layout::File(store(tensor, pool)?);
             }

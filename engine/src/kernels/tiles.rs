@@ -11,10 +11,17 @@
 //! where they stand in the file costs more than multiplying them; this copy is made once, and the pages of the file are given
 //! back.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use super::{formats::with_format, pool::ThreadPool};
-use crate::weights::{GgmlType, Tensor};
+use crate::{
+    error::EngineError,
+    quant::has_number_scales,
+    weights::{GgmlType, Tensor},
+};
 
 /// What a block is made of. Without a head `head_bytes` is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,12 +149,15 @@ pub(super) struct Panel {
 impl Tiles {
     /// Lays out a matrix for registers of `n_lanes` words, and gives back the memory that its bytes take in a mapped
     /// file. The last panel is filled up with its last row.
+    ///
+    /// # Errors
+    /// [`EngineError::BadScale`] if a block has a scale that is not a number.
     pub(super) fn lay_out(
         tensor: &Tensor,
         n_lanes: usize,
         pool: &mut ThreadPool,
         arena: &mut TileArena,
-    ) -> Self {
+    ) -> Result<Self, EngineError> {
         let shape = BlockShape::of(tensor.dtype);
         let (n_rows, n_bytes) = (tensor.shape[0], tensor.n_bytes());
         let row_bytes = n_bytes / n_rows;
@@ -162,6 +172,7 @@ impl Tiles {
             n_blocks,
         };
         (tiles.chunk, tiles.first_line) = arena.take(n_panels * tiles.panel_lines());
+        let first_bad_row = AtomicUsize::new(usize::MAX);
         let lay_out_panel = |panel_idx: usize| {
             // SAFETY: nobody reads these lines yet, and each panel has its own.
             let (heads, words) = unsafe { tiles.begin_panel(panel_idx) };
@@ -174,13 +185,23 @@ impl Tiles {
                     let row = (first_row + lane).min(last_row) - first_row;
                     let block = &rows[row * row_bytes + block_idx * shape.bytes..][..shape.bytes];
                     tiles.place(block, block_idx, lane, heads, words);
+                    if !has_number_scales(tensor.dtype, block) {
+                        first_bad_row.fetch_min(first_row + row, Ordering::Relaxed);
+                    }
                 }
             }
+        };
+        let outcome = |tiles: Self| match first_bad_row.load(Ordering::Relaxed) {
+            usize::MAX => Ok(tiles),
+            row => Err(EngineError::BadScale {
+                tensor: tensor.name.clone(),
+                row,
+            }),
         };
         if n_bytes < MIN_PARALLEL_BYTES {
             (0..n_panels).for_each(lay_out_panel);
             tensor.release();
-            return tiles;
+            return outcome(tiles);
         }
         let stripe_panels = (STRIPE_BYTES / (n_lanes * row_bytes)).max(1);
         for first_panel in (0..n_panels).step_by(stripe_panels) {
@@ -190,7 +211,7 @@ impl Tiles {
                 .rows(first_panel * n_lanes..n_rows.min(end * n_lanes))
                 .release();
         }
-        tiles
+        outcome(tiles)
     }
 
     /// The lines of a panel that is to be written, heads and words, with zeros where rounding up to whole lines has added some.
