@@ -1,10 +1,12 @@
-"""Makes small edits out of ordinary code: what the network learns to repeat, and to do when told to.
+"""Makes small edits out of ordinary code: what the network learns to go on with, and to do when told to.
 
-Two forms; pack.py has their prompts. *By example*: one line is shown before and after an edit, the answer is a region with the
-rest of the same edit. *By instruction*: a region and a sentence, the answer is the region rewritten. Everything is made with regular
-expressions from code as it stands, in a dozen languages; what cannot be done safely so is left alone (None).
+Two forms; pack.py has their prompts. *By example*: what somebody has just changed in a few places is shown before and after, the answer
+is a region with the rest of the same edit, or as it was if nothing is left to do. *By instruction*: a region and a sentence, the answer is
+the region rewritten. Everything is made with regular expressions from code as it stands, in a dozen languages; what cannot be done
+safely so is left alone (None).
 """
 
+import difflib
 import random
 import re
 from collections.abc import Callable
@@ -21,6 +23,7 @@ KEYWORDS = frozenset(
     "short static str string struct super switch template then this throw throws trait true True False try type typedef typeof union "
     "unless until unsafe use using var void when where while with yield unsigned char double size_t".split())
 BRACES = frozenset(["rust", "javascript", "typescript", "go", "c", "cpp", "java", "csharp", "php"])
+QUOTED_TWICE = frozenset(["python", "javascript", "typescript", "ruby", "php", "lua", "shell"])
 LINE_COMMENT = {"python": "#", "ruby": "#", "shell": "#", "yaml": "#", "toml": "#", "lua": "--", "sql": "--"} | dict.fromkeys(BRACES, "//")
 DEFINITION = re.compile(r"\b(?:def|fn|func|function)\s+$")
 PARAMETERS = ("verbose", "timeout", "limit", "options", "context", "depth", "strict", "name", "offset", "retries", "logger", "index", "key",
@@ -63,6 +66,87 @@ def replace_word(text: str, old: str, new: str) -> str:
     return re.sub(rf"\b{re.escape(old)}\b", lambda _: new, text)
 
 
+def code_spans(text: str, language: str) -> list[tuple[int, int]]:
+    """Half-open spans of what is neither comment nor string; what is in braces in a string counts as code, as it is interpolated there."""
+    mark = re.escape(LINE_COMMENT.get(language, "//"))
+    # Elsewhere a single quote is a character, or a lifetime.
+    single = r"(?:[^'\\\n]|\\.)*" if language in QUOTED_TWICE else r"(?:[^'\\\n]|\\[^']{1,8}|\\')"
+    spans, at = [], 0
+    for match in re.finditer(rf'{mark}[^\n]*|/\*(?:.|\n)*?\*/|"""(?:.|\n)*?"""|"(?:[^"\\\n]|\\.)*"|\'{single}\'|`[^`]*`', text):
+        spans.append((at, match.start()))
+        if match.group()[0] in "\"'`":
+            spans += [(match.start() + inner.start(1), match.start() + inner.end(1)) for inner in re.finditer(r"\{([^{}\n]*)\}", match.group())]
+        at = match.end()
+    return [*spans, (at, len(text))]
+
+
+MEMBER = re.compile(r"(?:\.|->|::)\s*$")
+KEY = {"python": re.compile(r"\s*=[^=]"), "rust": re.compile(r"\s*:[^:]"), "javascript": re.compile(r"\s*:"), "typescript": re.compile(r"\s*\??:"),
+       "go": re.compile(r"\s*:[^=]"), "ruby": re.compile(r":\s"), "php": re.compile(r"\s*:[^:]"), "csharp": re.compile(r"\s*:")}
+BRACKETS = {")": "(", "]": "[", "}": "{"}
+
+
+def bracket_around(text: str, at: int) -> int | None:
+    """Index of the innermost bracket that is open at `at`, looked for in the lines just before."""
+    depth = 0
+    for idx in range(at - 1, max(-1, at - 400), -1):
+        if text[idx] in BRACKETS:
+            depth += 1
+        elif text[idx] in "([{":
+            if depth == 0:
+                return idx
+            depth -= 1
+    return None
+
+
+def is_key(text: str, match: re.Match, language: str) -> bool:
+    """Whether a name is the name of a field or argument that is given a value, rather than a variable: `count` in `f(count=3)`, `{ count: 3 }`."""
+    if language not in KEY or not KEY[language].match(text, match.end()):
+        return False
+    opened = bracket_around(text, match.start())
+    if opened is None:
+        return False
+    before = text[:opened].rstrip()
+    if language == "python":
+        return text[opened] == "(" and not re.search(r"\bdef\s+\w+$", before)
+    return text[opened] == "{" and text[:match.start()].rstrip()[-1] in "{,"
+
+
+def is_shorthand(text: str, match: re.Match, language: str) -> bool:
+    """Whether a name stands for a field and for the variable that it is set to: `{ count }`."""
+    if language not in ("rust", "javascript", "typescript"):
+        return False
+    before, after = text[: match.start()].rstrip(), text[match.end() :].lstrip()
+    if not before or before[-1] not in "{," or not after or after[0] not in ",}":
+        return False
+    opened = bracket_around(text, match.start())
+    if opened is None or text[opened] != "{":
+        return False
+    outside = text[:opened].rstrip()
+    return bool(re.search(r"\b[A-Z]\w*$" if language == "rust" else r"[(=:,\[]$|\breturn$", outside))
+
+
+def renamed(region: str, old: str, new: str, language: str, of_members: bool) -> str:
+    """A variable's name changed wherever it means the variable; or, with `of_members`, that of a field or method."""
+    word = re.compile(rf"(?<![\w$]){re.escape(old)}\b(?!-)" if language != "php" else rf"\b{re.escape(old)}\b")
+    spans = code_spans(region, language)
+    result, at = [], 0
+    for match in word.finditer(region):
+        if not any(start <= match.start() < end for start, end in spans):
+            continue
+        is_member = bool(MEMBER.search(region, max(0, match.start() - 4), match.start()))
+        if language == "php":
+            is_member = is_member or not region[: match.start()].endswith("$")
+        key, short = is_key(region, match, language), is_shorthand(region, match, language)
+        if of_members:
+            text = f"{new}: {old}" if short else new if is_member or key else old
+        else:
+            text = f"{old}: {new}" if short else old if is_member or key else new
+        result += [region[at : match.start()], text]
+        at = match.end()
+    return "".join([*result, region[at:]])
+
+
 def new_name(old: str, words: list[str], rng: random.Random) -> str:
     """Another name in the style of the old one: another word of the file, or both joined."""
     other = rng.choice(words)
@@ -79,7 +163,7 @@ def new_name(old: str, words: list[str], rng: random.Random) -> str:
 
 
 def rename(region: str, language: str, rng: random.Random) -> Edit | None:
-    words = identifiers(region)
+    words = identifiers("\n".join(region[start:end] for start, end in code_spans(region, language)))
     repeated = sorted({word for word in words if words.count(word) > 1} or set(words))
     if not repeated:
         return None
@@ -87,7 +171,18 @@ def rename(region: str, language: str, rng: random.Random) -> Edit | None:
     new = new_name(old, words, rng)
     if new == old or new in KEYWORDS or re.search(rf"\b{re.escape(new)}\b", region) and rng.random() < 0.8:
         new = f"{old}_{rng.randrange(2, 10)}" if rng.random() < 0.2 else old + rng.choice(("Id", "_id", "Value", "_new", "2", "Ref", "_item"))
-    return Edit(say(rng, f"rename {old} to {new}", f"rename `{old}` to `{new}`", f"change the name {old} to {new}"), region, replace_word(region, old, new))
+    if rng.random() < 0.1:
+        return Edit(say(rng, f"replace {old} with {new}", f"replace all {old} by {new}"), region, replace_word(region, old, new))
+    free = renamed(region, old, new, language, of_members=False)
+    if free != region:
+        what = say(rng, "", "", "", "variable ", "parameter ") if re.search(rf"\b{re.escape(old)}\b(?!\s*\()", region) else say(rng, "", "function ")
+        after = free
+    else:
+        after = renamed(region, old, new, language, of_members=True)
+        what = say(rng, "", "field ", "the field ") if not re.search(rf"\b{re.escape(old)}\s*\(", region) else say(rng, "", "method ", "the method ")
+    the = "the " if what and not what.startswith("the ") and rng.random() < 0.6 else ""
+    return Edit(say(rng, f"rename {the}{what}{old} to {new}", f"rename {the}{what}`{old}` to `{new}`", f"change the name {old} to {new}",
+                    f"call {the}{what}{old} {new}", f"rename {the}{what}{old} to {new}"), region, after)
 
 
 def change_number(region: str, language: str, rng: random.Random) -> Edit | None:
@@ -100,13 +195,21 @@ def change_number(region: str, language: str, rng: random.Random) -> Edit | None
 
 
 def change_string(region: str, language: str, rng: random.Random) -> Edit | None:
-    strings = sorted({match.group() for quote in STRING for match in STRING[quote].finditer(region) if 3 < len(match.group()) < 30})
+    strings = sorted({match.group() for quote in STRING for match in STRING[quote].finditer(region) if len(match.group()) < 60})
+    strings += ['""'] * ('""' in strings)
     words = identifiers(region)
     if not strings or not words:
         return None
     old = rng.choice(strings)
-    new = old[0] + rng.choice(words).lower() + old[-1]
-    return Edit(say(rng, f"change {old} to {new}", f"replace {old} by {new}"), region, region.replace(old, new))
+    parts = re.findall(r"[A-Za-z]+(?: [a-z]+)*", old)
+    if len(old) > 8 and parts and rng.random() < 0.6:
+        # Some words of it, with or without the quotes that stand around all of it.
+        part = rng.choice(parts)
+        new = " ".join(word.lower() for word in rng.sample(words, min(len(words), rng.randrange(1, 4))))
+        return Edit(say(rng, f'change "{part}" to "{new}"', f"replace {part} with {new}", f"say {new} instead of {part}", f"change the text {part} to {new}"),
+                    region, region.replace(old, old.replace(part, new)))
+    new = old[0] + say(rng, rng.choice(words).lower(), rng.choice(words)) + old[-1]
+    return Edit(say(rng, f"change {old} to {new}", f"replace {old} by {new}", f"use {new} instead of {old}"), region, region.replace(old, new))
 
 
 def add_parameter(region: str, language: str, rng: random.Random) -> Edit | None:
@@ -114,7 +217,8 @@ def add_parameter(region: str, language: str, rng: random.Random) -> Edit | None
     calls = [match for match in CALL.finditer(region) if match.group(1) not in KEYWORDS]
     if not calls or language not in PARAMETER_TYPE:
         return None
-    function = rng.choice(calls).group(1)
+    # What is defined in the first line is what people mean most of the time.
+    function = (calls[0] if calls[0].start() < region.find("\n") and rng.random() < 0.6 else rng.choice(calls)).group(1)
     name = rng.choice((rng.choice(PARAMETERS), rng.choice(identifiers(region)).lower()))
     declared = PARAMETER_TYPE[language].format(name=name, type=rng.choice(TYPES.get(language, ("",))))
     passed = "$" + name if language == "php" else name
@@ -189,10 +293,25 @@ def comment_out(region: str, language: str, rng: random.Random) -> Edit | None:
 
 
 def sort_lines(region: str, language: str, rng: random.Random) -> Edit | None:
+    """Three to twelve neighbours of the same depth, none of which opens or closes anything."""
     lines = region.split("\n")
-    if len(lines) > 12 or len({len(line) - len(line.lstrip()) for line in lines}) > 1:
+    runs: list[list[str]] = [[]]
+    for line in lines:
+        depth = len(line) - len(line.lstrip())
+        if not line.strip() or line.count("(") != line.count(")") or line.count("{") != line.count("}") or line.rstrip()[-1] in ":{([":
+            runs.append([])
+        elif runs[-1] and depth != len(runs[-1][0]) - len(runs[-1][0].lstrip()):
+            runs.append([line])
+        else:
+            runs[-1].append(line)
+    runs = [run for run in runs if len(run) >= 3]
+    if not runs:
         return None
-    return Edit(say(rng, "sort these lines", "sort alphabetically", "sort the lines"), region, "\n".join(sorted(lines)))
+    run = rng.choice(runs)
+    first = rng.randrange(max(1, len(run) - 3))
+    run = run[first : first + rng.randrange(3, 13)]
+    before = rng.sample(run, len(run)) if rng.random() < 0.5 else run
+    return Edit(say(rng, "sort these lines", "sort alphabetically", "sort the lines", "sort"), "\n".join(before), "\n".join(sorted(before)))
 
 
 def convert_case(region: str, language: str, rng: random.Random) -> Edit | None:
@@ -219,6 +338,10 @@ def handle_errors(region: str, language: str, rng: random.Random) -> Edit | None
     outer = len(lines[0]) - len(lines[0].lstrip())
     first = head + 2 if lines[head + 1].strip() == "{" else head + 1
     end = next((idx for idx in range(first, len(lines)) if lines[idx].strip() and len(lines[idx]) - len(lines[idx].lstrip()) <= outer), len(lines))
+    if language == "python" and lines[first].lstrip().startswith('"""'):
+        # A docstring stays the first thing in the body.
+        last = next((idx for idx in range(first, end) if lines[idx].rstrip().endswith('"""') and (idx > first or lines[idx].count('"""') > 1)), end)
+        first = last + 1
     body = lines[first:end]
     while body and not body[-1].strip():
         body.pop()
@@ -241,16 +364,34 @@ def handle_errors(region: str, language: str, rng: random.Random) -> Edit | None
     return Edit(say(rng, "wrap the body in error handling", "add error handling", "wrap in try/catch", "handle errors"), region, "\n".join(after))
 
 
+def related_lines(region: str, language: str, rng: random.Random) -> Edit | None:
+    """Whole lines that mention one name, all written or all removed."""
+    lines = region.split("\n")
+    mentions: dict[str, set[int]] = {}
+    for idx, line in enumerate(lines):
+        for word in identifiers(line):
+            mentions.setdefault(word, set()).add(idx)
+    alone = {idx for idx, line in enumerate(lines) if line.strip() and line.rstrip()[-1] not in ":{([" and line.strip()[0] not in ")]}*/#-"
+             and all(line.count(opening) == line.count(closing) for closing, opening in BRACKETS.items())}
+    names = sorted(word for word, where in mentions.items() if 2 <= len(where) <= 4 and where <= alone)
+    if not names:
+        return None
+    gone = mentions[rng.choice(names)]
+    without = "\n".join(line for idx, line in enumerate(lines) if idx not in gone)
+    return Edit("", region, without) if rng.random() < 0.5 else Edit("", without, region)
+
+
 def say(rng: random.Random, *ways: str) -> str:
     return rng.choice(ways)
 
 
 BY_EXAMPLE: tuple[tuple[Callable, float], ...] = (
-    (rename, 5), (change_number, 1), (change_string, 1), (add_parameter, 3), (swap_arguments, 1.5), (change_quotes, 0.7),
+    (rename, 6), (change_number, 1), (change_string, 1), (add_parameter, 3), (swap_arguments, 1), (change_quotes, 0.7), (convert_case, 0.5),
+    (related_lines, 3),
 )
 BY_INSTRUCTION: tuple[tuple[Callable, float], ...] = (
-    (rename, 4), (change_number, 1), (change_string, 1), (add_parameter, 4), (swap_arguments, 1), (change_quotes, 2), (remove_comments, 1),
-    (write_comment, 2), (comment_out, 1), (sort_lines, 0.5), (convert_case, 1), (handle_errors, 3),
+    (rename, 6), (change_number, 1), (change_string, 2), (add_parameter, 4), (swap_arguments, 1), (change_quotes, 2), (remove_comments, 1),
+    (write_comment, 2), (comment_out, 1.5), (sort_lines, 1), (convert_case, 1), (handle_errors, 3),
 )
 
 
@@ -263,16 +404,41 @@ def make_edit(region: str, language: str, kinds: tuple[tuple[Callable, float], .
     return None
 
 
-def first_change(edit: Edit) -> tuple[str, str, str, str] | None:
-    """Splits an edit line by line: the first changed line before and after, and all lines below it before and after.
+@dataclass(frozen=True)
+class Continuation:
+    """What somebody has changed so far, oldest first, each before and after; and some lines as they are now and as they should be."""
 
-    None where lines were added or removed, or where nothing is left to do.
-    """
+    done: list[tuple[str, str]]
+    region: str
+    result: str
+
+
+def partly_done(edit: Edit, rng: random.Random) -> Continuation | None:
+    """Does the first few changes of an edit, in one place each. Seldom nothing is left to do in the region, which then stays as it is."""
     before, after = edit.before.split("\n"), edit.after.split("\n")
-    if len(before) != len(after):
+    changes = [code[1:] for code in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes() if code[0] != "equal"]
+    # Neighbouring lines that change one by one are places of their own: people type one line after the other.
+    places = [(b, b + 1, a, a + 1) for b1, b2, a1, a2 in changes if b2 - b1 == a2 - a1 for b, a in zip(range(b1, b2), range(a1, a2))]
+    places = sorted(places + [change for change in changes if change[1] - change[0] != change[3] - change[2]])
+    if not places:
         return None
-    first = next(idx for idx, (old, new) in enumerate(zip(before, after)) if old != new)
-    rest = before[first + 1 :], after[first + 1 :]
-    if rest[0] == rest[1]:
+    n_done = min(len(places), rng.choices((1, 2, 3), (0.6, 0.25, 0.15))[0])
+    if n_done == len(places) and rng.random() > 0.15:
+        n_done -= 1
+    if n_done == 0:
         return None
-    return before[first], after[first], "\n".join(rest[0]), "\n".join(rest[1])
+    first = 0 if rng.random() < 0.6 else rng.randrange(len(places) - n_done + 1)
+    done = range(first, first + n_done)
+    now: list[str] = []
+    at = below = 0
+    for idx, (b1, b2, a1, a2) in enumerate(places):
+        now += before[at:b1]
+        now += after[a1:a2] if idx in done else before[b1:b2]
+        at = b2
+        if idx == done[-1]:
+            below = len(now), a2
+    now += before[at:]
+    history = [("\n".join(before[b1:b2]), "\n".join(after[a1:a2])) for b1, b2, a1, a2 in (places[idx] for idx in done)]
+    if done[-1] + 1 < len(places) and rng.random() < 0.4:
+        now, after = now[below[0] :], after[below[1] :]
+    return Continuation(history, "\n".join(now), "\n".join(after))

@@ -1,4 +1,7 @@
-"""Writes a checkpoint and its tokenizer as one GGUF file of architecture `qwen3`, or an EAGLE-3 head as one of `eagle3`; llama.cpp loads both."""
+"""Writes a checkpoint and its tokenizer as one GGUF file of architecture `qwen3`, or an EAGLE-3 head as one of `eagle3`; llama.cpp loads both.
+
+`restore` is the way back, to train on what was shipped.
+"""
 
 import argparse
 import json
@@ -12,7 +15,7 @@ import torch
 
 import tokenizer as names
 from draft import target_layers
-from model import Shape
+from model import Network, Shape
 
 LAYER_TENSORS = {
     "attention_norm.weight": "attn_norm.weight",
@@ -125,6 +128,23 @@ def export(checkpoint: Path, tokenizer: Path, out: Path, file_type: str, context
     for name, tensor in state["weights"].items():
         add_matrix(writer, gguf_name(name), tensor, matrix_type)
     finish(writer, temporary, out, state["tokens_seen"])
+
+
+def restore(file: Path, checkpoint: Path) -> None:
+    """Makes a checkpoint of a file that `export` wrote."""
+    reader = gguf.GGUFReader(file)
+
+    def field(key: str):
+        return reader.get_field(key).contents()
+
+    shape = Shape(vocab_size=field("qwen3.vocab_size"), hidden=field("qwen3.embedding_length"), n_layers=field("qwen3.block_count"),
+                  n_heads=field("qwen3.attention.head_count"), n_kv_heads=field("qwen3.attention.head_count_kv"),
+                  head_dim=field("qwen3.attention.key_length"), intermediate=field("qwen3.feed_forward_length"),
+                  rope_theta=field("qwen3.rope.freq_base"), rms_eps=field("qwen3.attention.layer_norm_rms_epsilon"))
+    ours = {gguf_name(name): name for name in Network(shape).state_dict()}
+    weights = {ours[tensor.name]: torch.from_numpy(np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
+               for tensor in reader.tensors}
+    torch.save({"shape": shape.as_dict(), "weights": weights, "tokens_seen": field("surmise.tokens_seen")}, checkpoint)
 
 
 HEAD_TENSORS = {

@@ -49,6 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, help="folder with the parts that bundle.py wrote; more may arrive")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--continue-from", type=Path, metavar="GGUF", help="begin with these weights")
+    parser.add_argument("--lr-scale", type=float, default=1.0)
+    parser.add_argument("--decay-from", type=float, default=0.55)
     parser.add_argument("--preset", choices=train.PRESETS, default="gpu")
     parser.add_argument("--minutes", type=float, default=25, help="of training, compilation included")
     parser.add_argument("--draft-seconds", type=float, default=240)
@@ -63,13 +66,17 @@ def main(arguments: list[str] | None = None) -> None:
         check_attention()
 
     def learn() -> None:
-        train.main([str(args.bundle), str(vocabulary), str(out), *shared, "--minutes", str(args.minutes), *(["--no-compile"] if args.no_compile else [])])
+        train.main([str(args.bundle), str(vocabulary), str(out), *shared, "--minutes", str(args.minutes), "--lr-scale", str(args.lr_scale),
+                    "--decay-from", str(args.decay_from), *(["--no-compile"] if args.no_compile else [])])
 
     def learn_to_draft() -> None:
         # What compiling takes would be more than it gives in so short a time.
         draft.main([str(final), str(args.bundle), str(vocabulary), str(head), *shared, "--vocab-size", str(args.draft_vocab_size),
                     "--seconds", str(args.draft_seconds)])
 
+    out.mkdir(parents=True, exist_ok=True)
+    if args.continue_from:
+        stage("weights to begin with", out / "checkpoint.pt", lambda: export.restore(args.continue_from, out / "checkpoint.pt"))
     stage("training", final, learn)
     model_file, head_file = out / "surmise.gguf", out / "surmise-eagle3.gguf"
     stage("export", model_file, lambda: export.main([str(final), str(vocabulary), str(model_file)]))

@@ -5,7 +5,7 @@ The prompt formats, which the engine must build token for token (each {piece} is
     SPM, the one to serve   [header] <|fim_suffix|>{suffix}<|fim_prefix|>{prefix}{middle}<|endoftext|>
     PSM                     [header] <|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>{middle}<|endoftext|>
     plain text              [header] {text}<|endoftext|>
-    edit by example         [header] <|edit_from|>{line before}<|edit_to|>{line after}<|edit_region|>{region}<|edit_result|>{region after}<|endoftext|>
+    edit by example         [header] [<|edit_from|>{lines before}<|edit_to|>{lines after}]... <|edit_region|>{region}<|edit_result|>{region after}<|endoftext|>
     edit by instruction     [header] <|im_start|>{instruction}<|im_end|><|edit_region|>{region}<|edit_result|>{region after}<|endoftext|>
 
     header, optional        [<|repo_name|>{name + "\\n"} [<|file_sep|>{path + "\\n"}{text of another file}]...] <|file_sep|>{path + "\\n"}
@@ -19,6 +19,7 @@ import json
 import lzma
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class Mix:
     Edits come on top: `edit` is how often one is tried for an example of another kind.
     """
 
-    edit: float = 0.40
+    edit: float = 0.55
     fim: float = 0.75
     spm: float = 0.90
     by_example: float = 0.45
@@ -135,7 +136,7 @@ def edit_pieces(text: str, language: str, mix: Mix, rng: random.Random) -> list[
         return None
     lines = text.split("\n")
     by_example = rng.random() < mix.by_example
-    size = min(len(lines), rng.randrange(4, 24) if by_example else int(3 + 60 * rng.random() ** 2.5 + 90 * (rng.random() < 0.08)))
+    size = min(len(lines), int(4 + 40 * rng.random() ** 1.5) if by_example else int(3 + 60 * rng.random() ** 2.5 + 90 * (rng.random() < 0.08)))
     first = rng.randrange(len(lines) - size + 1)
     if not by_example and rng.random() < 0.6:
         starts = [idx for idx in range(len(lines) - 2) if re.search(r"\b(def|fn|func|function|public|private|static)\b.*[:{]$", lines[idx])]
@@ -147,11 +148,13 @@ def edit_pieces(text: str, language: str, mix: Mix, rng: random.Random) -> list[
     if edit is None:
         return None
     if not by_example:
-        return [names.CHAT_START, edit.instruction, names.CHAT_END, names.EDIT_REGION, edit.before, names.EDIT_RESULT, edit.after, names.END]
-    parts = edits.first_change(edit)
+        instruction = edit.instruction[0].upper() + edit.instruction[1:] if rng.random() < 0.1 else edit.instruction
+        return [names.CHAT_START, instruction, names.CHAT_END, names.EDIT_REGION, edit.before, names.EDIT_RESULT, edit.after, names.END]
+    parts = edits.partly_done(edit, rng)
     if parts is None:
         return None
-    return [names.EDIT_FROM, parts[0], names.EDIT_TO, parts[1], names.EDIT_REGION, parts[2], names.EDIT_RESULT, parts[3], names.END]
+    history = [piece for before, after in parts.done for piece in (names.EDIT_FROM, before, names.EDIT_TO, after)]
+    return [*history, names.EDIT_REGION, parts.region, names.EDIT_RESULT, parts.result, names.END]
 
 
 def indent_of(line: str) -> int:
@@ -284,17 +287,16 @@ def parts_of(corpus: Path, split: str) -> list[Path]:
 
 
 def endless(corpus: Path, tokenizer: Path, n_tokens: int, mix: Mix, seed: int, share: tuple[int, int]) -> Iterator[Batch]:
-    """Batches from one share (index, number of shares) of the parts, round after round, cut anew in each; a part that
-    arrives meanwhile is there in the next round."""
+    """Batches from one share (index, number of shares) of the parts, the least used of them next, cut anew each time; parts may
+    arrive meanwhile."""
     encode = Encoder(Tokenizer.from_file(str(tokenizer)))
     rng = random.Random(f"{seed} {share[0]}")
 
     def stream() -> Iterator[list[int]]:
-        while True:
-            parts = parts_of(corpus, "train")
-            mine = parts[share[0] :: share[1]] or parts
-            rng.shuffle(mine)
-            for part in mine:
-                yield from examples(read_part(part, rng), encode, mix, rng)
+        uses: Counter[Path] = Counter()
+        while parts := parts_of(corpus, "train"):
+            part = min(parts[share[0] :: share[1]] or parts, key=lambda part: (uses[part], rng.random()))
+            uses[part] += 1
+            yield from examples(read_part(part, rng), encode, mix, rng)
 
     return batches(stream(), n_tokens)

@@ -113,6 +113,11 @@ class Recipe(unittest.TestCase):
         self.assertEqual(reader.get_field("surmise.fim.order").contents(), "spm")
         self.assertEqual(len(reader.get_field("tokenizer.ggml.tokens").contents()), 512)
         self.assertEqual(len(reader.tensors), 2 + 11 * 4)
+        again = folder / "again"
+        run(*command[:2], again, *command[3:], "--continue-from", out / "surmise.gguf", "--lr-scale", 0.1, "--decay-from", 0)
+        continued = [json.loads(line) for line in (again / "log.jsonl").read_text().splitlines()]
+        self.assertEqual(continued[0]["tokens"], log[-1]["tokens"])
+        self.assertLess(continued[1]["loss"], math.log(512))
         head = gguf.GGUFReader(out / "surmise-eagle3.gguf")
         self.assertEqual(list(head.get_field("eagle3.target_layers").contents()), [2, 2, 1])
         self.assertEqual(len(head.tensors), 14)
@@ -138,13 +143,35 @@ class Edits(unittest.TestCase):
             "    try:\n        # Of a rectangle.\n        return width * height\n    except Exception as error:\n"
             '        raise RuntimeError("area failed") from error')
         self.check(edits.handle_errors, wrapped)
+        lines = "    b = 1\n    a = 2\n    c = 3"
+        edit = edits.sort_lines("def f():\n" + lines + "\n\n", "python", random.Random(1))
+        self.assertEqual(edit.after, "    a = 2\n    b = 1\n    c = 3")
 
-    def test_first_change(self) -> None:
+    def test_rename_means_the_variable(self) -> None:
         import edits
 
-        edit = edits.Edit("", "a\nb\na", "c\nb\nc")
-        self.assertEqual(edits.first_change(edit), ("a", "c", "b\na", "b\nc"))
-        self.assertIsNone(edits.first_change(edits.Edit("", "a\nb", "c\nb")), "nothing is left to do")
+        for language, before, after in (
+            ("python", "# The count.\nf(count=count)\nitem.count = 'count'", "# The count.\nf(count=total)\nitem.count = 'count'"),
+            ("python", "def f(count=1):\n    return f\"count {count}\"", "def f(total=1):\n    return f\"count {total}\""),
+            ("rust", "Entry { from, count }\nlet count: u32 = self.count;", "Entry { from, count: total }\nlet total: u32 = self.count;"),
+            ("rust", "fn count(count: u8) { Entry { count: count } }", "fn total(total: u8) { Entry { count: total } }"),
+            ("typescript", "push({ run: count, count });", "push({ run: total, count: total });"),
+            ("rust", "fn f<'a>(count: &'a str) -> char { 'x' }", "fn f<'a>(total: &'a str) -> char { 'x' }"),
+            ("php", "$count = $this->count;", "$total = $this->count;"),
+        ):
+            self.assertEqual(edits.renamed(before, "count", "total", language, of_members=False), after)
+        self.assertEqual(edits.renamed("self.count = count", "count", "total", "python", of_members=True), "self.total = count")
+
+    def test_partly_done(self) -> None:
+        import edits
+
+        edit = edits.Edit("", "a\nb\na\nd\na", "c\nb\nc\nd\nc")
+        found = [edits.partly_done(edit, random.Random(seed)) for seed in range(300)]
+        self.assertIn(edits.Continuation([("a", "c")], "b\na\nd\na", "b\nc\nd\nc"), found)
+        self.assertIn(edits.Continuation([("a", "c"), ("a", "c")], "c\nb\nc\nd\na", "c\nb\nc\nd\nc"), found)
+        self.assertIn(edits.Continuation([("a", "c")] * 3, "c\nb\nc\nd\nc", "c\nb\nc\nd\nc"), found, "nothing is left to do")
+        removed = [edits.partly_done(edits.Edit("", "x\na\ny\nb", "x\ny"), random.Random(seed)) for seed in range(300)]
+        self.assertIn(edits.Continuation([("a", "")], "y\nb", "y"), removed)
 
 
 if __name__ == "__main__":

@@ -134,10 +134,11 @@ class Training:
         self.muon = Muon(matrices, lr=preset.muon_lr, momentum=MUON_MOMENTUM, weight_decay=preset.weight_decay)
         self.adam = torch.optim.AdamW(others, lr=preset.adam_lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=device == "cuda")
         self.tokens_seen = 0
+        self.is_fresh = True
 
     def step(self, rows: Rows, progress: float, warm: float, decay_from: float) -> Tensor:
         """One update; returns the mean loss in nats, still on the device."""
-        picked = [rows.next() for _ in range(rows_at(progress, self.preset.rows))]
+        picked = [rows.next() for _ in range(rows_at(progress if self.is_fresh else 1.0, self.preset.rows))]
         n_targets = sum(row.n_targets for row in picked)
         total = torch.zeros((), device=self.device)
         for row in picked:
@@ -170,6 +171,7 @@ class Training:
         state = torch.load(path, map_location=self.device)
         self.network.load_state_dict(state["weights"])
         self.tokens_seen = state["tokens_seen"]
+        self.is_fresh = False
 
 
 def held_out_rows(corpus: Path, tokenizer: Path, preset: Preset, device: str, n_rows: int) -> list[Row]:
