@@ -36,7 +36,7 @@ use crate::{
         prompt_lookup::PromptLookup,
         references::{ReferenceLookup, References},
     },
-    tokenizer::Tokenizer,
+    tokenizer::{LineCounts, Tokenizer},
     weights::{GgmlType, WeightSource},
 };
 
@@ -160,6 +160,7 @@ pub struct Engine {
     commands: Sender<Command>,
     thread: Option<JoinHandle<()>>,
     tokenizer: Arc<Tokenizer>,
+    line_counts: LineCounts,
     fim: Option<FimTemplate>,
     /// Where there is no such template.
     fim_conversation: Option<FimConversation>,
@@ -286,6 +287,7 @@ impl Engine {
             answers: AnswerFormat::new(None, &tokenizer),
             grammars: OnceLock::new(),
             tokenizer,
+            line_counts: LineCounts::default(),
             fim,
             fim_conversation: None,
             rewrite: Err(EngineError::BadRequest(
@@ -311,6 +313,14 @@ impl Engine {
     /// Text to tokens and back, as the model has it.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    /// How many tokens a text takes, or a few more: lines are measured one by one and remembered.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn count_tokens(&self, text: &str) -> Result<usize, EngineError> {
+        self.line_counts.count(&self.tokenizer, text)
     }
 
     /// Makes `text` one that drafts of all requests may be drawn from, such as an open file, in place of the one that

@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod hugging_face;
+mod line_counts;
 mod merge;
 mod repeats;
 mod special;
@@ -20,6 +21,7 @@ mod split;
 mod utf8_stream;
 mod vocabulary;
 
+pub(crate) use line_counts::LineCounts;
 use merge::{MergeTable, Merger, NO_TOKEN, ScoreRule};
 use repeats::Repeats;
 use special::SpellingMatcher;

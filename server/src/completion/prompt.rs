@@ -29,10 +29,7 @@ pub fn budget(engine: &Engine, config: &CompletionConfig) -> Budget {
 
 /// Tokens in `text`.
 pub fn cost(engine: &Engine, text: &str) -> usize {
-    engine
-        .tokenizer()
-        .encode(text, false)
-        .map_or(usize::MAX, |tokens| tokens.len())
+    engine.count_tokens(text).unwrap_or(usize::MAX)
 }
 
 /// Lays the context out: what the excerpt would be lost without comes first, then the excerpt.
