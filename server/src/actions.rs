@@ -1,6 +1,7 @@
 //! Edits that an editor can offer without being told what to do: what they are called, where they make sense, how a model is
 //! asked for them, and what none of them may change, whatever the model writes.
 
+mod attempt;
 mod place;
 mod promise;
 
@@ -9,6 +10,7 @@ use std::ops::Range;
 use surmise_engine::RewriteSupport;
 
 use crate::document::Document;
+pub use attempt::{Unusable, first_usable};
 pub use place::Place;
 pub(crate) use place::selected_lines;
 pub use promise::Promise;

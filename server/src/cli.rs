@@ -200,9 +200,12 @@ struct EvalArgs {
     #[arg(value_name = "DIR", required_unless_present = "edits")]
     folder: Option<PathBuf>,
     /// Judge rewriting instead, by the cases of this file.
-    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["folder", "holes", "seed", "calibrate"])]
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["folder", "holes", "seed", "calibrate", "actions"])]
     edits: Option<PathBuf>,
-    /// Holes to fill, as many for each language; in every other one nothing is missing.
+    /// Do what menus offer instead, at places where they offer it.
+    #[arg(long, conflicts_with = "calibrate")]
+    actions: bool,
+    /// Holes to fill, as many for each language; in every other one nothing is missing. With --actions, places for each action.
     #[arg(long, value_name = "N", default_value_t = 300)]
     holes: usize,
     /// Seed of the places; the same seed gives the same holes.

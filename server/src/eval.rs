@@ -1,6 +1,7 @@
 //! How good suggestions are on code that the model has not seen: holes are made in the files of a folder and filled by
 //! the pipeline that editors use, with the gate of confidence open, so that any threshold can be judged afterwards.
 
+pub mod action;
 pub mod edit;
 pub mod hole;
 pub mod judge;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use surmise::actions::ACTIONS;
-use surmise_tests::{Client, ClientOptions, edits::apply, random::position};
+use surmise_tests::{Client, ClientOptions, binary, edits::apply, random::position};
 
 /// An action in a file: its text, with what is selected between two `ˇ` or the cursor at one, and the text that shall be. Error
 /// handling has `…` where any wording will do.
@@ -219,4 +219,29 @@ fn the_embedded_model_is_offered_nothing_that_it_does_badly() {
         .map(|it| &it["data"]["action"])
         .collect();
     assert_eq!(ids, ["handle-errors"]);
+}
+
+/// What is offered is what the model does well: most of it comes to something, and what does not changes nothing.
+#[test]
+fn what_is_offered_is_mostly_done() {
+    let output = binary::command()
+        .args(["eval", "editors", "--actions", "--holes", "12", "--json"])
+        .args(binary::model_arguments())
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let places = report["places"].as_array().expect("places");
+    let n_done = places
+        .iter()
+        .filter(|place| ["complete", "applied"].contains(&place["result"].as_str().expect("a result")))
+        .count();
+    println!("{n_done} of {} actions came to something", places.len());
+    assert!(places.len() >= 15, "{} places", places.len());
+    assert!(n_done * 3 >= places.len() * 2, "{n_done} of {}", places.len());
+    let actions: BTreeSet<&str> = places
+        .iter()
+        .filter_map(|place| place["action"].as_str())
+        .collect();
+    assert!(actions.len() >= 4, "{actions:?}");
 }

@@ -1,5 +1,6 @@
-//! `surmise eval`: how good suggestions are on the code of a folder, or rewritings of given lines.
+//! `surmise eval`: how good suggestions are on the code of a folder, actions there, or rewritings of given lines.
 
+mod actions;
 mod edits;
 
 use std::{
@@ -26,6 +27,7 @@ use crate::{
 pub(super) fn run(args: &EvalArgs) -> Result<i32, CliError> {
     match (&args.edits, &args.folder) {
         (Some(cases), _) => edits::run(args, cases),
+        (None, Some(folder)) if args.actions => actions::run(args, folder),
         // Without either, clap has said so.
         (None, folder) => fill_holes(args, folder.as_deref().unwrap_or(Path::new("."))),
     }

@@ -13,10 +13,10 @@ use tower_lsp_server::{
 };
 
 use crate::{
-    actions::Promise,
+    actions::{Promise, Unusable, first_usable},
     document::Document,
     lsp::{ModelState, Server, State, convert, progress, task},
-    rewrite::{Change, RewriteError, RewriteQuery, Rewriting, rewrite},
+    rewrite::{Change, RewriteQuery},
 };
 
 /// What is to be done.
@@ -47,13 +47,7 @@ pub(super) enum EditError {
     #[error("there is no model: {0}")]
     NoModel(String),
     #[error(transparent)]
-    Rewrite(#[from] RewriteError),
-    #[error("the model sees nothing to change here")]
-    NothingToChange,
-    #[error("nothing was changed: what the model wrote has syntax errors; try fewer lines or other words")]
-    BreaksSyntax,
-    #[error("nothing was changed: the model would have changed {0}")]
-    BreaksPromise(&'static str),
+    Unusable(#[from] Unusable),
     #[error("cancelled")]
     Cancelled,
     #[error("the request failed inside Surmise; this is a bug")]
@@ -89,7 +83,7 @@ pub(super) async fn work_out(
 ) -> Result<WorkspaceEdit, EditError> {
     let (engine, queries) = begin(server, job)?;
     let (stop, stopped) = oneshot::channel();
-    let work = task::run(first_good(engine, queries, job.promise), stopped);
+    let work = task::run(changes(engine, queries, job.promise), stopped);
     let title = format!("Surmise: {}", job.title);
     let (document, changes) = match progress::show(server, title, token, stop, work).await {
         Ok(Some(rewritten)) => rewritten?,
@@ -101,49 +95,15 @@ pub(super) async fn work_out(
     Ok(encode(&state, job, &document, changes))
 }
 
-/// The changes of the first of these that can be used, or else why the very first one cannot.
-async fn first_good(
+/// The changes of the first of these that can be used.
+async fn changes(
     engine: Arc<Engine>,
     queries: Vec<RewriteQuery>,
     promise: Promise,
 ) -> Result<(Document, Vec<Change>), EditError> {
-    let mut reason = None;
-    for query in queries {
-        let document = &query.document;
-        let used = match rewrite(&engine, &query).await {
-            Ok(rewriting) => judge(document, &rewriting, promise).map(|()| rewriting.changes(document)),
-            Err(error) => Err(error.into()),
-        };
-        match used {
-            Ok(changes) => return Ok((query.document, changes)),
-            Err(error) => reason = reason.or(Some(error)),
-        }
-    }
-    Err(reason.unwrap_or(EditError::NothingToChange))
-}
-
-fn judge(document: &Document, rewriting: &Rewriting, promise: Promise) -> Result<(), EditError> {
-    if rewriting.before == rewriting.after {
-        return Err(EditError::NothingToChange);
-    }
-    if rewriting.breaks_syntax {
-        return Err(EditError::BreaksSyntax);
-    }
-    let outside = |range: Range<usize>| document.excerpt(range);
-    let len = document.text.len_bytes();
-    let (before, after) = (
-        outside(0..rewriting.range.start),
-        outside(rewriting.range.end..len),
-    );
-    let whole = |lines: &str| [before.as_str(), lines, after.as_str()].concat();
-    if !promise.is_kept(
-        document.language(),
-        &whole(&rewriting.before),
-        &whole(&rewriting.after),
-    ) {
-        return Err(EditError::BreaksPromise(promise.broken()));
-    }
-    Ok(())
+    let (query, rewriting) = first_usable(&engine, queries, promise).await?;
+    let changes = rewriting.changes(&query.document);
+    Ok((query.document, changes))
 }
 
 /// The model, and what to ask it, in the order of trying.
