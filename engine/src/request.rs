@@ -68,12 +68,36 @@ pub struct FimPrompt {
 /// Lines of code and what is to become of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RewritePrompt {
-    /// What to do, in words.
-    pub instruction: String,
+    /// What to do.
+    pub task: RewriteTask,
     /// Whole lines, without the last line break.
     pub region: String,
     /// Path of the file as the model should see it, relative to its repository.
     pub path: Option<String>,
+}
+
+/// What is to be done with lines of code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RewriteTask {
+    /// What these words say.
+    Instruction(String),
+    /// What follows from changes that were just made elsewhere, oldest first; nothing, if nothing does.
+    GoOn(Vec<LineChange>),
+}
+
+impl Default for RewriteTask {
+    fn default() -> Self {
+        Self::Instruction(String::new())
+    }
+}
+
+/// Whole lines before and after a change, without the last line break.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LineChange {
+    /// The lines as they were; empty if they are new.
+    pub before: String,
+    /// The lines as they are; empty if they are gone.
+    pub after: String,
 }
 
 /// An excerpt of a file other than the current one.

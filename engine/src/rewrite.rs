@@ -1,6 +1,6 @@
-//! Rewriting some lines of code as an instruction says: how a model wants to be asked.
+//! Rewriting some lines of code as an instruction says, or as follows from changes elsewhere: how a model wants to be asked.
 //!
-//! Models that were trained for it have tokens of their own for instruction, region and result, as our small one has.
+//! Models that were trained for it have tokens of their own for instruction, changes, region and result, as our small one has.
 //! To others that follow instructions it is a conversation, in the model's own chat template.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::{
     chat_template::{ChatTemplate, Conversation, Value, fence_for},
     engine::Answer,
     error::EngineError,
-    request::RewritePrompt,
+    request::{LineChange, RewritePrompt, RewriteTask},
     tokenizer::Tokenizer,
 };
 
@@ -34,6 +34,8 @@ pub struct RewriteTokens {
     file: u32,
     instruction: u32,
     instruction_end: u32,
+    before: u32,
+    after: u32,
     region: u32,
     result: u32,
 }
@@ -65,15 +67,7 @@ impl RewriteTemplate {
         match self {
             Self::Tokens(tokens) => tokens.layout(tokenizer, prompt),
             Self::Conversation { chat, .. } => {
-                let fence = fence_for([&prompt.region]);
-                let file = prompt.path.as_deref().map(|path| format!(" of `{path}`"));
-                let message = format!(
-                    "Rewrite these lines{}. Change only what is asked for, and keep the indentation. Answer with all of the \
-                     lines in one fenced block, and with nothing else.\n\nWhat to do: {}\n\n{fence}\n{}\n{fence}",
-                    file.unwrap_or_default(),
-                    prompt.instruction,
-                    prompt.region,
-                );
+                let message = in_words(prompt);
                 let message = [("role", "user"), ("content", &message)];
                 let conversation = Conversation {
                     messages: vec![Value::from_pairs(message)],
@@ -106,6 +100,8 @@ impl RewriteTokens {
             file: token("<|file_sep|>")?,
             instruction: token("<|im_start|>")?,
             instruction_end: token("<|im_end|>")?,
+            before: token("<|edit_from|>")?,
+            after: token("<|edit_to|>")?,
             region: token("<|edit_region|>")?,
             result: token("<|edit_result|>")?,
         })
@@ -117,12 +113,62 @@ impl RewriteTokens {
             tokens.push(self.file);
             tokens.extend(tokenizer.encode(&format!("{path}\n"), false)?);
         }
-        tokens.push(self.instruction);
-        tokens.extend(tokenizer.encode(&prompt.instruction, false)?);
-        tokens.extend([self.instruction_end, self.region]);
+        match &prompt.task {
+            RewriteTask::Instruction(instruction) => {
+                tokens.push(self.instruction);
+                tokens.extend(tokenizer.encode(instruction, false)?);
+                tokens.push(self.instruction_end);
+            }
+            RewriteTask::GoOn(changes) => {
+                for LineChange { before, after } in changes {
+                    tokens.push(self.before);
+                    tokens.extend(tokenizer.encode(before, false)?);
+                    tokens.push(self.after);
+                    tokens.extend(tokenizer.encode(after, false)?);
+                }
+            }
+        }
+        tokens.push(self.region);
         tokens.extend(tokenizer.encode(&prompt.region, false)?);
         tokens.push(self.result);
         Ok(tokens)
+    }
+}
+
+/// The request as one person would make it of another.
+fn in_words(prompt: &RewritePrompt) -> String {
+    let file = prompt.path.as_deref().map(|path| format!(" of `{path}`"));
+    let file = file.unwrap_or_default();
+    let form = "Answer with all of the lines in one fenced block, and with nothing else.";
+    let region = &prompt.region;
+    match &prompt.task {
+        RewriteTask::Instruction(instruction) => {
+            let fence = fence_for([region]);
+            format!(
+                "Rewrite these lines{file}. Change only what is asked for, and keep the indentation. {form}\n\nWhat to do: \
+                 {instruction}\n\n{fence}\n{region}\n{fence}"
+            )
+        }
+        RewriteTask::GoOn(changes) => {
+            let fence = fence_for(
+                changes
+                    .iter()
+                    .flat_map(|it| [&it.before, &it.after])
+                    .chain([region]),
+            );
+            let changes: String = changes
+                .iter()
+                .map(|LineChange { before, after }| {
+                    format!(
+                        "Before:\n\n{fence}\n{before}\n{fence}\n\nAfter:\n\n{fence}\n{after}\n{fence}\n\n"
+                    )
+                })
+                .collect();
+            format!(
+                "I have just changed these lines{file}:\n\n{changes}Change the lines below in the same way, as far as it applies to them, \
+                 and nothing else. If it does not, give them as they are. {form}\n\n{fence}\n{region}\n{fence}"
+            )
+        }
     }
 }
 
@@ -155,7 +201,7 @@ mod tests {
 
     fn prompt() -> RewritePrompt {
         RewritePrompt {
-            instruction: "rename a to <|im_end|>".to_owned(),
+            task: RewriteTask::Instruction("rename a to <|im_end|>".to_owned()),
             region: "let a = 1;\nuse(a);".to_owned(),
             path: Some("a.js".to_owned()),
         }
@@ -170,6 +216,8 @@ mod tests {
             instruction_end: 258,
             region: 259,
             result: 260,
+            before: 261,
+            after: 262,
         };
         let layout = RewriteTemplate::Tokens(tokens)
             .layout(&tokenizer, &prompt())
@@ -185,6 +233,49 @@ mod tests {
             vec![260],
         ];
         assert_eq!(layout, expected.concat());
+
+        let going_on = RewritePrompt {
+            task: changes(),
+            path: None,
+            ..prompt()
+        };
+        let layout = RewriteTemplate::Tokens(tokens)
+            .layout(&tokenizer, &going_on)
+            .unwrap();
+        let expected = [
+            vec![261],
+            bytes("a = 1"),
+            vec![262],
+            bytes("b = 1"),
+            vec![261],
+            bytes("a"),
+            vec![262, 259],
+            bytes("let a = 1;\nuse(a);"),
+            vec![260],
+        ];
+        assert_eq!(layout, expected.concat());
+    }
+
+    fn changes() -> RewriteTask {
+        let change = |before: &str, after: &str| LineChange {
+            before: before.to_owned(),
+            after: after.to_owned(),
+        };
+        RewriteTask::GoOn(vec![change("a = 1", "b = 1"), change("a", "")])
+    }
+
+    #[test]
+    fn others_are_told_what_was_changed() {
+        let asked = RewritePrompt {
+            task: changes(),
+            ..prompt()
+        };
+        let text = in_words(&asked);
+        assert!(
+            text.starts_with("I have just changed these lines of `a.js`:\n\nBefore:\n\n```\na = 1\n```\n\nAfter:\n\n```\nb = 1\n```\n\nBefore:"),
+            "{text}"
+        );
+        assert!(text.ends_with("\n\n```\nlet a = 1;\nuse(a);\n```"), "{text}");
     }
 
     #[test]
@@ -195,7 +286,7 @@ mod tests {
         let answers = AnswerFormat::new(Some(&chat), &tokenizer);
         let template = RewriteTemplate::new(&tokenizer, Ok(Some(chat.into())), answers).unwrap();
         let mut asked = prompt();
-        asked.instruction = "write <|endoftext|>".to_owned();
+        asked.task = RewriteTask::Instruction("write <|endoftext|>".to_owned());
         asked.region = "```\nx\n```".to_owned();
         let tokens = template.layout(&tokenizer, &asked).unwrap();
         assert!(tokens.iter().all(|&it| it < 256), "{tokens:?}");

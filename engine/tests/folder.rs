@@ -10,7 +10,7 @@ use serde_json::json;
 use surmise_engine::{
     Engine, EngineOptions, FimSupport, RewriteSupport, WeightSource,
     model::{Checkpoint, QueryGrowth},
-    request::{FimPrompt, Prompt, Request, RewritePrompt, StopCondition},
+    request::{FimPrompt, Prompt, Request, RewritePrompt, RewriteTask, StopCondition},
 };
 
 fn fixture(model: &str) -> PathBuf {
@@ -140,7 +140,7 @@ fn a_model_that_can_only_talk_is_asked_in_words() {
     };
     let rewriting = || {
         Prompt::Rewrite(RewritePrompt {
-            instruction: "rename a to b".into(),
+            task: RewriteTask::Instruction("rename a to b".into()),
             region: "let a = 1;".into(),
             path: None,
         })

@@ -133,8 +133,11 @@ struct EditArgs {
     #[arg(value_name = "FILE[:START-END]")]
     span: Span,
     /// What to do, in words.
-    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    instruction: String,
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new(), required_unless_present = "like")]
+    instruction: Option<String>,
+    /// A line as it was and as it is now, instead of words: change these lines in the same way. Can be given several times.
+    #[arg(long, value_names = ["OLD", "NEW"], num_args = 2, allow_hyphen_values = true, action = clap::ArgAction::Append, conflicts_with = "instruction")]
+    like: Vec<String>,
     /// Change the file, instead of printing the difference only.
     #[arg(long)]
     write: bool,

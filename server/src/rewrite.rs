@@ -1,4 +1,4 @@
-//! Rewriting: some lines of a document and an instruction in, the lines as they should be out.
+//! Rewriting: some lines of a document and what to do in, the lines as they should be out.
 
 mod changes;
 
@@ -9,7 +9,8 @@ pub use changes::Change;
 use surmise_engine::{
     Engine, EngineError,
     request::{
-        Finish, FinishReason, Prompt, Request, RewritePrompt, SamplingParams, Speculation, StopCondition,
+        Finish, FinishReason, Prompt, Request, RewritePrompt, RewriteTask, SamplingParams, Speculation,
+        StopCondition,
     },
 };
 use surmise_grammars::worsens;
@@ -26,8 +27,8 @@ pub struct RewriteQuery {
     pub document: Document,
     /// Its lines that may change, from 0.
     pub lines: Range<usize>,
-    /// What to do, in words.
-    pub instruction: String,
+    /// What to do.
+    pub task: RewriteTask,
     /// Folder that the prompt shows the path relative to.
     pub root: Option<PathBuf>,
     /// How drafts are made.
@@ -91,7 +92,7 @@ pub async fn rewrite(engine: &Engine, query: &RewriteQuery) -> Result<Rewriting,
     let range = byte_range(document, lines.clone());
     let before = document.excerpt(range.clone());
     let prompt = Prompt::Rewrite(RewritePrompt {
-        instruction: query.instruction.trim().to_owned(),
+        task: query.task.clone(),
         region: before.clone(),
         path: path_for_prompt(document, query.root.as_deref()),
     });

@@ -117,6 +117,31 @@ fn what_cannot_be_rewritten_is_said_in_one_line() {
     check(long.to_str().unwrap(), "sort", 1, "give fewer lines");
 }
 
+/// A field whose declaration was renamed is renamed where it is used.
+#[test]
+fn a_change_is_repeated_elsewhere() {
+    let queue = fixtures::relative("typescript/queue.ts");
+    let span = format!("{queue}:35-38");
+    let changed = ["  private running = 0;", "  private active = 0;"];
+    let output = run(&["edit", &span, "--like", changed[0], changed[1]]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let difference = text(&output.stdout);
+    for line in [
+        "-    if (this.running < this.limit) {",
+        "+    if (this.active < this.limit) {",
+        "+      this.active += 1;",
+    ] {
+        assert!(difference.contains(line), "{difference}");
+    }
+    assert_eq!(
+        run(&["edit", &span]).status.code(),
+        Some(2),
+        "neither words nor a change"
+    );
+    let both = run(&["edit", &span, "sort", "--like", changed[0], changed[1]]);
+    assert_eq!(both.status.code(), Some(2), "words and a change");
+}
+
 /// Half of the small edits come out exactly; a change that costs some should be one that somebody wanted.
 #[test]
 fn small_edits_come_out_as_they_should() {
@@ -127,6 +152,16 @@ fn small_edits_come_out_as_they_should() {
     assert_eq!(report["n_edits"], 50);
     println!("{} of 50 edits are exact", report["n_exact"]);
     assert!(report["n_exact"].as_u64() >= Some(20), "{}", report["n_exact"]);
+    let begun = fixtures::relative("edits/repeated.toml");
+    let output = run(&["eval", "--edits", &begun, "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["n_edits"], 10);
+    let left = report["edits"].as_array().expect("edits").iter();
+    let left = left
+        .filter(|it| it["kind"] == "nothing is left")
+        .map(|it| &it["is_exact"]);
+    assert_eq!(left.collect::<Vec<_>>(), [true], "what is done stays as it is");
     let broken = file("broken.toml", b"[[case]]\nkind = 'x'\n");
     let output = run(&["eval", "--edits", broken.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));

@@ -17,8 +17,8 @@ use surmise_engine::{
     Answer, Engine, EngineError, EngineOptions, RewriteSupport, WeightSource,
     model::dictated::{Dictated, Dictation},
     request::{
-        CopyMixing, DrafterStats, FimPrompt, Prompt, Request, RewritePrompt, SamplingParams, Speculation,
-        StopCondition,
+        CopyMixing, DrafterStats, FimPrompt, Prompt, Request, RewritePrompt, RewriteTask, SamplingParams,
+        Speculation, StopCondition,
     },
     speculative::drafter::DrafterKind,
 };
@@ -359,7 +359,7 @@ fn rewriting(engine: &Engine, function: &Function, turn: usize) -> Option<Task> 
     Some(Task {
         path: function.path().to_owned(),
         prompt: Prompt::Rewrite(RewritePrompt {
-            instruction,
+            task: RewriteTask::Instruction(instruction),
             region: region.to_owned(),
             path: None,
         }),

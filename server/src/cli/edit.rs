@@ -1,4 +1,4 @@
-//! `surmise edit FILE[:START-END] "instruction"`: one rewriting, from the command line.
+//! `surmise edit FILE[:START-END] "instruction"`, or `--like OLD NEW` in its place: one rewriting, from the command line.
 
 use std::{
     io::{IsTerminal, Write},
@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::json;
 use similar::TextDiff;
+use surmise_engine::request::{LineChange, RewriteTask};
 
 use crate::{
     cli::{CliError, EditArgs, prompt_root, read_document, settings, style::Style},
@@ -26,7 +27,7 @@ pub(super) fn run(args: &EditArgs) -> Result<i32, CliError> {
     let query = RewriteQuery {
         document,
         lines,
-        instruction: args.instruction.clone(),
+        task: task(args),
         root: prompt_root(file),
         speculation: config.engine.speculation(),
     };
@@ -73,6 +74,18 @@ pub(super) fn run(args: &EditArgs) -> Result<i32, CliError> {
         })?;
     }
     Ok(0)
+}
+
+/// What the words say, or what goes on from `--like OLD NEW`.
+fn task(args: &EditArgs) -> RewriteTask {
+    if let Some(instruction) = &args.instruction {
+        return RewriteTask::Instruction(instruction.trim().to_owned());
+    }
+    let changes = args.like.chunks(2).map(|it| LineChange {
+        before: it[0].clone(),
+        after: it[1].clone(),
+    });
+    RewriteTask::GoOn(changes.collect())
 }
 
 /// The difference as `git apply` and `patch -p1` read it; empty if there is none.

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, io, ops::Range, path::Path, time::Instant};
 
 use serde::Serialize;
-use surmise_engine::{Engine, RewriteSupport, request::Speculation};
+use surmise_engine::{
+    Engine, RewriteSupport,
+    request::{RewriteTask, Speculation},
+};
 
 use super::hole::{Random, source_files};
 use crate::{
@@ -124,7 +127,7 @@ pub async fn try_action(
     let query = |instruction: &&str| RewriteQuery {
         document: document.clone(),
         lines: offer.lines.clone(),
-        instruction: (*instruction).to_owned(),
+        task: RewriteTask::Instruction((*instruction).to_owned()),
         root: Some(root.to_owned()),
         speculation,
     };

@@ -8,7 +8,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use surmise_engine::{Engine, request::Speculation};
+use surmise_engine::{
+    Engine,
+    request::{LineChange, RewriteTask, Speculation},
+};
 
 use super::judge::similarity;
 use crate::{
@@ -33,8 +36,11 @@ struct Case {
     file: PathBuf,
     /// First and last line, from 1.
     lines: (usize, usize),
-    /// What is asked for.
-    instruction: String,
+    /// What is asked for, in words.
+    instruction: Option<String>,
+    /// Or by what was done elsewhere: lines as they were and as they are.
+    #[serde(default)]
+    like: Vec<(String, String)>,
     /// What makes the expected lines of those that are there: pairs of texts, each replaced wherever it occurs, in order.
     #[serde(default)]
     replace: Vec<(String, String)>,
@@ -47,6 +53,8 @@ struct Case {
 pub struct Edit {
     /// Which kind of edit it is.
     pub kind: String,
+    /// What is asked for, for people.
+    pub instruction: String,
     /// What is asked for, and where.
     pub query: RewriteQuery,
     /// The lines that are expected.
@@ -102,13 +110,22 @@ pub fn read_edits(path: &Path, speculation: Speculation) -> io::Result<Vec<Edit>
         }
         let document = documents[&path].clone();
         let (first, last) = case.lines;
-        let about = || {
-            format!(
-                "case `{}` of {} at {first}",
-                case.instruction,
-                case.file.display()
-            )
+        let (instruction, task) = match (case.instruction, case.like) {
+            (Some(words), like) if like.is_empty() => (words.clone(), RewriteTask::Instruction(words)),
+            (None, like) if !like.is_empty() => {
+                let words = like.iter().map(|(before, after)| format!("{before} → {after}"));
+                let words = words.collect::<Vec<_>>().join(", ");
+                let changes = like
+                    .into_iter()
+                    .map(|(before, after)| LineChange { before, after });
+                (words, RewriteTask::GoOn(changes.collect()))
+            }
+            _ => {
+                let reason = "expected either `instruction` or `like`";
+                return Err(invalid(format!("{} at {first}: {reason}", case.file.display())));
+            }
         };
+        let about = || format!("case `{instruction}` of {} at {first}", case.file.display());
         if first == 0 || last < first || last > document.text.len_lines() {
             let n_lines = document.text.len_lines();
             return Err(invalid(format!(
@@ -131,11 +148,12 @@ pub fn read_edits(path: &Path, speculation: Speculation) -> io::Result<Vec<Edit>
         }
         edits.push(Edit {
             kind: case.kind,
+            instruction,
             expected,
             query: RewriteQuery {
                 document,
                 lines: first - 1..last,
-                instruction: case.instruction,
+                task,
                 root: Some(folder.to_owned()),
                 speculation,
             },
@@ -154,6 +172,7 @@ pub async fn try_edit(engine: &Engine, edit: &Edit) -> EditOutcome {
 fn judge(edit: &Edit, rewriting: Result<Rewriting, RewriteError>, elapsed: Duration) -> EditOutcome {
     let Edit {
         kind,
+        instruction,
         query,
         expected,
     } = edit;
@@ -161,7 +180,7 @@ fn judge(edit: &Edit, rewriting: Result<Rewriting, RewriteError>, elapsed: Durat
     let after = found.map_or("", |it| it.after.as_str());
     EditOutcome {
         kind: kind.clone(),
-        instruction: query.instruction.clone(),
+        instruction: instruction.clone(),
         language: query.document.language().name(),
         n_lines: query.lines.len(),
         is_exact: found.is_some() && after.trim_end() == expected.trim_end(),

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use surmise_engine::{Engine, RewriteSupport};
+use surmise_engine::{Engine, RewriteSupport, request::RewriteTask};
 use tokio::sync::oneshot;
 use tower_lsp_server::{
     gen_lsp_types::{
@@ -122,7 +122,7 @@ fn begin(server: &Server, job: &Job) -> Result<(Arc<Engine>, Vec<RewriteQuery>),
     let query = |instruction: &String| RewriteQuery {
         root: state.root_of(document),
         lines: job.lines.clone(),
-        instruction: instruction.clone(),
+        task: RewriteTask::Instruction(instruction.clone()),
         speculation: state.config.engine.speculation(),
         document: document.clone(),
     };

@@ -60,7 +60,7 @@ fn text(model: &str, outcomes: &[EditOutcome], style: Style) -> String {
     let Style {
         strong, faint, reset, ..
     } = style;
-    let mut out = format!("{strong}{model}, small edits by instruction{reset}\n");
+    let mut out = format!("{strong}{model}, small edits{reset}\n");
     for (heading, key) in [
         ("kind", (|it| &it.kind) as fn(&EditOutcome) -> &str),
         ("language", |it| it.language),
