@@ -1,16 +1,17 @@
-//! Measures completions: `infill MODEL FOLDER [--lines] [--fit] [--places N] [--seed N]`.
+//! Measures completions: `infill MODEL FOLDER [--lines] [--siblings N] [--fit] [--places N] [--seed N]`.
 //!
 //! FOLDER holds source files that the model has not seen. At random columns of random lines, as many for each language,
 //! the rest of the line is asked for, with `--lines` one to six lines, greedily, with at most 900 tokens of the file around it; copying
 //! also draws from 32 KiB of the file on either side of those. Answers are cut after as many lines as are missing. Reported are
 //! the network alone, copying alone (it says nothing where nothing matches), and their mixture; then at how many places the
-//! mixture is right where one of the others is not, and the other way round.
+//! mixture is right where one of the others is not, and the other way round. With `--siblings` a fourth column copies from the
+//! nearest N files of the same package too; a package is a folder in FOLDER.
 //!
 //! With `--fit` as many places of either kind give the table of weights in `copy/reliability.rs` instead. Its folder should
 //! hold other packages than the one that is reported on: `tuning` in `engine/training/corpus.toml`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     error::Error,
     ops::Range,
     path::{Path, PathBuf},
@@ -19,7 +20,7 @@ use std::{
 
 use surmise_engine::{
     Engine, EngineError, EngineOptions, WeightSource,
-    copy::{CopyPredictor, CopySource, FEATURES, MAX_CLASSES, Opinion},
+    copy::{CopyPredictor, CopySource, FEATURES, MAX_CLASSES, Opinion, Origin},
     fim::FimTemplate,
     healing::{Healing, is_allowed},
     kv_cache::{CachedSequence, KvCache},
@@ -33,6 +34,8 @@ use surmise_engine::{
 const MAX_PROMPT: usize = 900;
 /// Most bytes of the file on either side of the prompt that are copied from.
 const MAX_SOURCE: usize = 32 * 1024;
+/// Texts of the file itself among the sources of a place.
+const N_OWN_SOURCES: usize = 2;
 /// Longest answer, in tokens: the rest of a line, and several lines.
 const MAX_ANSWER: usize = 64;
 const MAX_LINES_ANSWER: usize = 160;
@@ -40,8 +43,8 @@ const MAX_LINES_ANSWER: usize = 160;
 const MAX_LINES: usize = 6;
 /// Shares of the places at which precision is told: those of the highest confidence.
 const SHOW_RATES: [f64; 2] = [0.2, 0.5];
-/// Columns of the report.
-const PREDICTORS: [&str; 3] = ["network", "copying", "mixture"];
+/// Columns of the report; the last one only where it differs from the one before.
+const PREDICTORS: [&str; 4] = ["network", "copying", "mixture", "mixture, siblings too"];
 /// Stands for the network where there is none.
 const NO_OPINION: Opinion = Opinion {
     best: 0.5,
@@ -78,15 +81,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let engine = Engine::load(WeightSource::File(args.model.clone()), EngineOptions::default())?;
-    let mut scores: BTreeMap<&str, [Vec<Answer>; 3]> = BTreeMap::new();
-    for place in setup.places(&args, args.lines)? {
-        let answers = [
+    let mut scores: BTreeMap<&str, Vec<Vec<Answer>>> = BTreeMap::new();
+    for mut place in setup.places(&args, args.lines)? {
+        let siblings = place.sources.split_off(N_OWN_SOURCES);
+        let mut answers = vec![
             ask(&engine, &place, CopyMixing::Off)?,
             setup.copy_alone(&place)?,
             ask(&engine, &place, CopyMixing::On)?,
         ];
+        if args.n_siblings > 0 {
+            place.sources.extend(siblings);
+            answers.push(ask(&engine, &place, CopyMixing::On)?);
+        }
         for name in [place.language, "all"] {
             let columns = scores.entry(name).or_default();
+            columns.resize(answers.len(), Vec::new());
             for (column, answer) in columns.iter_mut().zip(&answers) {
                 column.push(answer.clone());
             }
@@ -103,6 +112,8 @@ struct Args {
     fit: bool,
     /// Whether up to [`MAX_LINES`] lines are missing, not the rest of one.
     lines: bool,
+    /// Other files of the package that are copied from, at most.
+    n_siblings: usize,
     n_places: usize,
     seed: u64,
 }
@@ -115,6 +126,7 @@ impl Args {
             folder: args.next().ok_or("which folder of source files?")?.into(),
             fit: false,
             lines: false,
+            n_siblings: 0,
             n_places: 600,
             seed: 1,
         };
@@ -123,6 +135,7 @@ impl Args {
             match arg.as_str() {
                 "--fit" => parsed.fit = true,
                 "--lines" => parsed.lines = true,
+                "--siblings" => parsed.n_siblings = number()?.parse()?,
                 "--places" => parsed.n_places = number()?.parse()?,
                 "--seed" => parsed.seed = number()?.parse()?,
                 _ => return Err(format!("unknown option {arg}").into()),
@@ -139,7 +152,7 @@ struct Place {
     /// The prompt's tokens, less what healing takes from their end.
     tokens: Vec<u32>,
     healing: Option<Healing>,
-    /// The file before and after what the prompt holds.
+    /// The file before and after what the prompt holds, then other files, the nearest first.
     sources: Vec<Arc<CopySource>>,
     /// What stands there: the rest of the line, perhaps with lines after it.
     truth: String,
@@ -245,7 +258,15 @@ impl Setup {
                 let path = &files[random.below(files.len())];
                 let text = std::fs::read_to_string(path)?;
                 let name = path.strip_prefix(&args.folder)?.to_string_lossy();
-                places.extend(self.place(language, &name, &text, lines, &mut random)?);
+                let Some(mut place) = self.place(language, &name, &text, lines, &mut random)? else {
+                    continue;
+                };
+                for sibling in siblings(&args.folder, path, &text, files, args.n_siblings) {
+                    let text = std::fs::read_to_string(sibling)?;
+                    let end = text.floor_char_boundary(MAX_SOURCE);
+                    place.sources.push(self.source(&text[..end], Origin::Elsewhere));
+                }
+                places.push(place);
             }
         }
         Ok(places)
@@ -293,10 +314,7 @@ impl Setup {
                 let truth = text[at..truth_end].to_owned();
                 let before = text.ceil_char_boundary(prefix.start.saturating_sub(MAX_SOURCE))..prefix.start;
                 let after = suffix.end..text.floor_char_boundary(suffix.end + MAX_SOURCE);
-                let source = |range: Range<usize>| {
-                    let (tokenizer, n_vocab) = (Arc::clone(&self.tokenizer), self.tokenizer.vocab_size());
-                    Arc::new(CopySource::new(tokenizer, n_vocab, text[range].to_owned()))
-                };
+                let source = |range: Range<usize>| self.source(&text[range], Origin::SameFile);
                 return Ok(Some(Place {
                     language,
                     prompt,
@@ -308,6 +326,11 @@ impl Setup {
             }
             bytes = bytes * 9 / 10;
         }
+    }
+
+    fn source(&self, text: &str, origin: Origin) -> Arc<CopySource> {
+        let (tokenizer, n_vocab) = (Arc::clone(&self.tokenizer), self.tokenizer.vocab_size());
+        Arc::new(CopySource::new(tokenizer, n_vocab, text.to_owned(), origin))
     }
 
     /// Greedy copying until nothing matches or there are as many lines as are missing.
@@ -508,7 +531,7 @@ fn print_weights(rows: &[FitRow]) {
     );
 }
 
-fn print_scores(scores: &BTreeMap<&str, [Vec<Answer>; 3]>) {
+fn print_scores(scores: &BTreeMap<&str, Vec<Vec<Answer>>>) {
     println!(
         "| language | places | predictor | exact | similarity | precision at 20% | at 50% | tokens per step |"
     );
@@ -527,13 +550,16 @@ fn print_scores(scores: &BTreeMap<&str, [Vec<Answer>; 3]>) {
     }
 }
 
-/// Prints at how many places the mixture is exact where another is not, and the other way round; and by how much it is more
+/// Prints at how many places the last mixture is exact where another is not, and the other way round; and by how much it is more
 /// similar, in percent, with the half-width of the 95% confidence interval.
-fn print_pairs(scores: &BTreeMap<&str, [Vec<Answer>; 3]>) {
+fn print_pairs(scores: &BTreeMap<&str, Vec<Vec<Answer>>>) {
     println!("\n| language | against | won | lost | similarity |");
     println!("| --- | --- | --- | --- | --- |");
-    for (language, [network, copying, mixture]) in scores {
-        for (other, answers) in [(PREDICTORS[0], network), (PREDICTORS[1], copying)] {
+    for (language, answers) in scores {
+        let Some((mixture, others)) = answers.split_last() else {
+            continue;
+        };
+        for (other, answers) in PREDICTORS.iter().zip(others) {
             let pairs = || mixture.iter().zip(answers);
             let won = pairs().filter(|(a, b)| a.is_exact && !b.is_exact).count();
             let lost = pairs().filter(|(a, b)| !a.is_exact && b.is_exact).count();
@@ -554,6 +580,39 @@ fn precision(answers: &[Answer], rate: f64) -> f64 {
     let n_shown = ((answers.len() as f64 * rate).round() as usize).max(1);
     let n_exact = sorted.iter().take(n_shown).filter(|it| it.is_exact).count();
     100.0 * n_exact as f64 / n_shown as f64
+}
+
+/// The `n` files of the package that are nearest to the one at `path`, which reads `text`: first those that it mentions by their
+/// names, then those that are fewest folders away.
+fn siblings<'f>(folder: &Path, path: &Path, text: &str, files: &'f [PathBuf], n: usize) -> Vec<&'f PathBuf> {
+    let words: HashSet<&str> = text
+        .split(|it: char| !it.is_alphanumeric() && it != '_' && it != '-')
+        .collect();
+    let package = |path: &Path| {
+        path.strip_prefix(folder)
+            .ok()?
+            .components()
+            .next()
+            .map(|it| it.as_os_str().to_owned())
+    };
+    let distance = |other: &PathBuf| {
+        let name = |path: &Path| path.file_stem().map(|it| it.to_string_lossy().into_owned());
+        let is_mentioned = name(other).is_some_and(|name| words.contains(name.as_str()));
+        let n_shared = path
+            .components()
+            .zip(other.components())
+            .take_while(|(a, b)| a == b)
+            .count();
+        let n_own = other.components().count();
+        (!is_mentioned, n_own - n_shared, std::cmp::Reverse(n_shared))
+    };
+    let mut siblings: Vec<&PathBuf> = files
+        .iter()
+        .filter(|other| *other != path && package(other) == package(path))
+        .collect();
+    siblings.sort_by_key(|other| distance(other));
+    siblings.truncate(n);
+    siblings
 }
 
 fn collect_files(folder: &Path, files: &mut BTreeMap<&str, Vec<PathBuf>>) -> std::io::Result<()> {

@@ -60,6 +60,18 @@ pub enum Support {
     Split,
 }
 
+/// Where something is copied from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// The sequence itself, which the network has seen.
+    #[default]
+    Prompt,
+    /// What the prompt leaves out of the same file.
+    SameFile,
+    /// Another file, or what is no longer in any.
+    Elsewhere,
+}
+
 /// How the best place agrees with the name that the text ends with: letters, digits and underscores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NameMatch {
@@ -81,8 +93,8 @@ pub struct CopyPrediction {
     pub evidence: usize,
     /// How the places agree.
     pub support: Support,
-    /// Whether the best place is in a source beside the prompt: there the network has not seen it.
-    pub is_unseen: bool,
+    /// Where the best place is.
+    pub origin: Origin,
     /// How the best place agrees with the name under way.
     pub name: NameMatch,
     /// Whether the best place goes on with more of a name.
@@ -352,7 +364,10 @@ impl CopyPredictor {
             },
             votes,
             evidence: best,
-            is_unseen: self.best.source.is_some(),
+            origin: self
+                .best
+                .source
+                .map_or(Origin::Prompt, |idx| self.sources[idx].origin()),
             name: self.name_match(),
             name_goes_on: belongs_to_name(next),
             line_ends: is_line_end(next),

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::{
     answer::{AnswerFormat, AnswerParser},
     chat_template::{ChatTemplate, Value},
-    copy::{CopyPredictor, CopySource},
+    copy::{CopyPredictor, CopySource, Origin},
     engine_loop::{Command, EngineLoop},
     error::EngineError,
     fim::{FimConversation, FimTemplate},
@@ -355,12 +355,13 @@ impl Engine {
 
     /// A text that copying may draw from beside the prompt; `None` if this model does not mix copying in. Worth keeping while
     /// the text stays as it is.
-    pub fn copy_source(&self, text: String) -> Option<Arc<CopySource>> {
+    pub fn copy_source(&self, text: String, origin: Origin) -> Option<Arc<CopySource>> {
         self.info.copies.then(|| {
             Arc::new(CopySource::new(
                 Arc::clone(&self.tokenizer),
                 self.info.vocab,
                 text,
+                origin,
             ))
         })
     }

@@ -63,7 +63,7 @@ fn fill(engine: &Engine, hole: &FimPrompt, speculation: Speculation, sampling: &
         speculation,
         // Something beside the prompt that answers are copied from, too.
         copy_sources: engine
-            .copy_source(format!("{}\n{}", hole.suffix, hole.prefix))
+            .copy_source(format!("{}\n{}", hole.suffix, hole.prefix), Origin::SameFile)
             .into_iter()
             .collect(),
         ..Default::default()

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::{BORDER, MIN_MATCH};
+use super::{BORDER, MIN_MATCH, Origin};
 use crate::{suffix_index::SuffixIndex, tokenizer::Tokenizer};
 
 /// Bytes of some pieces of text with borders between them.
@@ -63,6 +63,7 @@ impl Passage {
 /// once, by whoever needs it first, and takes about 30 bytes of memory for each of its own; requests share it.
 pub struct CopySource {
     text: String,
+    origin: Origin,
     tokenizer: Arc<Tokenizer>,
     /// Ids from here on are none of the model's.
     n_vocab: usize,
@@ -71,9 +72,10 @@ pub struct CopySource {
 
 impl CopySource {
     /// A text, for a model that reads the first `n_vocab` tokens.
-    pub fn new(tokenizer: Arc<Tokenizer>, n_vocab: usize, text: String) -> Self {
+    pub fn new(tokenizer: Arc<Tokenizer>, n_vocab: usize, text: String, origin: Origin) -> Self {
         Self {
             text,
+            origin,
             tokenizer,
             n_vocab,
             passage: OnceLock::new(),
@@ -89,6 +91,11 @@ impl CopySource {
     /// Whether nobody waits for it any more.
     pub fn is_prepared(&self) -> bool {
         self.passage.get().is_some()
+    }
+
+    /// Where the text is.
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     pub(super) fn passage(&self) -> &Passage {

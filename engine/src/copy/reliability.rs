@@ -1,6 +1,6 @@
 //! How much copying is to be trusted, beside a network that has an opinion of its own.
 
-use super::{CopyPrediction, NameMatch, Support};
+use super::{CopyPrediction, NameMatch, Origin, Support};
 
 /// Least evidence of each class.
 const EVIDENCE: [usize; 8] = [4, 6, 8, 12, 16, 24, 32, 48];
@@ -18,7 +18,7 @@ pub const FEATURES: [&str; 7] = [
     "support",
     "certainty of the network",
     "its consent",
-    "unseen",
+    "origin",
     "name",
     "line end",
 ];
@@ -37,7 +37,7 @@ const LOG_ODDS: [[f32; MAX_CLASSES]; FEATURES.len()] = [
     [-0.67, 0.76, -0.61, -0.85, 0.0, 0.0, 0.0, 0.0],
     [0.59, 0.60, 0.50, 0.41, -0.25, -0.85, 0.0, 0.0],
     [-2.21, -0.92, -0.46, 0.12, 0.56, 0.10, 0.0, 0.0],
-    [-0.53, 1.22, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    [-0.53, 1.22, 1.22, 0.0, 0.0, 0.0, 0.0, 0.0],
     [-0.14, -0.40, -0.26, 0.27, -0.96, 0.62, 0.0, 0.0],
     [-0.39, 1.09, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
 ];
@@ -65,7 +65,11 @@ impl CopyPrediction {
             },
             class_of(network.best, &CERTAINTY),
             class_of(network.first_vote / network.best, &CONSENT),
-            usize::from(self.is_unseen),
+            match self.origin {
+                Origin::Prompt => 0,
+                Origin::SameFile => 1,
+                Origin::Elsewhere => 2,
+            },
             usize::from(self.name_goes_on)
                 + match self.name {
                     NameMatch::None => 0,

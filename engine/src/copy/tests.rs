@@ -65,7 +65,12 @@ fn longer_and_nearer_matches_weigh_more() {
 fn source(text: &str) -> Arc<CopySource> {
     let tokenizer = Tokenizer::bytes();
     let n_vocab = tokenizer.vocab_size();
-    Arc::new(CopySource::new(Arc::new(tokenizer), n_vocab, text.to_owned()))
+    Arc::new(CopySource::new(
+        Arc::new(tokenizer),
+        n_vocab,
+        text.to_owned(),
+        Origin::SameFile,
+    ))
 }
 
 #[test]
