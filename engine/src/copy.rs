@@ -61,7 +61,7 @@ pub enum Support {
 }
 
 /// Where something is copied from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Origin {
     /// The sequence itself, which the network has seen.
     #[default]

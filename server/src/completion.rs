@@ -12,7 +12,6 @@ pub mod withheld;
 use std::{
     ops::Range,
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,7 +25,7 @@ use surmise_grammars::Extent;
 
 use crate::{config::CompletionConfig, document::Document};
 use postprocess::{Candidate, StepTrace, postprocess};
-use sources::SourceCache;
+use sources::Beside;
 use trigger::Trigger;
 use withheld::Withheld;
 
@@ -47,10 +46,8 @@ pub struct Query {
     pub sampling: SamplingParams,
     /// How drafts are made.
     pub speculation: Speculation,
-    /// Other documents that are open, the one last worked on first: what they say may be said again.
-    pub neighbours: Vec<Document>,
-    /// Texts that were prepared for the engine.
-    pub sources: Arc<SourceCache>,
+    /// What other texts say may be said again.
+    pub beside: Beside,
 }
 
 /// Text to insert.

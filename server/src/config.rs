@@ -38,6 +38,8 @@ pub struct CompletionConfig {
     pub disabled_languages: Vec<String>,
     /// How far a suggestion reaches.
     pub extent: ExtentConfig,
+    /// Whether suggestions may repeat what stands in files that are not open: of the editor's folders, those near the file at hand, less what Git ignores, hidden files and files with secrets.
+    pub nearby_files: bool,
     /// Most tokens in a suggestion.
     #[schemars(range(min = 1, max = 1024))]
     pub max_tokens: usize,
@@ -145,6 +147,7 @@ impl Default for CompletionConfig {
             automatic: true,
             disabled_languages: Vec::new(),
             extent: ExtentConfig::Auto,
+            nearby_files: true,
             max_tokens: 64,
             prompt_tokens: 1024,
             min_confidence: 0.2,

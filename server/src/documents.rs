@@ -1,17 +1,19 @@
 //! The documents that the editor has open, with what we remember about the suggestions in each.
 
 use std::{
-    collections::HashMap,
-    path::PathBuf,
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
 use crate::{
-    completion::{Completion, reuse::Remembered},
+    completion::{Completion, reuse::Remembered, sources::Neighbour},
     document::Document,
     position::{Encoding, Position, offset_at},
+    repository::secrets::is_secret,
 };
 
 /// Open documents by URI. Changes are applied in the order in which they come.
@@ -20,7 +22,25 @@ pub struct DocumentStore {
     open: HashMap<String, OpenDocument>,
     /// How often a document was opened or changed.
     clock: u64,
+    /// What was taken out of documents lately, the latest last.
+    removed: VecDeque<Removed>,
 }
+
+/// Text that was taken out of a document, perhaps to be put in elsewhere.
+#[derive(Debug)]
+struct Removed {
+    uri: String,
+    /// Byte at which it stood, kept in step with later changes.
+    at: usize,
+    text: String,
+}
+
+/// Least text that is kept when it is taken out, white space around it not counted.
+const LEAST_REMOVED: usize = 8;
+/// Most that is kept of it, from its beginning.
+const MOST_REMOVED: usize = 4096;
+/// Texts that are kept.
+const MAX_REMOVED: usize = 8;
 
 /// A document and its suggestions.
 #[derive(Debug)]
@@ -35,6 +55,8 @@ pub struct OpenDocument {
     revision: u64,
     /// When it was last opened or changed, in the store's own time.
     touched: u64,
+    /// Where it was changed last, in bytes.
+    changed_at: usize,
     /// The text that the engine was last given to draft from.
     given: Option<u64>,
     /// How long the last change took to apply.
@@ -64,6 +86,7 @@ impl DocumentStore {
             last: None,
             revision: 0,
             touched: self.clock,
+            changed_at: 0,
             given: None,
             changed_in: Duration::ZERO,
             prepared_for: None,
@@ -87,6 +110,7 @@ impl DocumentStore {
             revision,
             changed_in,
             touched,
+            changed_at,
             ..
         }) = self.open.get_mut(uri)
         else {
@@ -103,7 +127,10 @@ impl DocumentStore {
                 Some((start, end)) => {
                     let start = offset_at(&document.text, start, encoding);
                     let end = offset_at(&document.text, end, encoding).max(start);
+                    keep(&mut self.removed, uri, document, start..end, &change.text);
+                    follow(&mut self.removed, uri, start..end, change.text.len());
                     document.replace(start..end, &change.text);
+                    *changed_at = start;
                 }
             }
         }
@@ -128,6 +155,7 @@ impl DocumentStore {
     /// after every key would cost the model the time that drafts save, and the prompt has what is new in it.
     pub fn take_changed(&mut self, typed_in: &str) -> Vec<(String, Document)> {
         let changed = self.open.iter_mut().filter(|(uri, open)| match open.given {
+            _ if open.is_secret() => false,
             None => true,
             Some(given) => given != open.revision && *uri != typed_in,
         });
@@ -150,12 +178,44 @@ impl DocumentStore {
         self.open.remove(uri);
     }
 
-    /// The documents but this one that were opened or changed last, the latest first; `n` at most.
-    pub fn neighbours(&self, uri: &str, n: usize) -> Vec<Document> {
-        let others = self.open.iter().filter(|(other, _)| *other != uri);
+    /// The documents but this one that were opened or changed last, the latest first; `n` at most, and none that holds secrets.
+    pub fn neighbours(&self, uri: &str, n: usize) -> Vec<Neighbour> {
+        let others = self
+            .open
+            .iter()
+            .filter(|(other, open)| *other != uri && !open.is_secret());
         let mut others: Vec<&OpenDocument> = others.map(|(_, open)| open).collect();
         others.sort_unstable_by_key(|open| std::cmp::Reverse(open.touched));
-        others.iter().take(n).map(|open| open.document.clone()).collect()
+        let neighbours = others.iter().take(n).map(|open| Neighbour {
+            document: open.document.clone(),
+            changed_at: open.changed_at,
+        });
+        neighbours.collect()
+    }
+
+    /// What was taken out of documents lately, the latest last, for somebody at byte `at` of this one. Whoever stands where
+    /// a text was has taken it out because it is not wanted there.
+    pub fn removed(&self, uri: &str, at: usize) -> String {
+        let Some(open) = self.open.get(uri) else {
+            return String::new();
+        };
+        let line = |byte: usize| {
+            open.document
+                .text
+                .byte_to_line(byte.min(open.document.text.len_bytes()))
+        };
+        let wanted = self
+            .removed
+            .iter()
+            .filter(|it| it.uri != uri || line(it.at) != line(at));
+        wanted.map(|it| format!("{}\n", it.text)).collect()
+    }
+
+    /// The files that are open.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.open
+            .values()
+            .filter_map(|open| open.document.path.as_deref())
     }
 
     /// The open document with this URI.
@@ -169,7 +229,53 @@ impl DocumentStore {
     }
 }
 
+/// Keeps text that is about to be taken out, unless what comes in its place says the same, or there may be secrets in it.
+fn keep(
+    removed: &mut VecDeque<Removed>,
+    uri: &str,
+    document: &Document,
+    range: Range<usize>,
+    replacement: &str,
+) {
+    if range.len() < LEAST_REMOVED || document.path.as_deref().is_some_and(is_secret) {
+        return;
+    }
+    let end = range.end.min(range.start + MOST_REMOVED);
+    let end = document.text.char_to_byte(document.text.byte_to_char(end));
+    let text = document.excerpt(range.start..end).trim().to_owned();
+    if text.len() < LEAST_REMOVED || replacement.contains(&text) {
+        return;
+    }
+    removed.push_back(Removed {
+        uri: uri.to_owned(),
+        at: range.start,
+        text,
+    });
+    if removed.len() > MAX_REMOVED {
+        removed.pop_front();
+    }
+}
+
+/// Moves the places of texts that were taken out along with what stands around them.
+fn follow(removed: &mut VecDeque<Removed>, uri: &str, range: Range<usize>, new_len: usize) {
+    for it in removed
+        .iter_mut()
+        .filter(|it| it.uri == uri && it.at > range.start)
+    {
+        it.at = if it.at < range.end {
+            range.start
+        } else {
+            it.at - range.len() + new_len
+        };
+    }
+}
+
 impl OpenDocument {
+    /// Whether it is a file that holds secrets.
+    fn is_secret(&self) -> bool {
+        self.document.path.as_deref().is_some_and(is_secret)
+    }
+
     /// Which of its texts the document has now.
     pub fn revision(&self) -> u64 {
         self.revision
@@ -285,11 +391,67 @@ mod tests {
         };
         documents.change("a", None, &[change], Encoding::Utf16);
         let neighbours = |uri, n| -> Vec<String> {
-            let found: Vec<Document> = documents.neighbours(uri, n);
-            found.iter().map(|document| document.text.to_string()).collect()
+            let found = documents.neighbours(uri, n);
+            found.iter().map(|it| it.document.text.to_string()).collect()
         };
         assert_eq!(neighbours("c", 9), ["changed", "b"]);
         assert_eq!(neighbours("a", 1), ["c"]);
+    }
+
+    #[test]
+    fn what_is_cut_out_is_wanted_elsewhere() {
+        let mut documents = DocumentStore::default();
+        let text = "let a = 1;\nlet cut_out = compute();\nlet b = 2;\n";
+        documents.open("u".to_owned(), Document::new(None, None, None, text));
+        documents.open("v".to_owned(), Document::new(None, None, None, ""));
+        let at = |line, column| Position { line, column };
+        let mut change = |start, end, text: &str| {
+            let change = Change {
+                range: Some((start, end)),
+                text: text.to_owned(),
+            };
+            documents.change("u", None, &[change], Encoding::Utf16);
+        };
+        change(at(1, 0), at(2, 0), "");
+        change(at(0, 4), at(0, 5), "");
+        change(at(0, 0), at(0, 0), "// A line before.\n");
+        let cut = "let cut_out = compute();\n";
+        assert_eq!(documents.removed("v", 0), cut);
+        assert_eq!(documents.removed("u", 0), cut);
+        let place = "// A line before.\nlet  = 1;\n".len();
+        assert_eq!(documents.removed("u", place + 3), "", "it was taken out there");
+        for line in 0..MAX_REMOVED {
+            let change = |range, text: &str| {
+                [Change {
+                    range,
+                    text: text.to_owned(),
+                }]
+            };
+            let text = format!("line number {line}");
+            documents.change("v", None, &change(None, &text), Encoding::Utf16);
+            documents.change(
+                "v",
+                None,
+                &change(Some((at(0, 0), at(9, 9))), ""),
+                Encoding::Utf16,
+            );
+        }
+        assert_eq!(documents.removed("u", 0).lines().count(), MAX_REMOVED);
+        assert!(
+            !documents.removed("u", 0).contains("cut_out"),
+            "the oldest goes first"
+        );
+    }
+
+    #[test]
+    fn files_with_secrets_are_nobodys_neighbours() {
+        let mut documents = DocumentStore::default();
+        for name in ["/p/.env", "/p/a.rs"] {
+            let document = Document::new(Some(Path::new(name)), None, None, name);
+            documents.open(name.to_owned(), document);
+        }
+        assert_eq!(documents.neighbours("/p/b.rs", 9).len(), 1);
+        assert_eq!(documents.take_changed("/p/b.rs")[0].0, "/p/a.rs");
     }
 
     #[tokio::test]

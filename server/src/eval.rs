@@ -14,9 +14,11 @@ use crate::{
     completion::{
         Completion, Query, Trace, complete,
         postprocess::{Candidate, confidence, postprocess},
+        sources::Beside,
         trigger::Trigger,
     },
     config::{CompletionConfig, Config, ExtentConfig},
+    repository::{self, FileList},
 };
 use hole::{Hole, Wanted};
 use judge::{common_prefix, similarity};
@@ -74,8 +76,20 @@ impl Answer {
 }
 
 /// Fills one hole, as while typing, and judges what would be shown at each of `thresholds`. `root` is the folder that the paths
-/// in prompts are relative to.
-pub async fn fill(engine: &Engine, config: &Config, root: &Path, hole: &Hole, thresholds: &[f64]) -> Answer {
+/// in prompts are relative to, `files` are those in it.
+pub async fn fill(
+    engine: &Engine,
+    config: &Config,
+    root: &Path,
+    files: &FileList,
+    hole: &Hole,
+    thresholds: &[f64],
+) -> Answer {
+    let nearby = if config.completion.nearby_files {
+        repository::near(files, &hole.document, engine)
+    } else {
+        Vec::new()
+    };
     let query = Query {
         document: hole.document.clone(),
         at: hole.at,
@@ -91,8 +105,10 @@ pub async fn fill(engine: &Engine, config: &Config, root: &Path, hole: &Hole, th
         },
         sampling: SamplingParams::default(),
         speculation: config.engine.speculation(),
-        neighbours: Vec::new(),
-        sources: Default::default(),
+        beside: Beside {
+            nearby,
+            ..Beside::default()
+        },
     };
     let Completion { trace, .. } = complete(engine, &query).await;
     let mut thresholds: Vec<f64> = [0.0].into_iter().chain(thresholds.iter().copied()).collect();

@@ -15,5 +15,6 @@ pub mod lsp;
 pub mod model;
 pub mod models;
 pub mod position;
+pub mod repository;
 pub mod rewrite;
 pub mod transport;

@@ -17,6 +17,7 @@ mod execute_command;
 mod explain;
 mod inline_completion;
 mod load_model;
+mod nearby;
 mod progress;
 mod references;
 mod status;
@@ -24,27 +25,35 @@ mod task;
 mod view_text;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use surmise_engine::{Engine, EngineError, LoadProgress, request::SamplingParams};
+use surmise_engine::{Engine, EngineError, LoadProgress, copy::CopySource, request::SamplingParams};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
 };
 use tower_lsp_server::{
     Client, LanguageServer, LspService,
-    gen_lsp_types::{InitializeParams, InitializeResult, InitializedParams, ProgressToken},
+    gen_lsp_types::{
+        DidChangeWorkspaceFoldersParams, InitializeParams, InitializeResult, InitializedParams, Position,
+        ProgressToken,
+    },
     jsonrpc::Result,
 };
 
 use crate::{
-    completion::{Query, sources::SourceCache, trigger::Trigger},
+    completion::{
+        Query,
+        sources::{Beside, SourceCache},
+        trigger::Trigger,
+    },
     config::{Config, Layer, Problem},
     document::Document,
     documents::DocumentStore,
     position::Encoding,
+    repository::{Nearby, Repository},
     transport::{self, Ending},
 };
 use capabilities::ClientFeatures;
@@ -98,6 +107,7 @@ pub(crate) struct Server {
 struct Shared {
     client: Client,
     options: Options,
+    repository: Repository,
     state: Mutex<State>,
 }
 
@@ -112,8 +122,9 @@ struct State {
     /// Folders that the editor has open.
     roots: Vec<PathBuf>,
     model: ModelState,
-    /// Texts prepared for the model.
+    /// Texts prepared for the model, those of documents and those of files that are not open.
     sources: Arc<SourceCache>,
+    nearby: Arc<Nearby>,
     /// How often the editor's settings were asked for or came; only the newest count.
     n_settings: u64,
     /// Problems that the user has not been told of.
@@ -150,6 +161,7 @@ impl Server {
         let state = Mutex::new(State {
             documents: DocumentStore::default(),
             sources: Arc::default(),
+            nearby: Arc::default(),
             editor_settings: Vec::new(),
             config,
             features: ClientFeatures::default(),
@@ -168,6 +180,7 @@ impl Server {
             shared: Arc::new(Shared {
                 client,
                 options,
+                repository: Repository::default(),
                 state,
             }),
         }
@@ -185,20 +198,34 @@ impl Server {
 }
 
 impl State {
-    /// A query at the start of an open document, under the settings as they are.
-    fn query(&self, uri: &str, trigger: Trigger) -> Option<Query> {
+    /// A query at a place in an open document, under the settings as they are.
+    fn query(&self, uri: &str, trigger: Trigger, place: Position) -> Option<Query> {
         let document = self.documents.get(uri)?.document.clone();
+        let at = convert::offset(&document, place, self.encoding);
         Some(Query {
-            at: 0,
+            at,
             trigger,
             root: self.root_of(&document),
             config: self.config.completion.clone(),
             sampling: SamplingParams::default(),
             speculation: self.config.engine.speculation(),
-            neighbours: self.documents.neighbours(uri, MAX_NEIGHBOURS),
-            sources: Arc::clone(&self.sources),
+            beside: Beside {
+                removed: self.documents.removed(uri, at),
+                neighbours: self.documents.neighbours(uri, MAX_NEIGHBOURS),
+                nearby: self.nearby(&document),
+                cache: Arc::clone(&self.sources),
+            },
             document,
         })
+    }
+
+    /// What was found near a document, if it is wanted.
+    fn nearby(&self, document: &Document) -> Vec<Arc<CopySource>> {
+        let is_open = |path: &Path| self.documents.paths().any(|open| open == path);
+        match &document.path {
+            Some(path) if self.config.completion.nearby_files => self.nearby.of(path, is_open),
+            _ => Vec::new(),
+        }
     }
 
     /// The folder of the editor that a document lies in.
@@ -219,6 +246,7 @@ impl State {
         if is_current {
             self.documents.forget_taken();
             self.sources = Arc::default();
+            self.nearby = Arc::default();
             self.model = match loaded {
                 Ok(engine) => ModelState::Ready(Arc::new(engine)),
                 Err(reason) => ModelState::Failed(reason),
@@ -236,6 +264,10 @@ impl LanguageServer for Server {
 
     async fn initialized(&self, _: InitializedParams) {
         configuration::pull_then_load(self);
+    }
+
+    async fn did_change_workspace_folders(&self, params: DidChangeWorkspaceFoldersParams) {
+        nearby::change_folders(self, &params.event);
     }
 
     async fn shutdown(&self) -> Result<()> {

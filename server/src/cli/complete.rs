@@ -94,7 +94,6 @@ fn query(args: &CompleteArgs, config: &Config, document: Document) -> Query {
             ..Default::default()
         },
         speculation: config.engine.speculation(),
-        neighbours: Vec::new(),
-        sources: Default::default(),
+        beside: Default::default(),
     }
 }

@@ -22,6 +22,7 @@ use crate::{
         },
     },
     model,
+    repository::FileList,
 };
 
 pub(super) fn run(args: &EvalArgs) -> Result<i32, CliError> {
@@ -39,7 +40,9 @@ fn fill_holes(args: &EvalArgs, folder: &Path) -> Result<i32, CliError> {
         path: folder.to_owned(),
         source,
     };
-    let holes = holes(folder, args.holes, args.seed).map_err(unreadable)?;
+    // As the files near a document are called.
+    let root = std::path::absolute(folder)?;
+    let holes = holes(&root, args.holes, args.seed).map_err(unreadable)?;
     if holes.is_empty() {
         return Err(CliError::NoCode(folder.to_owned()));
     }
@@ -52,10 +55,12 @@ fn fill_holes(args: &EvalArgs, folder: &Path) -> Result<i32, CliError> {
         .build()?;
     let mut asked = THRESHOLDS.to_vec();
     asked.push(config.completion.min_confidence);
+    let mut files = FileList::default();
+    files.refresh(std::slice::from_ref(&root));
     let mut answers = Vec::new();
     for (idx, hole) in holes.iter().enumerate() {
         progress(&format!("hole {} of {}", idx + 1, holes.len()));
-        let answer = fill(&engine, &config, folder, hole, &asked);
+        let answer = fill(&engine, &config, &root, &files, hole, &asked);
         answers.push(runtime.block_on(answer));
     }
     progress("");

@@ -112,8 +112,7 @@ mod tests {
             config: Default::default(),
             sampling: Default::default(),
             speculation: Default::default(),
-            neighbours: Vec::new(),
-            sources: Default::default(),
+            beside: Default::default(),
         };
         let suggestion = Suggestion {
             range: 14..14,

@@ -198,8 +198,7 @@ mod tests {
             config: Default::default(),
             sampling: Default::default(),
             speculation: Default::default(),
-            neighbours: Vec::new(),
-            sources: Default::default(),
+            beside: Default::default(),
         };
         let page = page(&"a.rs:1:5".parse().unwrap(), &query, &trace);
         assert!(page.contains(

@@ -140,8 +140,7 @@ mod tests {
             config: Default::default(),
             sampling: Default::default(),
             speculation: Default::default(),
-            neighbours: Vec::new(),
-            sources: Default::default(),
+            beside: Default::default(),
         };
         let words = |text: &str| text.split_whitespace().count();
         let context = gather(

@@ -1,4 +1,5 @@
-//! Texts beside the prompt that the engine may copy from: what the excerpt leaves out of the file, and other open files.
+//! Texts beside the prompt that the engine may copy from: what the excerpt leaves out of the file, what was cut out lately,
+//! other open files, and files near this one.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -7,7 +8,10 @@ use std::{
     thread,
 };
 
-use surmise_engine::{Engine, copy::CopySource};
+use surmise_engine::{
+    Engine,
+    copy::{CopySource, Origin},
+};
 
 use crate::{completion::Query, document::Document};
 
@@ -21,6 +25,28 @@ const CHUNK_LINES: usize = 64;
 /// Texts that are kept prepared.
 const MAX_ENTRIES: usize = 16;
 
+/// What there is to copy from beside the document.
+#[derive(Debug, Clone, Default)]
+pub struct Beside {
+    /// Text that was taken out of open documents lately, the latest last.
+    pub removed: String,
+    /// Other documents that are open, the one last worked on first.
+    pub neighbours: Vec<Neighbour>,
+    /// Files that are not open, the nearest first.
+    pub nearby: Vec<Arc<CopySource>>,
+    /// Texts that were prepared for the engine.
+    pub cache: Arc<SourceCache>,
+}
+
+/// A document that is open beside the one that is being typed in.
+#[derive(Debug, Clone)]
+pub struct Neighbour {
+    /// The document.
+    pub document: Document,
+    /// Where it was changed last, in bytes.
+    pub changed_at: usize,
+}
+
 /// Texts that one engine copied from lately, by their hashes.
 #[derive(Debug, Default)]
 pub struct SourceCache {
@@ -31,15 +57,15 @@ pub struct SourceCache {
 
 impl SourceCache {
     /// The texts, those that are known as they were prepared.
-    fn get(&self, engine: &Engine, texts: Vec<String>) -> Vec<Arc<CopySource>> {
+    fn get(&self, engine: &Engine, texts: impl Iterator<Item = (Origin, String)>) -> Vec<Arc<CopySource>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sources = Vec::new();
-        for text in texts {
-            let hash = self.hasher.hash_one(&text);
+        for (origin, text) in texts {
+            let hash = self.hasher.hash_one((origin, &text));
             let known = entries.iter().position(|entry| entry.0 == hash);
             let source = match known {
                 Some(idx) => Some(entries.remove(idx).1),
-                None => engine.copy_source(text),
+                None => engine.copy_source(text, origin),
             };
             if let Some(source) = source {
                 sources.push(Arc::clone(&source));
@@ -73,13 +99,33 @@ pub(super) fn gather(engine: &Engine, query: &Query, excerpt: Range<usize>) -> V
         before(&query.document, excerpt.start),
         after(&query.document, excerpt.end),
     ];
-    let own = own.into_iter().map(|range| query.document.excerpt(range));
-    let others = query
-        .neighbours
-        .iter()
-        .map(|document| document.excerpt(0..snap(document, MAX_BYTES)));
-    let texts: Vec<String> = own.chain(others).filter(|text| !text.is_empty()).collect();
-    query.sources.get(engine, texts)
+    let own = own.map(|range| (Origin::SameFile, query.document.excerpt(range)));
+    let Beside {
+        removed,
+        neighbours,
+        nearby,
+        cache,
+    } = &query.beside;
+    let removed = (Origin::Elsewhere, removed.clone());
+    let neighbours = neighbours.iter().map(|it| {
+        (
+            Origin::Elsewhere,
+            it.document.excerpt(around(&it.document, it.changed_at)),
+        )
+    });
+    let texts = own.into_iter().chain([removed]).chain(neighbours);
+    let mut sources = cache.get(engine, texts.filter(|(_, text)| !text.is_empty()));
+    sources.extend_from_slice(nearby);
+    sources
+}
+
+/// As much of the file around byte `at` as is taken of one text.
+fn around(document: &Document, at: usize) -> Range<usize> {
+    let text = &document.text;
+    let latest = text.len_bytes().saturating_sub(MAX_BYTES);
+    let start = at.saturating_sub(MAX_BYTES / 2).min(latest);
+    let start = text.line_to_byte(text.byte_to_line(start));
+    start..snap(document, start + MAX_BYTES)
 }
 
 /// Whole chunks of the file before byte `end`.
@@ -146,6 +192,26 @@ mod tests {
                 "{text:?}"
             );
         }
+    }
+
+    #[test]
+    fn of_a_long_neighbour_there_is_what_lies_around_its_last_change() {
+        let lines: String = (0..5000).map(|line| format!("let größe_{line} = 1;\n")).collect();
+        let document = Document::new(None, Some("rust"), None, &lines);
+        for changed_at in [0, 50_000, lines.len(), lines.len() + 9] {
+            let range = around(&document, changed_at);
+            assert!(
+                range.len() <= MAX_BYTES && range.len() > MAX_BYTES - 64,
+                "{range:?}"
+            );
+            assert!(
+                range.start <= changed_at && changed_at.min(lines.len()) <= range.end + 64,
+                "{range:?}"
+            );
+            assert!(document.excerpt(range).starts_with("let größe_"));
+        }
+        let short = Document::new(None, Some("rust"), None, "ä\n");
+        assert_eq!(around(&short, 3), 0..3);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use serde_json::Value;
 use tower_lsp_server::gen_lsp_types::{
     CodeActionOptions, CodeActionTag, CompletionOptions, ExecuteCommandOptions, InitializeParams,
     InitializeResult, InlineCompletionOptions, PositionEncodingKind, ServerCapabilities, ServerInfo,
-    TextDocumentSyncKind, TextDocumentSyncOptions, WorkspaceFolders,
+    TextDocumentSyncKind, TextDocumentSyncOptions, WorkspaceFolders, WorkspaceFoldersServerCapabilities,
+    WorkspaceOptions,
 };
 
 use crate::{
@@ -90,6 +91,13 @@ fn offer(encoding: Encoding) -> ServerCapabilities {
         execute_command_provider: Some(ExecuteCommandOptions {
             commands: execute_command::COMMANDS.map(str::to_owned).to_vec(),
             ..ExecuteCommandOptions::default()
+        }),
+        workspace: Some(WorkspaceOptions {
+            workspace_folders: Some(WorkspaceFoldersServerCapabilities {
+                supported: Some(true),
+                change_notifications: Some(true.into()),
+            }),
+            ..WorkspaceOptions::default()
         }),
         inline_completion_provider: Some(InlineCompletionOptions::default().into()),
         ..ServerCapabilities::default()

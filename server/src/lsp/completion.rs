@@ -19,7 +19,7 @@ use crate::{
         reuse::Remembered,
         trigger::{self, Trigger},
     },
-    lsp::{Server, State, convert, load_model},
+    lsp::{Server, State, convert, load_model, nearby, references},
     position::line_at,
 };
 
@@ -31,11 +31,9 @@ pub(super) async fn handle(server: &Server, params: CompletionParams) -> Result<
     let uri = at.text_document.uri.0;
     let items = {
         let state = server.state();
-        let encoding = state.encoding;
-        let Some(mut query) = state.query(&uri, Trigger::Automatic) else {
+        let Some(query) = state.query(&uri, Trigger::Automatic, at.position) else {
             return Ok(None);
         };
-        query.at = convert::offset(&query.document, at.position, encoding);
         let ready = state.documents.get(&uri).and_then(|it| it.remembered.as_ref());
         let ready = ready.and_then(|it| it.rest(&query.document, query.at));
         let item = ready
@@ -102,6 +100,8 @@ fn prepare(server: &Server, uri: String, query: Query) {
         .get_mut(&uri)
         .and_then(|open| open.take_turn_to_prepare(query.at));
     let Some(superseded) = turn else { return };
+    references::refresh(server, &engine, &uri);
+    nearby::refresh(server, &engine, &uri);
     let server = server.clone();
     tokio::spawn(async move {
         let completion = tokio::select! {

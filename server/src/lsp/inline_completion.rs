@@ -22,7 +22,7 @@ use crate::{
         trigger::{self, Trigger},
     },
     document::with_lf,
-    lsp::{Server, convert, load_model, references, task},
+    lsp::{Server, convert, load_model, nearby, references, task},
     position::line_at,
 };
 
@@ -47,6 +47,7 @@ pub(super) async fn handle(
         None => match load_model::ready(server) {
             Some(engine) => {
                 references::refresh(server, &engine, &uri);
+                nearby::refresh(server, &engine, &uri);
                 let for_task = query.clone();
                 let work = async move {
                     let completion = complete(&engine, &for_task).await;
@@ -95,12 +96,7 @@ fn begin(server: &Server, uri: &str, params: InlineCompletionParams) -> Option<R
     let selected = params.context.selected_completion_info;
     let mut state = server.state();
     let encoding = state.encoding;
-    let mut query = state.query(uri, trigger)?;
-    query.at = convert::offset(
-        &query.document,
-        params.text_document_position_params.position,
-        encoding,
-    );
+    let mut query = state.query(uri, trigger, params.text_document_position_params.position)?;
     if let Some(SelectedCompletionInfo { range, text }) = &selected {
         // Complete the text as it would be with the selected item in it.
         let start = convert::offset(&query.document, range.start, encoding);

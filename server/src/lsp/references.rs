@@ -18,7 +18,9 @@ pub(super) fn refresh(server: &Server, engine: &Arc<Engine>, typed_in: &str) {
     tokio::task::spawn_blocking(move || {
         for (uri, document) in changed {
             let text = document.excerpt(0..document.text.len_bytes());
-            if let Err(error) = engine.set_reference(&uri, &text) {
+            // By its path, as it is called where it is read as a file that is not open.
+            let path = document.path.as_ref().map(|path| path.to_string_lossy());
+            if let Err(error) = engine.set_reference(path.as_deref().unwrap_or(&uri), &text) {
                 tracing::debug!("no drafts from {uri}: {error}");
             }
         }
