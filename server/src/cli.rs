@@ -163,7 +163,7 @@ struct BenchArgs {
     #[arg(long, value_name = "S", default_value_t = 45)]
     seconds: u64,
     /// Measure how long a user waits instead: somebody's typing, replayed through the language server.
-    #[arg(long, conflicts_with = "startup")]
+    #[arg(long, conflicts_with = "startup", group = "code")]
     latency: bool,
     /// Requests of that trace.
     #[arg(long, value_name = "N", default_value_t = 600, requires = "latency")]
@@ -175,11 +175,12 @@ struct BenchArgs {
     #[arg(long)]
     startup: bool,
     /// Measure what drafts gain instead: completions, edits and quotations, each with and without.
-    #[arg(long, conflicts_with_all = ["latency", "startup"])]
+    #[arg(long, conflicts_with = "startup", group = "code")]
     speculation: bool,
-    /// The source files that those tasks are made from.
-    #[arg(long, value_name = "DIR", default_value = ".", requires = "speculation")]
-    folder: PathBuf,
+    /// The source files that those tasks are made from, the current folder unless said otherwise. With `--latency`, the folder that
+    /// the document seems to lie in; none unless said otherwise.
+    #[arg(long, value_name = "DIR", requires = "code")]
+    folder: Option<PathBuf>,
     /// Tasks of each kind.
     #[arg(long, value_name = "N", default_value_t = 12, requires = "speculation")]
     tasks: usize,

@@ -193,21 +193,19 @@ impl DocumentStore {
         neighbours.collect()
     }
 
-    /// What was taken out of documents lately, the latest last, for somebody at byte `at` of this one. Whoever stands where
-    /// a text was has taken it out because it is not wanted there.
+    /// What was taken out of documents lately, the latest last, for somebody at byte `at` of this one. Not what stood there:
+    /// whoever takes something out does not want it in the same place.
     pub fn removed(&self, uri: &str, at: usize) -> String {
         let Some(open) = self.open.get(uri) else {
             return String::new();
         };
-        let line = |byte: usize| {
-            open.document
-                .text
-                .byte_to_line(byte.min(open.document.text.len_bytes()))
+        let text = &open.document.text;
+        let line = |byte: usize| text.byte_to_line(byte.min(text.len_bytes()));
+        let stood_there = |it: &Removed| {
+            let start = line(it.at);
+            it.uri == uri && (start..=start + it.text.lines().count()).contains(&line(at))
         };
-        let wanted = self
-            .removed
-            .iter()
-            .filter(|it| it.uri != uri || line(it.at) != line(at));
+        let wanted = self.removed.iter().filter(|it| !stood_there(it));
         wanted.map(|it| format!("{}\n", it.text)).collect()
     }
 

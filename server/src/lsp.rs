@@ -37,8 +37,8 @@ use tokio::{
 use tower_lsp_server::{
     Client, LanguageServer, LspService,
     gen_lsp_types::{
-        DidChangeWorkspaceFoldersParams, InitializeParams, InitializeResult, InitializedParams, Position,
-        ProgressToken,
+        DidChangeWatchedFilesParams, DidChangeWorkspaceFoldersParams, InitializeParams, InitializeResult,
+        InitializedParams, Position, ProgressToken,
     },
     jsonrpc::Result,
 };
@@ -53,7 +53,7 @@ use crate::{
     document::Document,
     documents::DocumentStore,
     position::Encoding,
-    repository::{Nearby, Repository},
+    repository::{Nearby, Repository, Watch},
     transport::{self, Ending},
 };
 use capabilities::ClientFeatures;
@@ -125,6 +125,8 @@ struct State {
     /// Texts prepared for the model, those of documents and those of files that are not open.
     sources: Arc<SourceCache>,
     nearby: Arc<Nearby>,
+    /// Whether there are other files in the folders than before.
+    watch: Watch,
     /// How often the editor's settings were asked for or came; only the newest count.
     n_settings: u64,
     /// Problems that the user has not been told of.
@@ -162,6 +164,7 @@ impl Server {
             documents: DocumentStore::default(),
             sources: Arc::default(),
             nearby: Arc::default(),
+            watch: Watch::None,
             editor_settings: Vec::new(),
             config,
             features: ClientFeatures::default(),
@@ -264,10 +267,15 @@ impl LanguageServer for Server {
 
     async fn initialized(&self, _: InitializedParams) {
         configuration::pull_then_load(self);
+        nearby::watch(self);
     }
 
     async fn did_change_workspace_folders(&self, params: DidChangeWorkspaceFoldersParams) {
         nearby::change_folders(self, &params.event);
+    }
+
+    async fn did_change_watched_files(&self, params: DidChangeWatchedFilesParams) {
+        nearby::files_changed(self, &params.changes);
     }
 
     async fn shutdown(&self) -> Result<()> {

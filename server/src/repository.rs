@@ -21,7 +21,7 @@ use std::{
 use surmise_engine::{Engine, copy::CopySource};
 
 use crate::document::Document;
-pub use files::FileList;
+pub use files::{FileList, Watch};
 pub use nearby::Nearby;
 use nearness::nearest;
 
@@ -38,6 +38,8 @@ pub struct Repository {
 pub struct Look {
     /// Folders that the editor has open.
     pub roots: Vec<PathBuf>,
+    /// Whether there are other files in them than at the last look.
+    pub watch: Watch,
     /// The document that is being typed in.
     pub document: Document,
     /// Files that are open: what the editor has of them is newer.
@@ -68,7 +70,7 @@ fn work(looks: Receiver<Look>) {
     lower_priority();
     let mut files = FileList::default();
     for look in looks {
-        files.refresh(&look.roots);
+        files.refresh(&look.roots, look.watch);
         let near = nearest(&files, &look.document, &look.open, MAX_NEAR);
         look.nearby.update(&look.engine, &look.document, near);
     }

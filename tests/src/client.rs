@@ -27,6 +27,8 @@ pub struct ClientOptions {
     pub settings_at_start: Value,
     /// The folder with the user's settings in it; one without any unless said otherwise.
     pub config_home: PathBuf,
+    /// Folders that the client has open.
+    pub folders: Vec<PathBuf>,
     /// What the client answers when it is asked for the section `surmise` of its configuration.
     pub settings: Value,
 }
@@ -47,6 +49,7 @@ impl Default for ClientOptions {
             }),
             settings_at_start: Value::Null,
             config_home: binary::no_settings(),
+            folders: Vec::new(),
             settings: Value::Null,
         }
     }
@@ -122,12 +125,18 @@ impl Client {
     /// `initialize` and `initialized`.
     pub fn initialize(&mut self, options: ClientOptions) {
         self.settings = options.settings;
+        let folders = options.folders.iter().map(|folder| {
+            let uri = format!("file://{}", folder.display());
+            json!({ "uri": uri, "name": "folder" })
+        });
+        let folders: Vec<Value> = folders.collect();
         self.server = self.request(
             "initialize",
             json!({
                 "processId": null,
                 "clientInfo": { "name": "surmise-tests" },
                 "rootUri": null,
+                "workspaceFolders": folders,
                 "capabilities": options.capabilities,
                 "initializationOptions": options.settings_at_start,
             }),
@@ -295,6 +304,10 @@ impl Client {
             (Some("window/workDoneProgress/create"), Some(id)) => {
                 assert!(message["params"]["token"].is_string(), "{message}");
                 self.send(&json!({ "jsonrpc": "2.0", "id": id, "result": null }));
+            }
+            (Some("client/registerCapability"), Some(id)) => {
+                self.send(&json!({ "jsonrpc": "2.0", "id": id, "result": null }));
+                self.inbox.push_back(message);
             }
             (Some("workspace/applyEdit"), Some(id)) => {
                 self.send(&json!({ "jsonrpc": "2.0", "id": id, "result": self.apply_answer }));

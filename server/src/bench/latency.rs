@@ -8,6 +8,7 @@ mod trace;
 
 use std::{
     io,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -26,8 +27,6 @@ const CODE: &str = concat!(
     include_str!("../../../grammars/src/extent.rs"),
     include_str!("../../../grammars/src/excerpt.rs"),
 );
-/// Where the server thinks it is.
-const URI: &str = "file:///bench/document.rs";
 /// Longest suggestion, in tokens.
 const MAX_TOKENS: usize = 24;
 /// Requests before those that count.
@@ -113,12 +112,14 @@ impl Percentiles {
     }
 }
 
-/// Replays `n_requests` requests on a document of about `n_lines` lines. `config` names the model.
+/// Replays `n_requests` requests on a document of about `n_lines` lines. `config` names the model. The document seems to lie in
+/// `folder`, if there is one; files there are near it.
 ///
 /// # Errors
 /// What the server answers that is not what it should, and a model that cannot be loaded.
 pub fn measure(
     config: &Config,
+    folder: Option<&Path>,
     n_lines: usize,
     n_requests: usize,
     progress: &dyn Fn(usize),
@@ -128,13 +129,14 @@ pub fn measure(
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let latency = runtime.block_on(replay(config, n_lines, n_requests, progress));
+    let latency = runtime.block_on(replay(config, folder, n_lines, n_requests, progress));
     runtime.shutdown_background();
     latency
 }
 
 async fn replay(
     config: &Config,
+    folder: Option<&Path>,
     n_lines: usize,
     n_requests: usize,
     progress: &dyn Fn(usize),
@@ -145,8 +147,8 @@ async fn replay(
     let mut config = config.clone();
     config.completion.max_tokens = MAX_TOKENS;
     config.completion.extent = ExtentConfig::Block;
-    let mut client = Client::start(&config).await?;
-    let document = json!({ "uri": URI, "languageId": "rust", "version": 0, "text": text });
+    let mut client = Client::start(&config, folder).await?;
+    let document = json!({ "uri": client.uri, "languageId": "rust", "version": 0, "text": text });
     client
         .notify("textDocument/didOpen", json!({ "textDocument": document }))
         .await?;
@@ -180,7 +182,10 @@ async fn wait_for_model(client: &mut Client) -> io::Result<()> {
 
 async fn explain(client: &mut Client) -> io::Result<Value> {
     client
-        .request("surmise/explain", json!({ "textDocument": { "uri": URI } }))
+        .request(
+            "surmise/explain",
+            json!({ "textDocument": { "uri": client.uri } }),
+        )
         .await
 }
 
@@ -223,12 +228,12 @@ async fn press(client: &mut Client, version: usize, keystroke: &Keystroke) -> io
         .map(|it| json!({ "range": { "start": place(it.start), "end": place(it.end) }, "text": it.text }))
         .collect();
     let change = json!({
-        "textDocument": { "uri": URI, "version": version },
+        "textDocument": { "uri": client.uri, "version": version },
         "contentChanges": changes,
     });
     // Invoked, so that no setting withholds a suggestion before the model has run.
     let question = json!({
-        "textDocument": { "uri": URI },
+        "textDocument": { "uri": client.uri },
         "position": place(keystroke.cursor),
         "context": { "triggerKind": 1 },
     });

@@ -54,7 +54,7 @@ fn run_speculation(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
     let report = speculation::measure(
         &model::source(config)?,
         &model::options(&config.engine),
-        &args.folder,
+        args.folder.as_deref().unwrap_or(Path::new(".")),
         effort,
         &progress,
     )
@@ -85,8 +85,14 @@ fn run_speed(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
 
 fn run_latency(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
     let show_progress = |n_done: usize| progress(&format!("{n_done} of {} requests", args.requests));
-    let latency =
-        latency::measure(config, args.lines, args.requests, &show_progress).map_err(CliError::Bench)?;
+    let latency = latency::measure(
+        config,
+        args.folder.as_deref(),
+        args.lines,
+        args.requests,
+        &show_progress,
+    )
+    .map_err(CliError::Bench)?;
     progress("");
     print(args.json, &latency, |style| {
         latency_table::render(&latency, style)

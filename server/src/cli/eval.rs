@@ -22,7 +22,7 @@ use crate::{
         },
     },
     model,
-    repository::FileList,
+    repository::{FileList, Watch},
 };
 
 pub(super) fn run(args: &EvalArgs) -> Result<i32, CliError> {
@@ -56,7 +56,7 @@ fn fill_holes(args: &EvalArgs, folder: &Path) -> Result<i32, CliError> {
     let mut asked = THRESHOLDS.to_vec();
     asked.push(config.completion.min_confidence);
     let mut files = FileList::default();
-    files.refresh(std::slice::from_ref(&root));
+    files.refresh(std::slice::from_ref(&root), Watch::None);
     let mut answers = Vec::new();
     for (idx, hole) in holes.iter().enumerate() {
         progress(&format!("hole {} of {}", idx + 1, holes.len()));

@@ -34,6 +34,8 @@ pub struct ClientFeatures {
     pub document_changes: bool,
     /// It shows edits before they are applied, if they say so.
     pub change_annotations: bool,
+    /// It says which files change, if it is asked to.
+    pub watched_files: bool,
     /// It wants `surmise/status`: it set `capabilities.experimental.surmiseStatus` to true.
     pub status: bool,
 }
@@ -122,6 +124,10 @@ fn features(params: &InitializeParams) -> ClientFeatures {
         action_tags: tags.is_some_and(|it| it.value_set.contains(&CodeActionTag::LLMGenerated)),
         document_changes: edit.and_then(|it| it.document_changes) == Some(true),
         change_annotations: edit.is_some_and(|it| it.change_annotation_support.is_some()),
+        watched_files: workspace
+            .and_then(|it| it.did_change_watched_files.as_ref())
+            .and_then(|it| it.dynamic_registration)
+            == Some(true),
         status: capabilities
             .experimental
             .as_ref()

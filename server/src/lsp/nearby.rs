@@ -2,43 +2,84 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use surmise_engine::Engine;
-use tower_lsp_server::gen_lsp_types::WorkspaceFoldersChangeEvent;
+use tower_lsp_server::gen_lsp_types::{FileChangeType, FileEvent, Registration, WorkspaceFoldersChangeEvent};
 
-use crate::{documents::path_of_uri, lsp::Server, repository::Look};
+use crate::{
+    documents::path_of_uri,
+    lsp::{Server, State},
+    repository::{Look, Watch},
+};
 
 /// Looks, beside everything else and not at every key, for the files near the document that somebody types in.
 pub(super) fn refresh(server: &Server, engine: &Arc<Engine>, typed_in: &str) {
-    let state = server.state();
-    let Some(document) = state.documents.get(typed_in).map(|open| &open.document) else {
+    let mut state = server.state();
+    if let Some(look) = look(&state, engine, typed_in) {
+        if state.watch == Watch::Changed {
+            state.watch = Watch::Unchanged;
+        }
+        server.shared.repository.look(look);
+    }
+}
+
+/// What to look for; none if that is not wanted, or not yet due.
+fn look(state: &State, engine: &Arc<Engine>, typed_in: &str) -> Option<Look> {
+    let document = &state.documents.get(typed_in)?.document;
+    let path = document.path.as_ref()?;
+    state.root_of(document)?;
+    let is_due = state.config.completion.nearby_files && state.nearby.take_turn(path);
+    is_due.then(|| Look {
+        roots: state.roots.clone(),
+        watch: state.watch,
+        document: document.clone(),
+        open: state.documents.paths().map(ToOwned::to_owned).collect(),
+        engine: Arc::clone(engine),
+        nearby: Arc::clone(&state.nearby),
+    })
+}
+
+/// Asks the client to say when there are other files, if it can. Does not wait.
+pub(super) fn watch(server: &Server) {
+    if !server.state().features.watched_files {
         return;
+    }
+    let server = server.clone();
+    tokio::spawn(async move {
+        let registration = Registration {
+            id: "surmise/watch".to_owned(),
+            method: "workspace/didChangeWatchedFiles".to_owned(),
+            register_options: Some(json!({ "watchers": [{ "globPattern": "**/*" }] })),
+        };
+        match server.client().register_capability(vec![registration]).await {
+            // What has changed meanwhile, nobody said.
+            Ok(()) => server.state().watch = Watch::Changed,
+            Err(error) => tracing::debug!("files are not watched: {error}"),
+        }
+    });
+}
+
+/// `workspace/didChangeWatchedFiles`. What files say is looked at when it is needed.
+pub(super) fn files_changed(server: &Server, changes: &[FileEvent]) {
+    let alters_list = |change: &FileEvent| {
+        change.kind != FileChangeType::Changed || change.uri.as_ref().ends_with("/.gitignore")
     };
-    let is_wanted = state.config.completion.nearby_files && state.root_of(document).is_some();
-    if is_wanted
-        && document
-            .path
-            .as_ref()
-            .is_some_and(|path| state.nearby.take_turn(path))
-    {
-        server.shared.repository.look(Look {
-            roots: state.roots.clone(),
-            document: document.clone(),
-            open: state.documents.paths().map(ToOwned::to_owned).collect(),
-            engine: Arc::clone(engine),
-            nearby: Arc::clone(&state.nearby),
-        });
+    if changes.iter().any(alters_list) {
+        server.state().watch = Watch::Changed;
     }
 }
 
 /// `workspace/didChangeWorkspaceFolders`.
 pub(super) fn change_folders(server: &Server, change: &WorkspaceFoldersChangeEvent) {
     let mut state = server.state();
-    let removed: Vec<_> = change
+    let removed = change
         .removed
         .iter()
-        .filter_map(|it| path_of_uri(it.uri.as_ref()))
-        .collect();
+        .filter_map(|it| path_of_uri(it.uri.as_ref()));
+    let removed: Vec<_> = removed.collect();
     state.roots.retain(|root| !removed.contains(root));
     let added = change.added.iter().filter_map(|it| path_of_uri(it.uri.as_ref()));
     state.roots.extend(added);
+    // What was found in folders that are gone goes with them.
+    state.nearby = Arc::default();
 }

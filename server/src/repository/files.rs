@@ -36,6 +36,18 @@ pub(super) struct ListedFile {
     pub modified: SystemTime,
 }
 
+/// How one learns that there are other files than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Watch {
+    /// Nobody says so: one looks now and then.
+    #[default]
+    None,
+    /// The editor would have said so.
+    Unchanged,
+    /// It has.
+    Changed,
+}
+
 /// The files of some folders, as they were a moment ago.
 #[derive(Debug, Default)]
 pub struct FileList {
@@ -43,14 +55,21 @@ pub struct FileList {
     roots: Vec<PathBuf>,
     /// When the list was made, and how long it took.
     made: Option<(Instant, Duration)>,
+    /// Whether there are other files by now.
+    is_stale: bool,
 }
 
 impl FileList {
-    /// Lists the files of `roots` anew, if these are other folders than last time, or the list is old.
-    pub fn refresh(&mut self, roots: &[PathBuf]) {
-        let stands = self
-            .made
-            .is_some_and(|(at, took)| at.elapsed() < STANDS_FOR.max(took * STANDS_FOR_TIMES));
+    /// Lists the files of `roots` anew, if these are other folders than last time, or there may be other files in them.
+    pub fn refresh(&mut self, roots: &[PathBuf], watch: Watch) {
+        self.is_stale |= watch == Watch::Changed;
+        let stands = self.made.is_some_and(|(at, took)| {
+            let rest = took * STANDS_FOR_TIMES;
+            match watch {
+                Watch::None => at.elapsed() < STANDS_FOR.max(rest),
+                Watch::Unchanged | Watch::Changed => !self.is_stale || at.elapsed() < rest,
+            }
+        });
         if stands && self.roots == roots {
             return;
         }
@@ -58,6 +77,7 @@ impl FileList {
         roots.clone_into(&mut self.roots);
         self.files = list(roots);
         self.made = Some((started, started.elapsed()));
+        self.is_stale = false;
         tracing::debug!("listed {} files in {:?}", self.files.len(), started.elapsed());
     }
 }
@@ -78,7 +98,8 @@ fn list(roots: &[PathBuf]) -> Vec<ListedFile> {
         .require_git(false)
         .filter_entry(|entry| {
             let is_folder = entry.file_type().is_some_and(|it| it.is_dir());
-            !is_folder || !PASSED_OVER.iter().any(|name| entry.file_name() == *name)
+            let is_passed_over = PASSED_OVER.iter().any(|name| entry.file_name() == *name);
+            !(is_folder && is_passed_over && entry.depth() > 0)
         });
     let started = Instant::now();
     // Folders that may not be read are like folders that are not there.
@@ -143,14 +164,24 @@ mod tests {
         }
         write("large.rs", &"x".repeat(MAX_FILE_BYTES as usize + 1));
         let mut files = FileList::default();
-        files.refresh(std::slice::from_ref(&root));
-        let mut names: Vec<_> = files
-            .files
-            .iter()
-            .map(|it| it.path.strip_prefix(&root).unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names, [Path::new("a.rs"), Path::new("deep/er/b.py")]);
+        let mut refresh = |watch| {
+            files.refresh(std::slice::from_ref(&root), watch);
+            let names = files
+                .files
+                .iter()
+                .map(|it| it.path.strip_prefix(&root).unwrap().to_owned());
+            let mut names: Vec<PathBuf> = names.collect();
+            names.sort();
+            names
+        };
+        let expected = ["a.rs", "deep/er/b.py"].map(PathBuf::from);
+        assert_eq!(refresh(Watch::Unchanged), expected);
+        write("new.rs", "x");
+        assert_eq!(refresh(Watch::Unchanged), expected, "nobody said so");
+        // It may be busy at first.
+        while refresh(Watch::Changed) == expected {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         fs::remove_dir_all(root).unwrap();
     }
 

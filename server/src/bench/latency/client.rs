@@ -1,6 +1,6 @@
 //! An editor at the other end of a pipe, as small as it can be: one question at a time.
 
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
@@ -15,14 +15,18 @@ use crate::{
 const PIPE_BYTES: usize = 1 << 20;
 
 pub(super) struct Client {
+    /// Where the server thinks the document is.
+    pub(super) uri: String,
     input: BufReader<ReadHalf<DuplexStream>>,
     output: WriteHalf<DuplexStream>,
     n_requests: u64,
 }
 
 impl Client {
-    /// Starts a server in this process with the settings `config`, and introduces itself.
-    pub(super) async fn start(config: &Config) -> io::Result<Self> {
+    /// Starts a server in this process with the settings `config`, and introduces itself, with `folder` open if there is one.
+    pub(super) async fn start(config: &Config, folder: Option<&Path>) -> io::Result<Self> {
+        let root = folder.map(std::path::absolute).transpose()?;
+        let root = root.map(|root| format!("file://{}", root.display()));
         let load: EngineLoader = Arc::new(model::load_with_progress);
         let options = lsp::Options {
             below_editor: Vec::new(),
@@ -38,12 +42,13 @@ impl Client {
         tokio::spawn(lsp::serve(options, input, output));
         let (input, output) = tokio::io::split(ours);
         let mut client = Self {
+            uri: format!("{}/document.rs", root.as_deref().unwrap_or("file:///bench")),
             input: BufReader::new(input),
             output,
             n_requests: 0,
         };
         let capabilities = json!({ "textDocument": { "inlineCompletion": {} } });
-        let params = json!({ "processId": null, "rootUri": null, "capabilities": capabilities });
+        let params = json!({ "processId": null, "rootUri": root, "capabilities": capabilities });
         client.request("initialize", params).await?;
         client.notify("initialized", json!({})).await?;
         Ok(client)
