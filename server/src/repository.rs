@@ -71,7 +71,7 @@ fn work(looks: Receiver<Look>) {
     let mut files = FileList::default();
     for look in looks {
         files.refresh(&look.roots, look.watch);
-        let near = nearest(&files, &look.document, &look.open, MAX_NEAR);
+        let near = nearest(&files.files, &look.document, &look.open, MAX_NEAR);
         look.nearby.update(&look.engine, &look.document, near);
     }
 }
@@ -85,7 +85,7 @@ pub fn near(files: &FileList, document: &Document, engine: &Engine) -> Vec<Arc<C
     engine.remove_reference(&path.to_string_lossy());
     let nearby = Nearby::default();
     nearby.take_turn(path);
-    nearby.update(engine, document, nearest(files, document, &[], MAX_NEAR));
+    nearby.update(engine, document, nearest(&files.files, document, &[], MAX_NEAR));
     nearby.of(path, |_| false)
 }
 

@@ -59,7 +59,13 @@ fn capabilities_are_what_we_can_do() {
                 "surmise.runAction"
               ]
             },
-            "inlineCompletionProvider": {}
+            "inlineCompletionProvider": {},
+            "workspace": {
+              "workspaceFolders": {
+                "supported": true,
+                "changeNotifications": true
+              }
+            }
           },
           "serverInfo": {
             "name": "surmise",

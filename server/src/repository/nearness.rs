@@ -8,7 +8,7 @@ use std::{
 
 use surmise_grammars::Language;
 
-use super::files::{FileList, ListedFile};
+use super::files::ListedFile;
 use crate::document::Document;
 
 /// Bytes of a document that are searched for names of files.
@@ -17,7 +17,7 @@ const MAX_READ: usize = 1 << 20;
 /// The `n` files that are nearest to `document`, the nearest first: first those that it mentions, then those that are fewest
 /// folders away, then those that changed last. They are in the same language, and none of them is `open`.
 pub(super) fn nearest<'f>(
-    files: &'f FileList,
+    files: &'f [ListedFile],
     document: &Document,
     open: &[PathBuf],
     n: usize,
@@ -40,7 +40,6 @@ pub(super) fn nearest<'f>(
     };
     let family = family(document.language());
     let mut near: Vec<_> = files
-        .files
         .iter()
         .filter(|file| {
             self::family(file.language) == family && file.path != *path && !open.contains(&file.path)
@@ -94,16 +93,13 @@ mod tests {
 
     use super::*;
 
-    fn files(paths: &[&str]) -> FileList {
+    fn files(paths: &[&str]) -> Vec<ListedFile> {
         let file = |(idx, path): (usize, &&str)| ListedFile {
             path: PathBuf::from(path),
             language: Language::from_path(Path::new(path)).unwrap(),
             modified: SystemTime::UNIX_EPOCH + Duration::from_secs(idx as u64),
         };
-        FileList {
-            files: paths.iter().enumerate().map(file).collect(),
-            ..FileList::default()
-        }
+        paths.iter().enumerate().map(file).collect()
     }
 
     #[test]
