@@ -7,6 +7,7 @@ use std::{
 
 use surmise_engine::{
     Answer, Engine, EngineOptions, WeightSource,
+    copy::Origin,
     request::{Event, FimPrompt, Prompt, Request, SamplingParams, Speculation, StopCondition},
 };
 
