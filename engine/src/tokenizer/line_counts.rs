@@ -67,7 +67,6 @@ fn lines_with_blank_ones(text: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::Gguf;
 
     #[test]
     fn lines_add_up_to_the_text() {
@@ -81,7 +80,7 @@ mod tests {
     #[test]
     #[cfg(feature = "embedded-model")]
     fn as_many_tokens_as_in_the_whole_text() {
-        let gguf = Gguf::open(crate::embedded_model().unwrap()).unwrap();
+        let gguf = crate::weights::Gguf::open(crate::embedded_model().unwrap()).unwrap();
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         let counts = LineCounts::default();
         let text = include_str!("line_counts.rs");
