@@ -191,11 +191,13 @@ impl Tiles {
                 }
             }
         };
-        let outcome = |tiles: Self| match are_numbers.load(Ordering::Relaxed) {
-            true => Ok(tiles),
-            false => Err(EngineError::BadWeight {
+        let outcome = |tiles: Self| {
+            if are_numbers.load(Ordering::Relaxed) {
+                return Ok(tiles);
+            }
+            Err(EngineError::BadWeight {
                 tensor: tensor.name.clone(),
-            }),
+            })
         };
         if n_bytes < MIN_PARALLEL_BYTES {
             (0..n_panels).for_each(lay_out_panel);
