@@ -470,8 +470,11 @@ impl Engine {
             }
         }
         let mut stop_strings = request.stop.strings.clone();
-        if let (Prompt::Fim(hole), None) = (&request.prompt, &self.fim) {
-            stop_strings.push(FimConversation::end(hole));
+        if let Prompt::Fim(hole) = &request.prompt {
+            match &self.fim {
+                Some(template) => stop_strings.extend(template.stop_strings(hole)),
+                None => stop_strings.push(FimConversation::end(hole)),
+            }
         }
         let copies = match request.sampling.copy {
             CopyMixing::Auto => self.info.copies && !matches!(request.prompt, Prompt::Rewrite(_)),

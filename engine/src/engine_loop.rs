@@ -5,6 +5,7 @@
 //! sleeps on the channel.
 
 use std::{
+    cell::OnceCell,
     collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
@@ -50,6 +51,8 @@ pub(crate) struct EngineLoop {
     quiet: Duration,
     clock: Box<dyn Fn() -> Instant + Send>,
     network: Option<Network>,
+    /// What a look through all weights has found, once one was needed.
+    numbers: OnceCell<Result<(), EngineError>>,
     /// Sequences submitted so far.
     n_submitted: u64,
     n_steps: u64,
@@ -102,6 +105,7 @@ impl EngineLoop {
                 drafter,
                 draft_seconds: 0.0,
             }),
+            numbers: OnceCell::new(),
             n_submitted: 0,
             n_steps: 0,
             status,
@@ -418,6 +422,8 @@ impl EngineLoop {
     fn retire(&mut self) {
         let mut over: Vec<_> = self.running.extract_if(.., |it| it.is_over()).collect();
         for sequence in &mut over {
+            let look = || self.numbers.get_or_init(|| self.model.require_numbers()).clone();
+            sequence.explain_failure(look);
             self.give_back(sequence);
             self.is_full = false;
         }

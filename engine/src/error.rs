@@ -23,15 +23,13 @@ pub enum EngineError {
         /// What was expected, what was found, what to try.
         reason: String,
     },
-    /// A quantised weight is not a number.
+    /// A weight, or the scale of some, is infinite or not a number.
     #[error(
-        "tensor `{tensor}`: expected scales that are numbers, found another in row {row}; the model's file is damaged, get it again"
+        "tensor `{tensor}`: expected numbers, found some that are infinite or none; the model's file is damaged, get it again"
     )]
-    BadScale {
-        /// Name of the tensor.
+    BadWeight {
+        /// Name of the tensor in its file.
         tensor: String,
-        /// The first row with such a scale.
-        row: usize,
     },
     /// The file is well formed, but holds something this engine does not run.
     #[error("{what} `{found}` is not supported; known: {known}")]

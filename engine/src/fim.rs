@@ -4,7 +4,9 @@
 //! Each piece of text is tokenised on its own, so no spelling in a user's code becomes a special token.
 
 mod conversation;
+mod region;
 
+use self::region::Region;
 use crate::{
     error::EngineError,
     request::FimPrompt,
@@ -49,6 +51,8 @@ struct Family {
     file: Option<&'static str>,
     order: Order,
     files: FileStyle,
+    /// Where whole lines around the cursor are written anew.
+    region: Option<Region>,
 }
 
 /// Trained by this project: `engine/training/pack.py` documents the format, and why nothing stands between prefix and
@@ -70,6 +74,7 @@ const QWEN: Family = Family {
     file: Some("<|file_sep|>"),
     order: Order::Psm,
     files: FileStyle::Separators,
+    region: None,
 };
 
 /// Source: the model card of JetBrains' Mellum-4b-base.
@@ -82,6 +87,7 @@ const MELLUM: Family = Family {
     file: Some("<filename>"),
     order: Order::Spm,
     files: FileStyle::Separators,
+    region: None,
 };
 
 /// Source: ByteDance Seed 2025, "Seed-Coder: Let the Code Model Curate Data for Itself", section on fill in the middle; files
@@ -95,6 +101,7 @@ const SEED_CODER: Family = Family {
     file: Some("<filename>"),
     order: Order::Spm,
     files: FileStyle::Headings(""),
+    region: None,
 };
 
 /// All families that are told apart by their vocabularies. The first whose tokens are all there is taken, so those
@@ -156,6 +163,7 @@ const FAMILIES: [Family; 11] = [
         file: None,
         order: Order::Psm,
         files: FileStyle::Headings("#"),
+        region: None,
     },
     // Source: Rozière et al. 2023, "Code Llama", and the reference implementation's `infilling_prompt_tokens`.
     Family {
@@ -167,6 +175,7 @@ const FAMILIES: [Family; 11] = [
         file: None,
         order: Order::Psm,
         files: FileStyle::Headings("#"),
+        region: None,
     },
     // Source: mistral-common's `encode_fim`.
     Family {
@@ -178,11 +187,26 @@ const FAMILIES: [Family; 11] = [
         file: None,
         order: Order::Spm,
         files: FileStyle::Headings("+++++ "),
+        region: None,
     },
 ];
 
 /// Path of a file that has none, where the format needs one.
 const UNNAMED: &str = "untitled";
+
+/// Zed's models of edits, which were made of Seed-Coder and have its vocabulary. The edits so far, which Zed sends besides, are
+/// not sent.
+fn zeta(region: Region) -> Family {
+    Family {
+        name: if region == region::ZETA_2 {
+            "zeta-2"
+        } else {
+            "zeta-2.1"
+        },
+        region: Some(region),
+        ..SEED_CODER
+    }
+}
 
 /// How one model wants its holes described.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +219,7 @@ pub struct FimTemplate {
     middle: Option<u32>,
     repository: Option<u32>,
     file: Option<u32>,
+    region: Option<Region>,
     stop_tokens: Vec<u32>,
 }
 
@@ -203,7 +228,8 @@ impl FimTemplate {
     /// is known here.
     ///
     /// Tokens come from `tokenizer.ggml.fim_*_token_id` where the file has these keys, and else from well-known
-    /// spellings among the vocabulary's special tokens. The key `surmise.fim.order` (`spm`) marks our own format.
+    /// spellings among the vocabulary's special tokens. The key `surmise.fim.order` (`spm`) marks our own format; `general.tags`,
+    /// `general.basename` and `general.version` tell Zeta from the Seed-Coder that it was made of.
     pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Option<Self> {
         let metadata = gguf.metadata();
         let text = |key: &str| metadata.get_str(key).ok().flatten();
@@ -235,8 +261,10 @@ impl FimTemplate {
         {
             return Some(template);
         }
-        FAMILIES
+        Region::from_metadata(metadata)
+            .map(zeta)
             .into_iter()
+            .chain(FAMILIES)
             .find_map(|family| Self::new(family, tokenizer, &named))
             .or_else(|| Self::unnamed(tokenizer, &named))
     }
@@ -284,6 +312,7 @@ impl FimTemplate {
             middle: find_optional(named.middle, family.middle)?,
             repository: find_optional(named.repository, family.repository)?,
             file: find_optional(named.file, family.file)?,
+            region: family.region,
             stop_tokens: Vec::new(),
         };
         let pad = named
@@ -309,6 +338,7 @@ impl FimTemplate {
             middle: Some(named.middle?),
             repository: named.repository,
             file: named.file,
+            region: None,
             stop_tokens: Vec::new(),
         };
         template.collect_stop_tokens(tokenizer, [named.middle, named.pad]);
@@ -343,9 +373,15 @@ impl FimTemplate {
         &self.stop_tokens
     }
 
+    /// Strings that end the middle of this prompt, besides those tokens.
+    pub fn stop_strings(&self, prompt: &FimPrompt) -> Vec<String> {
+        let ends = self.region.map(|region| region.ends(prompt));
+        ends.into_iter().flatten().collect()
+    }
+
     /// Whether the middle goes on with the prefix's own text: then what typing has cut off in mid-token can be healed.
     pub fn heals(&self) -> bool {
-        self.middle.is_none() && self.order == Order::Spm
+        self.region.is_some() || self.middle.is_none() && self.order == Order::Spm
     }
 
     /// Token after which the prefix stands.
@@ -365,6 +401,10 @@ impl FimTemplate {
             tokenizer,
             tokens: tokenizer.bos().into_iter().collect(),
         };
+        if let Some(region) = self.region {
+            self.push_region(region, &mut pieces, prompt)?;
+            return Ok(pieces.tokens);
+        }
         match self.files {
             FileStyle::Separators => {
                 self.push_repository(&mut pieces, prompt, "\n")?;
@@ -413,9 +453,35 @@ impl FimTemplate {
         Ok(pieces.tokens)
     }
 
+    /// Suffix first, other files and the current one in the prefix, and the beginning of the answer.
+    fn push_region(
+        &self,
+        region: Region,
+        pieces: &mut Pieces<'_>,
+        prompt: &FimPrompt,
+    ) -> Result<(), EngineError> {
+        pieces.special(Some(self.suffix));
+        pieces.text(&with_line_end(Region::after(prompt)), TextStart::Continued)?;
+        pieces.special(Some(self.prefix));
+        for (idx, file) in prompt.files.iter().enumerate() {
+            let end = if idx + 1 == prompt.files.len() { "\n" } else { "" };
+            let text = format!("{}{}{end}", with_line_end(&file.path), with_line_end(&file.text));
+            pieces.special(self.file);
+            pieces.text(&text, TextStart::Continued)?;
+        }
+        let path = with_line_end(prompt.path.as_deref().unwrap_or(UNNAMED));
+        pieces.special(self.file);
+        pieces.text(&format!("{path}{}", region.marked(prompt)), TextStart::Continued)?;
+        pieces.special(self.middle);
+        pieces.text(&region.answer(prompt), TextStart::Continued)
+    }
+
     /// Control tokens in the layout of `prompt`, BOS not counted: what the template costs beside the texts.
     pub fn overhead(&self, prompt: &FimPrompt) -> usize {
         let n_hole = 2 + usize::from(self.middle.is_some());
+        if self.region.is_some() {
+            return n_hole + prompt.files.len() + 1;
+        }
         let n_repository = usize::from(self.repository.is_some() && prompt.repository.is_some());
         let n_current = usize::from(path_where_needed(prompt).is_some());
         n_hole

@@ -476,6 +476,15 @@ pub trait Model: Send {
         logits: &mut Vec<f32>,
     ) -> Result<(), EngineError>;
 
+    /// Looks for a weight that is not a number among those that loading did not read: all plain numbers that are multiplied
+    /// where they stand in their file. Reads them all, which takes about as long as reading the file.
+    ///
+    /// # Errors
+    /// [`EngineError::BadWeight`] for the first one.
+    fn require_numbers(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// From now on keeps, for every row of a forward pass, the residual stream that enters each of `layers`; the
     /// number of layers itself stands for what leaves the last one.
     ///

@@ -60,6 +60,36 @@ pub(crate) fn has_number_scales(dtype: GgmlType, block: &[u8]) -> bool {
     }
 }
 
+/// Whether all weights in a row of blocks are numbers: neither infinite nor NaN.
+fn are_numbers(dtype: GgmlType, row: &[u8]) -> bool {
+    // All of them, for the compiler to take many at a time.
+    fn all<const N: usize>(row: &[u8], is_number: impl Fn([u8; N]) -> bool) -> bool {
+        let numbers = row.as_chunks().0.iter();
+        numbers.fold(true, |all, bytes| all & is_number(*bytes))
+    }
+    match dtype {
+        GgmlType::F32 => all(row, |bytes| f32::from_le_bytes(bytes).is_finite()),
+        GgmlType::F16 => all(row, |bytes| f16::from_le_bytes(bytes).is_finite()),
+        GgmlType::BF16 => all(row, |bytes| bf16::from_le_bytes(bytes).is_finite()),
+        _ => row
+            .chunks_exact(dtype.block_bytes())
+            .all(|block| has_number_scales(dtype, block)),
+    }
+}
+
+/// Refuses a tensor with weights that are not numbers. Reads all of it.
+///
+/// # Errors
+/// [`EngineError::BadWeight`] if it has one.
+pub(crate) fn require_numbers(tensor: &Tensor) -> Result<(), EngineError> {
+    if (0..tensor.n_rows()).all(|row| are_numbers(tensor.dtype, &tensor.read_rows(row..row + 1))) {
+        return Ok(());
+    }
+    Err(EngineError::BadWeight {
+        tensor: tensor.name.clone(),
+    })
+}
+
 /// Thirty-two weights: weight `i` is `scale * weights[i] - mins[i / 16]`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Run {

@@ -278,6 +278,15 @@ impl Sequence {
         self.outcome = Some(Err(error));
     }
 
+    /// Where the scores were no numbers, fails with what `require_numbers` says of the weights instead, if it says anything.
+    pub(crate) fn explain_failure(&mut self, require_numbers: impl FnOnce() -> Result<(), EngineError>) {
+        if let Some(Err(error @ EngineError::BadLogits { .. })) = &mut self.outcome
+            && let Err(cause) = require_numbers()
+        {
+            *error = cause;
+        }
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.outcome.is_some()
     }

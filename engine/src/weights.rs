@@ -295,9 +295,10 @@ impl Tensor {
     /// All numbers as single precision, as exactly as the file has them: before any rounding to [`dtype`](Self::dtype).
     ///
     /// # Errors
-    /// [`EngineError::Unsupported`] for a type that is not known.
+    /// [`EngineError::Unsupported`] for a type that is not known, [`EngineError::BadWeight`] for what is no number.
     pub fn numbers(&self) -> Result<Vec<f32>, EngineError> {
         quant::require_known(self)?;
+        quant::require_numbers(self)?;
         let mut numbers = vec![0.0; self.n_elements()];
         self.read_numbers(0..self.n_rows(), &mut numbers);
         Ok(numbers)

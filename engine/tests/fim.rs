@@ -334,6 +334,104 @@ fn a_hole_in_a_repository() {
     }
 }
 
+/// As Zed's `zeta_prompt` lays them out, without edits, the answer begun.
+#[test]
+fn models_of_edits_write_the_lines_around_the_cursor_anew() {
+    let text = |text: &str| Value::Str(text.as_bytes().to_vec());
+    let tags = || strings(&["transformers", "edit-prediction", "next-edit-suggestion"]);
+    let prompt = FimPrompt {
+        prefix: "use b;\n\nfn f() {\n    g();\n    h(".to_owned(),
+        suffix: ");\n}\n".to_owned(),
+        ..hole_in_repository()
+    };
+    // By its tags, or by what its name was made of.
+    let zeta_2 = model(&SEED_CODER)
+        .pair("general.basename", text("zeta"))
+        .pair("general.version", text("2"));
+    check(
+        &zeta_2,
+        &SEED_CODER,
+        &prompt,
+        expect![[r#"
+            zeta-2: <[fim-suffix]>
+            }
+            <[fim-prefix]><filename>a.rs
+            use b;
+            <filename>b.rs
+            struct B;
+
+            <filename>src/f.rs
+            use b;
+
+            <<<<<<< CURRENT
+            fn f() {
+                g();
+                h(<|user_cursor|>);
+            =======
+            <[fim-middle]>fn f() {
+                g();
+                h("#]],
+    );
+    let zeta_2_1 = model(&SEED_CODER)
+        .pair("general.tags", tags())
+        .pair("general.version", text("2.1"));
+    check(
+        &zeta_2_1,
+        &SEED_CODER,
+        &prompt,
+        expect![[r#"
+            zeta-2.1: <[fim-suffix]>
+            }
+            <[fim-prefix]><filename>a.rs
+            use b;
+            <filename>b.rs
+            struct B;
+
+            <filename>src/f.rs
+            use b;
+
+            <|marker_1|>fn f() {
+                g();
+                h(<|user_cursor|>);<|marker_2|>
+            <[fim-middle]><|marker_1|>fn f() {
+                g();
+                h("#]],
+    );
+    check(
+        &zeta_2_1,
+        &SEED_CODER,
+        &FimPrompt::default(),
+        expect![[r#"
+            zeta-2.1: <[fim-suffix]>
+            <[fim-prefix]><filename>untitled
+            <|marker_1|><|user_cursor|><|marker_2|>
+            <[fim-middle]><|marker_1|>"#]],
+    );
+    let template = |file: &Builder| {
+        let gguf = open(&file.build()).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        FimTemplate::from_gguf(&gguf, &tokenizer).unwrap()
+    };
+    assert_eq!(
+        template(&zeta_2).stop_strings(&prompt),
+        [");\n>>>>>>> UPDATED", "\n>>>>>>> UPDATED", "<|user_cursor|>"]
+    );
+    assert_eq!(
+        template(&zeta_2_1).stop_strings(&prompt),
+        [");<|marker_2|>", "<|marker_2|>", "<|user_cursor|>"]
+    );
+    // A word that typing has cut in two is spelled again.
+    assert!(template(&zeta_2).heals() && template(&zeta_2_1).heals());
+    // A name alone says nothing, nor does the tag of a model with another vocabulary.
+    let named = model(&SEED_CODER).pair("general.name", text("Zeta 2.1"));
+    assert_eq!(template(&named).name(), "seed-coder");
+    assert!(template(&named).stop_strings(&prompt).is_empty());
+    let qwen = model(&QWEN)
+        .pair("general.tags", tags())
+        .pair("general.version", text("2.1"));
+    assert_eq!(template(&qwen).name(), "qwen");
+}
+
 /// Vocabularies of released models, from GGUF and from `tokenizer.json`: which template each has, and that no text of the user's
 /// is lost or becomes a token of the template.
 #[test]

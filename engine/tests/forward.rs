@@ -836,19 +836,19 @@ fn damaged(
 
 #[test]
 fn a_weight_that_is_no_number_shows_in_the_logits() {
-    let (_file, checkpoint) = damaged("qwen2-k", "q4_k_m.gguf", |bytes| {
-        let whole = open(fixture("qwen2-k").join("q4_k_m.gguf"));
-        let scales = whole
+    let (_file, checkpoint) = damaged("qwen2", "bf16.gguf", |bytes| {
+        let whole = open(fixture("qwen2").join("bf16.gguf"));
+        let numbers = whole
             .weights()
-            .require("blk.0.ffn_norm.weight")
+            .require("blk.0.ffn_up.weight")
             .unwrap()
             .bytes()
             .to_vec();
         let at = bytes
-            .windows(scales.len())
-            .position(|window| window == scales)
+            .windows(numbers.len())
+            .position(|window| window == numbers)
             .unwrap();
-        bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        bytes[at..at + 2].copy_from_slice(&0x7fc0u16.to_le_bytes());
     });
     for isa in [Isa::detect(), Isa::PORTABLE] {
         let logits = f32_logits(&checkpoint, isa, &[1, 2, 3]);
@@ -860,7 +860,8 @@ fn a_weight_that_is_no_number_shows_in_the_logits() {
     }
 }
 
-/// A block whose scale is no number, in what each kind of layer reads: refused where blocks are laid out, else it shows.
+/// A block whose scale is no number, in what each kind of layer reads: refused where blocks are read to be laid out, else it
+/// shows.
 #[test]
 fn a_scale_that_is_no_number_is_refused_or_shows_in_the_logits() {
     for (model, file, name) in [
@@ -886,7 +887,7 @@ fn a_scale_that_is_no_number_is_refused_or_shows_in_the_logits() {
         for isa in [Isa::detect(), Isa::PORTABLE] {
             let at = format!("{model}, {name} on {}", isa.name());
             match Transformer::load(checkpoint.weights(), checkpoint.config().clone(), 2, isa) {
-                Err(EngineError::BadScale { tensor, .. }) => assert_eq!(tensor, name, "{at}"),
+                Err(EngineError::BadWeight { tensor }) => assert_eq!(tensor, name, "{at}"),
                 Err(error) => panic!("{at}: {error}"),
                 Ok(_) => {
                     let logits = f32_logits(&checkpoint, isa, &[1, 2, 3]);

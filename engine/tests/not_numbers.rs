@@ -1,5 +1,6 @@
-//! Weights that are not numbers. Scales are looked at while quantised matrices are laid out, and a file with such a one is
-//! refused; plain numbers are not looked at, show as scores that are no numbers, and the generation fails.
+//! Weights that are not numbers. What is read when a model is loaded is looked at, and a file with such a one is refused: scales
+//! of quantised matrices, vectors, plain numbers that are quantised. Plain matrices are not read then; their weights show as
+//! scores that are no numbers, and the generation fails with the tensor's name.
 
 use std::{
     fs,
@@ -20,9 +21,9 @@ fn fixture(path: &str) -> PathBuf {
 }
 
 /// What loading the model at `path` says.
-fn refusal_of(path: &Path) -> String {
-    match Engine::load(WeightSource::File(path.into()), EngineOptions::default()) {
-        Err(error @ EngineError::BadScale { .. }) => error.to_string(),
+fn refusal_of(path: &Path, options: EngineOptions) -> String {
+    match Engine::load(WeightSource::File(path.into()), options) {
+        Err(error @ EngineError::BadWeight { .. }) => error.to_string(),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("{} was loaded", path.display()),
     }
@@ -30,21 +31,27 @@ fn refusal_of(path: &Path) -> String {
 
 /// A copy of a fixture with other bytes `at` a place of the first matrix of a type, and the tensor's name.
 fn damaged(folder: &Path, original: &str, dtype: GgmlType, at: usize, with: &[u8]) -> (PathBuf, String) {
-    let original = fixture(original);
-    let mut bytes = fs::read(&original).unwrap();
-    let gguf = Gguf::open(WeightSource::File(original)).unwrap();
+    let gguf = Gguf::open(WeightSource::File(fixture(original))).unwrap();
     let tensor = gguf
         .tensors()
         .find(|it| it.dtype == dtype && it.name.starts_with("blk.") && it.shape.len() > 1)
         .unwrap();
     let name = tensor.name.clone();
-    let tensor = gguf.require(&name).unwrap();
-    let beginning = &tensor.bytes()[..64];
-    let start = bytes.windows(64).position(|it| it == beginning).unwrap();
+    (damaged_in(folder, original, &name, at, with), name)
+}
+
+/// A copy of a fixture with other bytes `at` a place of a tensor.
+fn damaged_in(folder: &Path, original: &str, tensor: &str, at: usize, with: &[u8]) -> PathBuf {
+    let original = fixture(original);
+    let mut bytes = fs::read(&original).unwrap();
+    let gguf = Gguf::open(WeightSource::File(original)).unwrap();
+    let tensor = gguf.require(tensor).unwrap();
+    let blocks = tensor.bytes();
+    let start = bytes.windows(blocks.len()).position(|it| it == blocks).unwrap();
     bytes[start + at..start + at + with.len()].copy_from_slice(with);
     let path = folder.join("damaged.gguf");
     fs::write(&path, bytes).unwrap();
-    (path, name)
+    path
 }
 
 #[test]
@@ -59,30 +66,57 @@ fn scales_of_a_gguf_file() {
         ("gpt-oss/bf16.gguf", GgmlType::MXFP4, 0, &[0xff]),
     ] {
         let (path, tensor) = damaged(folder.path(), original, dtype, at, with);
-        let error = refusal_of(&path);
-        assert!(
-            error.contains(&tensor) && error.contains("row 0"),
-            "{original}: {error}"
-        );
+        let error = refusal_of(&path, EngineOptions::default());
+        assert!(error.contains(&tensor), "{original}: {error}");
     }
 }
 
 #[test]
-fn plain_numbers() {
+fn vectors() {
     let folder = tempfile::tempdir().unwrap();
-    let nan = 0x7fc0u16.to_le_bytes();
-    let (path, _) = damaged(folder.path(), "qwen2/bf16.gguf", GgmlType::BF16, 0, &nan);
-    let engine = Engine::load(WeightSource::File(path), EngineOptions::default()).unwrap();
-    let request = Request {
-        prompt: Prompt::Text {
-            text: "fn main() {".into(),
-            parse_special: false,
-        },
-        ..Request::default()
-    };
-    let error = engine.generate(request).blocking_collect().unwrap_err();
-    assert!(matches!(error, EngineError::BadLogits { .. }), "{error}");
-    assert!(error.to_string().contains("weights may be damaged"), "{error}");
+    for (original, tensor, number) in [
+        ("qwen2-k/q4_k_m.gguf", "blk.1.attn_norm.weight", f32::NAN),
+        ("qwen2/bf16.gguf", "blk.0.attn_q.bias", f32::INFINITY),
+        ("llama3/bf16.gguf", "rope_freqs.weight", f32::NAN),
+    ] {
+        let path = damaged_in(folder.path(), original, tensor, 4, &number.to_le_bytes());
+        let error = refusal_of(&path, EngineOptions::default());
+        assert!(error.contains(tensor), "{original}: {error}");
+    }
+}
+
+#[test]
+fn plain_matrices() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = "qwen2/bf16.gguf";
+    for (tensor, bits) in [
+        ("blk.0.ffn_up.weight", 0x7fc0u16),
+        ("blk.1.attn_output.weight", 0xff80),
+        ("token_embd.weight", 0x7f80),
+    ] {
+        let path = damaged_in(folder.path(), model, tensor, 34, &bits.to_le_bytes());
+        let engine = Engine::load(WeightSource::File(path.clone()), EngineOptions::default()).unwrap();
+        for _ in 0..2 {
+            let request = Request {
+                prompt: Prompt::Text {
+                    text: "fn main() {".into(),
+                    parse_special: false,
+                },
+                ..Request::default()
+            };
+            let error = engine.generate(request).blocking_collect().unwrap_err();
+            let names = matches!(&error, EngineError::BadWeight { tensor: found } if found == tensor);
+            assert!(names, "{tensor}: {error}");
+        }
+        // To be quantised they are read.
+        let quantize = Some(GgmlType::Q8_0);
+        let options = EngineOptions {
+            quantize,
+            ..EngineOptions::default()
+        };
+        let error = refusal_of(&path, options);
+        assert!(error.contains(tensor), "{error}");
+    }
 }
 
 #[test]
@@ -109,6 +143,6 @@ fn fp8_in_safetensors() {
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
     });
     fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let error = refusal_of(folder.path());
+    let error = refusal_of(folder.path(), EngineOptions::default());
     assert!(error.contains("up_proj") || error.contains("ffn_up"), "{error}");
 }

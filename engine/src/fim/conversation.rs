@@ -85,7 +85,7 @@ fn fence(prompt: &FimPrompt) -> String {
 }
 
 /// The last lines of a text, the unfinished one counted.
-fn last_lines(text: &str) -> &str {
+pub(super) fn last_lines(text: &str) -> &str {
     let mut starts = text.rmatch_indices('\n').map(|(at, _)| at + 1);
     starts
         .nth(REPEATED_LINES - 1)

@@ -55,8 +55,8 @@ impl Matrix {
     /// gives back the memory that they take in a mapped file.
     ///
     /// # Errors
-    /// [`EngineError::Unsupported`] for a type without kernels, [`EngineError::BadScale`] for quantised weights that are not
-    /// numbers.
+    /// [`EngineError::Unsupported`] for a type without kernels, [`EngineError::BadWeight`] for weights that are not numbers
+    /// among those that it reads: all but plain ones that stay as they are.
     ///
     /// # Panics
     /// If the tensor has not two dimensions.
@@ -95,6 +95,11 @@ impl Matrix {
             n_inputs: tensor.shape[1],
             layout: Layout::File(tensor),
         })
+    }
+
+    /// Whether products read the blocks as the tensor holds them, and so nobody has looked at them yet.
+    pub(crate) fn is_unread(&self) -> bool {
+        matches!(self.layout, Layout::File(_))
     }
 
     /// Whether products with this matrix read the 8-bit form of the activations.
@@ -193,7 +198,9 @@ fn store(tensor: &Tensor, pool: &mut ThreadPool) -> Result<Tensor, EngineError> 
         out.copy_from_slice(&tensor.read_rows(rows));
     });
     tensor.release();
-    Tensor::from_bytes(&tensor.name, tensor.dtype, &tensor.shape, bytes)
+    let stored = Tensor::from_bytes(&tensor.name, tensor.dtype, &tensor.shape, bytes)?;
+    quant::require_numbers(&stored)?;
+    Ok(stored)
 }
 
 /// One product of a [`multiply`] call.

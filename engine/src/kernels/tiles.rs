@@ -13,7 +13,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, Ordering},
 };
 
 use super::{formats::with_format, pool::ThreadPool};
@@ -151,7 +151,7 @@ impl Tiles {
     /// file. The last panel is filled up with its last row.
     ///
     /// # Errors
-    /// [`EngineError::BadScale`] if a block has a scale that is not a number.
+    /// [`EngineError::BadWeight`] if a block has a scale that is not a number.
     pub(super) fn lay_out(
         tensor: &Tensor,
         n_lanes: usize,
@@ -172,7 +172,7 @@ impl Tiles {
             n_blocks,
         };
         (tiles.chunk, tiles.first_line) = arena.take(n_panels * tiles.panel_lines());
-        let first_bad_row = AtomicUsize::new(usize::MAX);
+        let are_numbers = AtomicBool::new(true);
         let lay_out_panel = |panel_idx: usize| {
             // SAFETY: nobody reads these lines yet, and each panel has its own.
             let (heads, words) = unsafe { tiles.begin_panel(panel_idx) };
@@ -186,17 +186,18 @@ impl Tiles {
                     let block = &rows[row * row_bytes + block_idx * shape.bytes..][..shape.bytes];
                     tiles.place(block, block_idx, lane, heads, words);
                     if !has_number_scales(tensor.dtype, block) {
-                        first_bad_row.fetch_min(first_row + row, Ordering::Relaxed);
+                        are_numbers.store(false, Ordering::Relaxed);
                     }
                 }
             }
         };
-        let outcome = |tiles: Self| match first_bad_row.load(Ordering::Relaxed) {
-            usize::MAX => Ok(tiles),
-            row => Err(EngineError::BadScale {
+        let outcome = |tiles: Self| {
+            if are_numbers.load(Ordering::Relaxed) {
+                return Ok(tiles);
+            }
+            Err(EngineError::BadWeight {
                 tensor: tensor.name.clone(),
-                row,
-            }),
+            })
         };
         if n_bytes < MIN_PARALLEL_BYTES {
             (0..n_panels).for_each(lay_out_panel);

@@ -51,24 +51,22 @@ pub(super) fn split_joined(weights: &mut Weights, config: &ModelConfig) -> Resul
         for head in 0..config.n_heads {
             let first = head * head_rows;
             let keys = joined.rows(first..first + plain_dim);
-            let key_name = name(&format!("attn_k_b.{head}"));
-            let keys = transposed(&key_name, keys)?;
-            weights.insert(key_name, keys)?;
-            let mut values = joined.rows(first + plain_dim..first + head_rows);
-            values.name = name(&format!("attn_v_b.{head}"));
-            weights.insert(values.name.clone(), values)?;
+            weights.insert(name(&format!("attn_k_b.{head}")), transposed(keys)?)?;
+            let values = joined.rows(first + plain_dim..first + head_rows);
+            weights.insert(name(&format!("attn_v_b.{head}")), values)?;
         }
     }
     Ok(())
 }
 
 /// A matrix with rows for columns, which are made as they are read.
-fn transposed(name: &str, matrix: Tensor) -> Result<Tensor, EngineError> {
+fn transposed(matrix: Tensor) -> Result<Tensor, EngineError> {
     quant::require_known(&matrix)?;
     let is_plain = matrix.dtype.block_len() == 1;
     let dtype = if is_plain { matrix.dtype } else { GgmlType::F16 };
     let shape = [matrix.n_cols(), matrix.n_rows()];
-    Tensor::converted(name, dtype, &shape, Transposed { matrix })
+    let name = matrix.name.clone();
+    Tensor::converted(&name, dtype, &shape, Transposed { matrix })
 }
 
 struct Transposed {
@@ -126,7 +124,7 @@ mod tests {
         let bytes = |numbers: &[f32]| numbers.iter().flat_map(|it| it.to_le_bytes()).collect();
         let numbers = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let matrix = Tensor::from_bytes("m", GgmlType::F32, &[2, 3], bytes(&numbers)).unwrap();
-        let turned = transposed("t", matrix).unwrap();
+        let turned = transposed(matrix).unwrap();
         assert_eq!((turned.dtype, &turned.shape[..]), (GgmlType::F32, &[3, 2][..]));
         assert_eq!(turned.bytes(), bytes(&[1.0, 4.0, 2.0, 5.0, 3.0, 6.0]).as_slice());
         assert_eq!(*turned.read_rows(1..2), bytes(&[2.0, 5.0])[..]);
@@ -141,7 +139,7 @@ mod tests {
         let blocks = matrix.requantized(GgmlType::Q8_0).unwrap();
         let blocks = Tensor::from_bytes("m", GgmlType::Q8_0, &[2, 32], blocks.bytes().to_vec()).unwrap();
         let numbers = blocks.numbers().unwrap();
-        let turned = transposed("t", blocks).unwrap();
+        let turned = transposed(blocks).unwrap();
         assert_eq!((turned.dtype, turned.source_type()), (GgmlType::F16, "Q8_0"));
         let columns = (0..32).flat_map(|column| [numbers[column], numbers[32 + column]]);
         let columns: Vec<f32> = columns.collect();

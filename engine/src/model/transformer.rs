@@ -30,7 +30,8 @@ use crate::{
     },
     kv_cache::KvCache,
     model::{Batch, Model, ModelConfig, Norm},
-    weights::{GgmlType, Weights},
+    quant,
+    weights::{GgmlType, Tensor, Weights},
 };
 
 /// How a model is loaded.
@@ -60,6 +61,8 @@ pub struct Transformer {
     /// Absent where the embedding serves for both.
     output: Option<Matrix>,
     buffers: Buffers,
+    /// What loading did not look at, since it is read where it stands.
+    unread: Vec<Tensor>,
     captured_layers: Vec<usize>,
     /// `(rows, captured layers, hidden)`.
     captured: Vec<f32>,
@@ -114,7 +117,9 @@ impl Transformer {
     ///
     /// # Errors
     /// [`EngineError::BadFile`] if a tensor is missing or has another shape than the configuration says,
-    /// [`EngineError::Unsupported`] for a tensor type without kernels, or a tensor that nothing would read.
+    /// [`EngineError::Unsupported`] for a tensor type without kernels, or a tensor that nothing would read,
+    /// [`EngineError::BadWeight`] for weights that are not numbers. Of plain numbers that are multiplied where they stand in their
+    /// file nothing is read for it: [`Model::require_numbers`] does.
     pub fn load(
         weights: &Weights,
         config: ModelConfig,
@@ -172,6 +177,7 @@ impl Transformer {
             .then(|| loader.table(POSITION_EMBEDDING, config.context_length, hidden))
             .transpose()?;
         loader.refuse_the_rest()?;
+        let unread = loader.into_unread();
         Ok(Self {
             isa: options.isa,
             pool,
@@ -182,6 +188,7 @@ impl Transformer {
             output_norm,
             output,
             buffers: Buffers::default(),
+            unread,
             captured_layers: Vec::new(),
             captured: Vec::new(),
             config,
@@ -251,6 +258,14 @@ impl Model for Transformer {
         self.capture_residual(self.layers.len());
         self.score(batch, logits);
         Ok(())
+    }
+
+    fn require_numbers(&self) -> Result<(), EngineError> {
+        self.unread.iter().try_for_each(|tensor| {
+            let outcome = quant::require_numbers(tensor);
+            tensor.release();
+            outcome
+        })
     }
 
     fn capture(&mut self, layers: &[usize]) -> Result<(), EngineError> {

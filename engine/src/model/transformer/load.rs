@@ -1,6 +1,9 @@
 //! Tensors by name and shape, with an account of which were asked for, in the types that they are multiplied in.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use super::{LoadOptions, NormWeights};
 use crate::{
@@ -24,6 +27,8 @@ pub(super) struct Loader<'a> {
     pool: &'a mut ThreadPool,
     arena: TileArena,
     used: BTreeSet<String>,
+    /// By name, what is read where it stands, and was not looked at.
+    unread: BTreeMap<String, Tensor>,
     /// Bytes of the tensors that were asked for, as their files have them.
     n_read_bytes: usize,
 }
@@ -42,6 +47,7 @@ impl<'a> Loader<'a> {
             pool,
             arena: TileArena::default(),
             used: BTreeSet::new(),
+            unread: BTreeMap::new(),
             n_read_bytes: 0,
         }
     }
@@ -54,7 +60,7 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     /// [`EngineError::BadFile`] if it is not there or has another shape, [`EngineError::Unsupported`] for a type without
-    /// kernels. So all others.
+    /// kernels, [`EngineError::BadWeight`] for what is read and is no number. So all others.
     pub(super) fn matrix(
         &mut self,
         name: &str,
@@ -71,7 +77,9 @@ impl<'a> Loader<'a> {
         n_rows: usize,
         n_columns: usize,
     ) -> Result<Matrix, EngineError> {
-        Matrix::of_rows(self.tensor(name, &[n_rows, n_columns])?.clone())
+        let tensor = self.tensor(name, &[n_rows, n_columns])?;
+        self.unread.insert(name.to_owned(), tensor.clone());
+        Matrix::of_rows(tensor.clone())
     }
 
     /// As [`matrix`](Self::matrix), where the file may do without.
@@ -102,7 +110,12 @@ impl<'a> Loader<'a> {
         }
         self.n_read_bytes += tensor.n_bytes();
         (self.options.progress)(self.n_read_bytes);
-        Matrix::new(tensor, self.options.isa, self.pool, &mut self.arena)
+        let is_stored = tensor.is_stored();
+        let matrix = Matrix::new(tensor, self.options.isa, self.pool, &mut self.arena)?;
+        if is_stored && matrix.is_unread() {
+            self.unread.insert(name.to_owned(), whole.clone());
+        }
+        Ok(matrix)
     }
 
     /// One of several matrices, `(n_outputs, n_inputs)` each: on its own, or within the tensor that holds all of them.
@@ -190,6 +203,11 @@ impl<'a> Loader<'a> {
     /// Passes over a tensor that the file may have for nothing.
     pub(super) fn ignore(&mut self, name: &str) {
         self.used.insert(name.to_owned());
+    }
+
+    /// The tensors that are read where they stand, and were not looked at.
+    pub(super) fn into_unread(self) -> Vec<Tensor> {
+        self.unread.into_values().collect()
     }
 
     /// Refuses a file with weights that nothing asked for: its text would be wrong without a word.
