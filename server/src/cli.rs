@@ -190,6 +190,9 @@ struct BenchArgs {
     /// A smaller model that drafts, or an EAGLE-3 head.
     #[arg(long, value_name = "FILE", requires = "speculation")]
     draft_model: Option<String>,
+    /// Put the tokens of those tasks into the JSON, so that another engine can be measured on them.
+    #[arg(long, requires_all = ["speculation", "json"])]
+    with_tokens: bool,
     /// Print everything as JSON.
     #[arg(long)]
     json: bool,
