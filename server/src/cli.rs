@@ -196,7 +196,7 @@ struct BenchArgs {
     /// Print everything as JSON.
     #[arg(long)]
     json: bool,
-    /// Draw the cost of wide steps and the gain of batches, or the gain by length of drafts.
+    /// Draw the cost of wide steps and the gain of batches, or what drafts gain and what each drafter gives, by length of drafts.
     #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["latency", "startup"])]
     plot: Option<PathBuf>,
 }

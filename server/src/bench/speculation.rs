@@ -520,22 +520,52 @@ impl Task {
 }
 
 impl SpeculationReport {
-    /// Gain by draft length, one line for each workload.
+    /// By length of drafts: the gain in each workload, and what each drafter gave in all of them.
     pub fn charts(&self) -> Vec<Chart> {
-        let lines = self
-            .workloads
-            .iter()
-            .filter(|it| !it.fixed.is_empty())
-            .map(|workload| {
-                let points = workload.fixed.iter();
-                let points = points.map(|it| ((it.draft_len + 1) as f64, it.gain.median));
-                Line::solid(workload.name, points)
-            });
-        vec![Chart {
-            title: "Drafts of a fixed length".to_owned(),
+        let chart = |title: &str, y_label: &str, lines| Chart {
+            title: title.to_owned(),
             x_label: "rows in a step".to_owned(),
-            y_label: "speed over plain decoding".to_owned(),
-            lines: lines.collect(),
-        }]
+            y_label: y_label.to_owned(),
+            lines,
+        };
+        let gains = self.workloads.iter().filter(|it| !it.fixed.is_empty());
+        let gains = gains.map(|workload| {
+            let points = workload.fixed.iter();
+            let points = points.map(|it| ((it.draft_len + 1) as f64, it.gain.median));
+            Line::solid(workload.name, points)
+        });
+        vec![
+            chart(
+                "Drafts of a fixed length",
+                "speed over plain decoding",
+                gains.collect(),
+            ),
+            chart(
+                "What each drafter gives",
+                "tokens in a step",
+                self.by_drafter(|it| it.accepted + it.recovered + it.bonus, |it| it.steps),
+            ),
+            chart(
+                "What is accepted of it",
+                "% of the tokens proposed",
+                self.by_drafter(|it| 100 * it.accepted, |it| it.proposed),
+            ),
+        ]
+    }
+
+    /// A line for each drafter: `part` of all workloads together over `whole`, by length of drafts.
+    fn by_drafter(&self, part: fn(&DrafterCounts) -> usize, whole: fn(&DrafterCounts) -> usize) -> Vec<Line> {
+        let line = |kind: DrafterKind| {
+            let points = FIXED_LENGTHS.iter().enumerate().filter_map(|(idx, len)| {
+                let counts = self.workloads.iter().filter_map(|it| it.fixed.get(idx));
+                let own = counts.flat_map(|it| &it.counts.drafters);
+                let own = own.filter(|it| it.name == kind.name());
+                let (part, whole) = own.fold((0, 0), |sum, it| (sum.0 + part(it), sum.1 + whole(it)));
+                (part > 0).then(|| ((len + 1) as f64, part as f64 / whole as f64))
+            });
+            let points: Vec<_> = points.collect();
+            (!points.is_empty()).then(|| Line::solid(&kind.name().replace('_', " "), points))
+        };
+        DrafterKind::ALL.into_iter().filter_map(line).collect()
     }
 }
