@@ -69,7 +69,8 @@ def add_llama_cpp(speeds: Speeds, workloads: list[dict], model: Path, draft_mode
         for it in workloads:
             answers = [llama.answer(task["prompt"], task["max_tokens"], task["dictated"]) for task in it["tokens"]]
             sums = Answer(*(sum(column) for column in zip(*(vars(answer).values() for answer in answers))))
-            speeds.add(it["name"], ("llama.cpp", drafts), sums.n_tokens / sums.seconds, sums.n_tokens / sums.n_steps)
+            tokens_per_step = sums.n_tokens / max(sums.n_steps, 1)
+            speeds.add(it["name"], ("llama.cpp", drafts), sums.n_tokens / sums.seconds, tokens_per_step)
 
 
 def main() -> None:
