@@ -23,7 +23,7 @@ use crate::{
     sequence::Sequence,
     speculative::{
         network::NetworkDrafter,
-        policy::{StepCosts, StepLoad},
+        policy::{Experience, StepCosts, StepLoad},
     },
 };
 
@@ -69,6 +69,8 @@ struct Network {
     drafter: Box<dyn NetworkDrafter>,
     /// Decayed mean of seconds that one call for drafts takes.
     draft_seconds: f64,
+    /// What the last sequence to end knew of its drafts.
+    experience: Experience,
 }
 
 /// Weight of a new measurement of it.
@@ -104,6 +106,7 @@ impl EngineLoop {
             network: network.map(|drafter| Network {
                 drafter,
                 draft_seconds: 0.0,
+                experience: Experience::default(),
             }),
             numbers: OnceCell::new(),
             n_submitted: 0,
@@ -188,7 +191,8 @@ impl EngineLoop {
         self.n_submitted += 1;
         sequence.number = self.n_submitted;
         if let Some(network) = &self.network {
-            sequence.speculator.add_network(network.drafter.kind());
+            let kind = network.drafter.kind();
+            sequence.speculator.add_network(kind, network.experience.clone());
         }
         self.waiting.push_back(sequence);
     }
@@ -228,7 +232,8 @@ impl EngineLoop {
                 break;
             };
             sequence.cached = self.cache.open(&sequence.tokens);
-            if let Some(network) = &mut self.network {
+            let is_drafted_for = sequence.speculator.network_experience().is_some();
+            if let Some(network) = self.network.as_mut().filter(|_| is_drafted_for) {
                 let n_known = network.drafter.open(sequence.number, &sequence.tokens);
                 self.cache.truncate(&mut sequence.cached, n_known);
             }
@@ -316,7 +321,7 @@ impl EngineLoop {
             return;
         };
         let n_layers = drafter.captured_layers().len();
-        if n_layers == 0 {
+        if n_layers == 0 || sequence.speculator.network_experience().is_none() {
             return;
         }
         let width = n_layers * model.config().hidden;
@@ -426,6 +431,10 @@ impl EngineLoop {
             sequence.explain_failure(look);
             self.give_back(sequence);
             self.is_full = false;
+            let experience = sequence.speculator.network_experience();
+            if let (Some(network), Some(experience)) = (&mut self.network, experience) {
+                network.experience = experience.clone();
+            }
         }
         if self.waiting.iter().any(|it| it.is_over()) {
             let (called_off, waiting) = self

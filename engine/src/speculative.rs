@@ -23,7 +23,7 @@ mod verify;
 
 use drafter::{Draft, Drafter, DrafterKind};
 use network::DraftTask;
-use policy::{Acceptance, Gain, MAX_DRAFT, RankedNode, StepCosts, StepLoad, draft_length};
+use policy::{Acceptance, Experience, MAX_DRAFT, RankedNode, StepCosts, StepLoad, draft_length};
 
 /// Longest draft that [`Speculation::Fixed`] can ask for: it bounds the rows and logits of one step.
 pub const MAX_FIXED_DRAFT: usize = 128;
@@ -60,8 +60,7 @@ struct Source {
 struct NetworkSource {
     kind: DrafterKind,
     draft: Draft,
-    acceptance: Acceptance,
-    gain: Gain,
+    experience: Experience,
 }
 
 impl Speculator {
@@ -91,15 +90,19 @@ impl Speculator {
     }
 
     /// Lets the engine's network draft too, if the policy has any use for it.
-    pub(crate) fn add_network(&mut self, kind: DrafterKind) {
+    pub(crate) fn add_network(&mut self, kind: DrafterKind, experience: Experience) {
         if self.mode.allows(kind) {
             self.network = Some(NetworkSource {
                 kind,
                 draft: Draft::default(),
-                acceptance: Acceptance::default(),
-                gain: Gain::default(),
+                experience,
             });
         }
+    }
+
+    /// How well the network has done, if it drafts for this sequence.
+    pub(crate) fn network_experience(&self) -> Option<&Experience> {
+        self.network.as_ref().map(|it| &it.experience)
     }
 
     /// Longest draft wanted, if at most `room` tokens may follow.
@@ -166,7 +169,7 @@ impl Speculator {
         let is_wanted = self.proposed.is_empty() && self.longest(room) > 0;
         let is_fixed = self.mode.fixed_len().is_some();
         let network = self.network.as_mut().filter(|_| is_wanted);
-        network.is_some_and(|it| is_fixed || it.gain.is_worth_asking(load, costs, draft_seconds))
+        network.is_some_and(|it| is_fixed || it.experience.gain.is_worth_asking(load, costs, draft_seconds))
     }
 
     /// The network's task, if this sequence has one.
@@ -205,11 +208,11 @@ impl Speculator {
             return load;
         };
         self.stats.draft_nanos += drafting.as_nanos() as u64;
-        rank(&network.draft, &network.acceptance, &mut self.ranking);
+        rank(&network.draft, &network.experience.acceptance, &mut self.ranking);
         if !is_fixed {
             self.ranking.truncate(draft_length(load, &self.ranking, costs));
         }
-        network.gain.note_proposal(self.ranking.len());
+        network.experience.gain.note_proposal(self.ranking.len());
         if self.ranking.is_empty() {
             return load;
         }
@@ -253,8 +256,8 @@ impl Speculator {
             source.acceptance.learn(&source.draft, emitted);
         }
         if let Some(network) = self.network.as_mut().filter(|it| !it.draft.is_empty()) {
-            let n_right = network.acceptance.learn(&network.draft, emitted);
-            network.gain.note_outcome(n_right);
+            let Experience { acceptance, gain } = &mut network.experience;
+            gain.note_outcome(acceptance.learn(&network.draft, emitted));
         }
     }
 }
@@ -373,7 +376,7 @@ mod tests {
                 };
                 let drafters = [lookup(DrafterKind::PromptLookup), lookup(DrafterKind::References)];
                 let mut speculator = speculator(mode, drafters);
-                speculator.add_network(DrafterKind::DraftModel);
+                speculator.add_network(DrafterKind::DraftModel, Experience::default());
                 speculator.look_up(&[9], 100, LOAD, &costs);
                 let is_asked = speculator.wants_network(100, LOAD, &costs, 0.0);
                 assert_eq!(is_asked, tokens.is_empty(), "{mode:?}");

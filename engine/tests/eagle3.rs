@@ -208,6 +208,58 @@ fn both_conventions_for_the_layers_that_are_read() {
     );
 }
 
+/// As the settings of the program reach it: through [`Engine::load`].
+#[test]
+fn the_shape_that_was_asked_for_reaches_a_loaded_engine() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("target").join(name), folder.path().join(name)).unwrap();
+    }
+    let bytes = (33..127).chain(161..173).chain(174..256).chain(256..324);
+    let spellings = bytes.filter_map(char::from_u32).enumerate();
+    let vocab: serde_json::Map<_, _> = spellings.map(|(id, it)| (it.to_string(), id.into())).collect();
+    let tokenizer = serde_json::json!({
+        "pre_tokenizer": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    });
+    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let answer = |tree: TreeShape, speculation| {
+        let options = EngineOptions {
+            threads: Some(1),
+            draft_model: Some(WeightSource::File(fixture("draft"))),
+            tree,
+            ..EngineOptions::default()
+        };
+        let engine = Engine::load(WeightSource::File(folder.path().into()), options).unwrap();
+        let request = request(1, 60, 0.0, speculation);
+        engine.generate(request).blocking_collect().unwrap()
+    };
+    let drafter = DrafterKind::Eagle3;
+    let alone = Speculation::Only {
+        drafter,
+        len: Some(16),
+    };
+    let plain = answer(TreeShape::default(), Speculation::Off);
+    for (n_levels, top_k, n_tokens, n_drafted) in
+        [(5, 8, 32, 31), (3, 2, 6, 5), (1, 4, 100, 4), (4, 1, 100, 4)]
+    {
+        let tree = TreeShape {
+            n_levels,
+            top_k,
+            n_tokens,
+        };
+        let answer = answer(tree, alone);
+        assert_eq!(bits(&answer), bits(&plain), "{tree:?}");
+        let DrafterStats { steps, proposed, .. } = *answer.finish.speculation.of(drafter);
+        // Near the end of the answer a tree has fewer levels.
+        let whole = steps * n_drafted;
+        assert!(
+            steps > 10 && proposed <= whole && proposed + 3 * n_drafted > whole,
+            "{tree:?}: {proposed} in {steps}"
+        );
+    }
+}
+
 /// The fixture's target, as if it had been trained for long texts.
 fn engine(tree: Option<TreeShape>, max_running: usize, is_slow: bool) -> Engine {
     let checkpoint = Checkpoint::from_folder(&fixture("target")).unwrap();

@@ -190,10 +190,13 @@ struct BenchArgs {
     /// A smaller model that drafts, or an EAGLE-3 head.
     #[arg(long, value_name = "FILE", requires = "speculation")]
     draft_model: Option<String>,
+    /// Put the tokens of those tasks into the JSON, so that another engine can be measured on them.
+    #[arg(long, requires_all = ["speculation", "json"])]
+    with_tokens: bool,
     /// Print everything as JSON.
     #[arg(long)]
     json: bool,
-    /// Draw the cost of wide steps and the gain of batches, or the gain by length of drafts.
+    /// Draw the cost of wide steps and the gain of batches, or what drafts gain and what each drafter gives, by length of drafts.
     #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["latency", "startup"])]
     plot: Option<PathBuf>,
 }

@@ -5,52 +5,14 @@ Run with an interpreter that has llama_cpp: `target/benchmarks/llama.cpp/bin/pyt
 the same model with weights of half the size.
 """
 
-import ctypes
-import itertools
 import json
-import os
 import subprocess
 import time
 import tomllib
-from pathlib import Path
 
-import llama_cpp
-import numpy as np
-from llama_cpp.llama_speculative import LlamaDraftModel, LlamaPromptLookupDecoding
+from llama_cpp_drafts import EMBEDDED_MODEL, REPOSITORY, LlamaDraftModel, drafters, half_size, load
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CASES = REPOSITORY / "tests/fixtures/edits/cases.toml"
-MODEL = REPOSITORY / "engine/weights/surmise.gguf"
-DRAFT_MODEL = REPOSITORY / "target/benchmarks/surmise-q4_0.gguf"
-N_THREADS = os.cpu_count()
-N_DRAFTED = 10
-
-
-def make_draft_model() -> None:
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
-    params.allow_requantize = True
-    DRAFT_MODEL.parent.mkdir(parents=True, exist_ok=True)
-    if llama_cpp.llama_model_quantize(bytes(MODEL), bytes(DRAFT_MODEL), ctypes.byref(params)) != 0:
-        raise RuntimeError(f"llama.cpp could not quantise {MODEL}")
-
-
-class DraftModel(LlamaDraftModel):
-    """Drafts what a smaller model writes; it keeps what it has read of the text."""
-
-    def __init__(self) -> None:
-        self.model = load(DRAFT_MODEL, None)
-
-    def __call__(self, input_ids: np.ndarray, /, **_: object) -> np.ndarray:
-        tokens = self.model.generate(input_ids.tolist(), temp=0.0)
-        ending = itertools.takewhile(lambda token: token != self.model.token_eos(), tokens)
-        return np.fromiter(itertools.islice(ending, N_DRAFTED), dtype=np.intc)
-
-
-def load(path: Path, drafts: LlamaDraftModel | None) -> llama_cpp.Llama:
-    return llama_cpp.Llama(
-        str(path), n_ctx=4096, n_threads=N_THREADS, n_threads_batch=N_THREADS, draft_model=drafts, verbose=False
-    )
 
 
 def surmise(*options: str) -> list[dict]:
@@ -72,7 +34,7 @@ def prompts() -> list[str]:
 
 
 def llama(drafts: LlamaDraftModel | None) -> list[dict]:
-    model = load(MODEL, drafts)
+    model = load(EMBEDDED_MODEL, drafts)
     outcomes = []
     for prompt in prompts():
         tokens = model.tokenize(prompt.encode(), add_bos=False, special=True)
@@ -85,15 +47,14 @@ def llama(drafts: LlamaDraftModel | None) -> list[dict]:
 
 
 def main() -> None:
-    make_draft_model()
+    draft_model = half_size(EMBEDDED_MODEL)
     runs = {
         "Surmise, one token a step": lambda: surmise("--no-speculation"),
         "Surmise, drafts": surmise,
-        "Surmise, drafts and a draft model": lambda: surmise("--draft-model", DRAFT_MODEL),
-        "llama.cpp, one token a step": lambda: llama(None),
-        "llama.cpp, prompt lookup": lambda: llama(LlamaPromptLookupDecoding(num_pred_tokens=N_DRAFTED)),
-        "llama.cpp, a draft model": lambda: llama(DraftModel()),
+        "Surmise, drafts and a draft model": lambda: surmise("--draft-model", draft_model),
     }
+    for name, make in drafters(draft_model).items():
+        runs[f"llama.cpp, {name}"] = lambda make=make: llama(make())
     # In turns, so that all see the machine in the same moods; the fastest of three counts.
     rounds = {name: [] for name in runs}
     for _ in range(3):

@@ -1,7 +1,9 @@
 //! `surmise bench` from outside: every measurement is there and makes sense. How fast anything is, is not tested.
 
+use std::fs;
+
 use serde_json::Value;
-use surmise_tests::binary::command;
+use surmise_tests::{Home, binary::command};
 
 /// The JSON that `surmise bench` prints with `args`.
 fn bench(args: &[&str]) -> Value {
@@ -147,7 +149,7 @@ fn drafts_are_measured_by_workload_and_drafter() {
 }
 
 #[test]
-fn the_gain_of_drafts_is_drawn_by_their_length() {
+fn gains_and_drafters_are_drawn_by_length_of_drafts() {
     let folder = std::env::temp_dir().join(format!("surmise-chart-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     write_source(&folder);
@@ -172,6 +174,159 @@ fn the_gain_of_drafts_is_drawn_by_their_length() {
         "{report:#}"
     );
     let drawn = std::fs::read_to_string(&chart).expect("a chart");
-    assert!(drawn.starts_with("<svg") && drawn.contains("quote"), "{drawn}");
+    assert!(drawn.starts_with("<svg"), "{drawn}");
+    for line in ["quote", "What each drafter gives", "prompt lookup"] {
+        assert!(drawn.contains(line), "{line} in {drawn}");
+    }
     std::fs::remove_dir_all(&folder).expect("the folder");
+}
+
+/// A home with code, tiny models of random weights that read long texts, and an EAGLE-3 head for the first of them.
+fn home_with_models(name: &str) -> Home {
+    let home = Home::new(name);
+    for (fixture, folder) in [("eagle3/target", "target"), ("qwen3", "small")] {
+        home.copy_folder(fixture, folder);
+        let config = home.0.join(folder).join("config.json");
+        let short = fs::read_to_string(&config).expect("a configuration");
+        let long = short.replace(
+            "\"max_position_embeddings\": 128",
+            "\"max_position_embeddings\": 4096",
+        );
+        assert_ne!(long, short);
+        fs::write(&config, long).expect("a configuration");
+    }
+    for file in ["config.json", "model.safetensors"] {
+        home.copy(&format!("eagle3/draft/{file}"), &format!("head/{file}"));
+    }
+    let code = home.0.join("code");
+    fs::create_dir_all(&code).expect("a folder");
+    write_source(&code);
+    home
+}
+
+/// What the drafter did in the quotations of `home`, with long drafts of a fixed length: steps and tokens proposed.
+fn quotations(home: &Home, draft_model: &str, drafter: &str) -> (u64, u64) {
+    let path = |name: &str| home.0.join(name).to_str().expect("a path").to_owned();
+    let (model, draft_model, code) = (path("target"), path(draft_model), path("code"));
+    let chart = path("gain.svg");
+    let mut args = vec![
+        "bench",
+        "--speculation",
+        "--model",
+        &model,
+        "--draft-model",
+        &draft_model,
+    ];
+    args.extend([
+        "--workload",
+        "quote",
+        "--folder",
+        &code,
+        "--tasks",
+        "1",
+        "--rounds",
+        "1",
+    ]);
+    args.extend(["--plot", &chart]);
+    let (report, exit_code) = home.json(&args, |_| ());
+    assert_eq!(exit_code, 0);
+    let workload = &report["workloads"][0];
+    // These models fill no holes and rewrite nothing.
+    assert_eq!(
+        (&workload["name"], &workload["is_dictated"]),
+        (&"quote".into(), &true.into())
+    );
+    let longest = workload["fixed"]
+        .as_array()
+        .and_then(|it| it.last())
+        .expect("drafts");
+    assert_eq!(longest["draft_len"], 63);
+    let drafters = longest["counts"]["drafters"].as_array().expect("a list");
+    let counts = drafters.iter().find(|it| it["name"] == drafter);
+    let counts = counts.unwrap_or_else(|| panic!("no {drafter} in {longest:#}"));
+    let number = |key: &str| counts[key].as_u64().expect(key);
+    assert!(number("accepted") <= number("proposed"), "{counts:#}");
+    (number("steps"), number("proposed"))
+}
+
+#[test]
+fn settings_shape_the_trees_of_a_head() {
+    let home = home_with_models("trees");
+    for (settings, n_tokens) in [
+        ("", 31),
+        ("eagle_steps = 3\neagle_top_k = 2\neagle_draft_tokens = 6", 5),
+    ] {
+        home.write(".config/surmise/config.toml", format!("[engine]\n{settings}\n"));
+        let (steps, proposed) = quotations(&home, "head", "eagle3");
+        // Near the end of the answer a tree has fewer levels.
+        let whole = steps * n_tokens;
+        assert!(
+            steps > 3 && proposed <= whole && proposed + 3 * n_tokens > whole,
+            "{n_tokens}: {proposed} in {steps}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_drafts_for_a_folder() {
+    let home = home_with_models("drafts");
+    let (steps, proposed) = quotations(&home, "small", "draft_model");
+    assert!(steps > 0 && proposed > steps, "{proposed} in {steps}");
+    let path = |name: &str| home.0.join(name);
+    let mut command = home.command(&["bench", "--speculation", "--tasks", "1", "--rounds", "1"]);
+    command.arg("--model").arg(path("target"));
+    command.arg("--draft-model").arg(path("small"));
+    command.arg("--folder").arg(path("code"));
+    let output = command.output().expect("it runs");
+    let (table, error) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{error}");
+    let begins = |words: &str| table.lines().any(|line| line.starts_with(words));
+    for row in [
+        "tokens/s",
+        "rename *",
+        "wrap *",
+        "quote *",
+        "drafters",
+        "milliseconds",
+        "target: medians of 1 round",
+    ] {
+        assert!(begins(row), "{row} in\n{table}");
+    }
+    // A model that fills no holes.
+    assert!(!begins("complete"), "{table}");
+}
+
+#[test]
+fn tasks_can_be_given_to_another_engine() {
+    let home = home_with_models("tokens");
+    let path = |name: &str| home.0.join(name).to_str().expect("a path").to_owned();
+    let (model, code) = (path("target"), path("code"));
+    let mut args = vec![
+        "bench",
+        "--speculation",
+        "--with-tokens",
+        "--model",
+        &model,
+        "--folder",
+        &code,
+    ];
+    args.extend(["--workload", "quotes", "--tasks", "1", "--rounds", "1"]);
+    let (report, _) = home.json(&args, |_| ());
+    let task = &report["workloads"][0]["tokens"][0];
+    // The vocabulary begins with the printable characters of ASCII; others stay what they are, one for each token.
+    let text = |tokens: &Value| -> String {
+        let tokens = tokens.as_array().expect("tokens").iter();
+        let chars = tokens.map(|it| it.as_u64().and_then(|it| u8::try_from(it + 33).ok()));
+        chars.map(|it| it.map_or(' ', char::from)).collect()
+    };
+    let (prompt, answer) = (text(&task["prompt"]), text(&task["dictated"]));
+    assert!(
+        prompt.contains("part(item,") && prompt.contains("\"7\""),
+        "{prompt}"
+    );
+    assert_eq!(answer, prompt.replace('"', "'"));
+    assert_eq!(task["max_tokens"], answer.chars().count());
 }

@@ -7,7 +7,7 @@ use crate::{
     chat_template::ChatTemplate,
     error::EngineError,
     fim::FimTemplate,
-    kernels::Isa,
+    kernels::{Isa, pool::ThreadPool},
     kv_cache::{BLOCK_LEN, KvCache},
     memory::{KvRoom, MemoryPlan, SystemMemory},
     model::{
@@ -190,7 +190,14 @@ impl Engine {
         let tokenizer = files.tokenizer;
         let tokenizer = Arc::new(tokenizer);
         let drafter = match options.draft_model.take() {
-            Some(source) => Some(load_drafter(source, &files.checkpoint, &tokenizer, &options)?),
+            Some(source) => {
+                let target = Target {
+                    checkpoint: &files.checkpoint,
+                    tokenizer: &tokenizer,
+                    threads: model.threads(),
+                };
+                Some(load_drafter(source, target, &options)?)
+            }
             None => None,
         };
         let model = wrap(Box::new(model));
@@ -238,28 +245,41 @@ fn draft_blocks(config: &ModelConfig, options: &EngineOptions) -> (usize, usize)
     (n_blocks, n_blocks * block_bytes)
 }
 
-/// A drafter that runs the head or the model of `source` for a target.
+/// What a drafter drafts for.
+struct Target<'a> {
+    checkpoint: &'a Checkpoint,
+    tokenizer: &'a Arc<Tokenizer>,
+    threads: ThreadPool,
+}
+
+/// A drafter that runs the head or the model of `source` for a target, on its threads.
 fn load_drafter(
     source: WeightSource,
-    target: &Checkpoint,
-    target_tokenizer: &Arc<Tokenizer>,
+    target: Target<'_>,
     options: &EngineOptions,
 ) -> Result<Box<dyn NetworkDrafter>, EngineError> {
+    let Target {
+        checkpoint,
+        tokenizer: target_tokenizer,
+        threads,
+    } = target;
+    let n_threads = n_threads(options.threads);
     if Eagle3::recognises(&source) {
-        let n_positions = draft_positions(target, options);
-        let n_threads = n_threads(options.threads);
-        let head = Eagle3::load(source, target, options.tree, n_positions, n_threads)?;
+        let n_positions = draft_positions(checkpoint, options);
+        let mut head = Eagle3::load(source, checkpoint, options.tree, n_positions, n_threads)?;
+        head.run_on(threads);
         return Ok(Box::new(head));
     }
     let mut files = ModelFiles::open(source)?;
-    let context_length = KvRoom::new(target.config(), options).context_length;
+    let context_length = KvRoom::new(checkpoint.config(), options).context_length;
     files.checkpoint.run_within(context_length);
     let tokenizer = Arc::new(files.tokenizer);
-    let model = load_model(&files.checkpoint, n_threads(options.threads))?;
+    let mut model = load_model(&files.checkpoint, n_threads)?;
+    model.run_on(threads);
     let config = model.config();
     let (n_blocks, _) = draft_blocks(config, options);
     let cache = KvCache::with_type(config, n_blocks, options.kv_cache_type);
-    let vocab = target.config().vocab;
+    let vocab = checkpoint.config().vocab;
     let target_tokenizer = Arc::clone(target_tokenizer);
     let drafter = DraftModel::new(Box::new(model), tokenizer, cache, target_tokenizer, vocab);
     Ok(Box::new(drafter))

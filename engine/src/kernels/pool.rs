@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle, Thread},
@@ -27,11 +27,19 @@ const INSIDE_MASK: u64 = 0xfffe;
 /// One job later.
 const JOB_ONE: u64 = 0x1_0000;
 
-/// Runs the tasks of one job on several threads, the caller's among them.
-#[derive(Debug)]
+/// Runs the tasks of one job on several threads, the caller's among them. A clone has the same threads: models that run
+/// in turns share them, where those of one would spin on the cores that the other needs.
+#[derive(Debug, Clone)]
 pub(crate) struct ThreadPool {
+    crew: Arc<Crew>,
+}
+
+#[derive(Debug)]
+struct Crew {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// Held while a job is open.
+    turn: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -84,17 +92,24 @@ impl ThreadPool {
                     .ok()
             })
             .collect();
-        Self { shared, workers }
+        let turn = Mutex::new(());
+        Self {
+            crew: Arc::new(Crew {
+                shared,
+                workers,
+                turn,
+            }),
+        }
     }
 
     /// Threads that take part, the caller's included.
     pub(crate) fn n_threads(&self) -> usize {
-        self.workers.len() + 1
+        self.crew.workers.len() + 1
     }
 
     /// Keeps each thread, the calling one included, on a core of its own, if there are as many; see [`super::affinity`].
     pub(crate) fn keep_on_cores(&self) {
-        keep_on_cores(&self.workers);
+        keep_on_cores(&self.crew.workers);
     }
 
     /// Calls `run(task_idx)` for every task below `n_tasks`, each once, and returns when all are done.
@@ -102,19 +117,24 @@ impl ThreadPool {
     /// # Panics
     /// If a task panicked.
     pub(crate) fn run(&mut self, n_tasks: usize, run: &(dyn Fn(usize) + Sync)) {
-        if self.workers.is_empty() || n_tasks <= 1 {
+        let Crew {
+            shared,
+            workers,
+            turn,
+        } = &*self.crew;
+        if workers.is_empty() || n_tasks <= 1 {
             (0..n_tasks).for_each(run);
             return;
         }
-        let shared = &*self.shared;
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the lifetime is lifted only until this function has seen everybody leave the gate.
         let run: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(run) };
-        // SAFETY: the gate is shut and empty: the last `run` saw to it, and `&mut self` excludes another.
+        // SAFETY: the gate is shut and empty: the last `run` saw to it, and our turn excludes another.
         unsafe { *shared.job.get() = Job { run, n_tasks } };
         shared.next_task.store(0, Ordering::Relaxed);
         let job = (shared.gate.load(Ordering::Relaxed) & !(JOB_ONE - 1)).wrapping_add(JOB_ONE);
         shared.gate.store(job | OPEN, Ordering::SeqCst);
-        for (worker, sleeping) in self.workers.iter().zip(&shared.sleeping) {
+        for (worker, sleeping) in workers.iter().zip(&shared.sleeping) {
             if sleeping.load(Ordering::SeqCst) {
                 worker.thread().unpark();
             }
@@ -147,7 +167,7 @@ impl ThreadPool {
     }
 }
 
-impl Drop for ThreadPool {
+impl Drop for Crew {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.workers
@@ -250,6 +270,25 @@ mod tests {
                 "{n_tasks} tasks"
             );
         }
+    }
+
+    #[test]
+    fn clones_take_turns() {
+        let pool = ThreadPool::new(2);
+        let n_run = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for mut pool in [pool.clone(), pool.clone(), pool] {
+                let n_run = &n_run;
+                scope.spawn(move || {
+                    for _ in 0..100 {
+                        pool.run(16, &|_| {
+                            n_run.fetch_add(1, Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(n_run.into_inner(), 3 * 100 * 16);
     }
 
     #[test]

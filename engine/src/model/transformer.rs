@@ -194,6 +194,16 @@ impl Transformer {
             config,
         })
     }
+
+    /// The threads that it runs on.
+    pub(crate) fn threads(&self) -> ThreadPool {
+        self.pool.clone()
+    }
+
+    /// Runs on these threads from now on.
+    pub(crate) fn run_on(&mut self, threads: ThreadPool) {
+        self.pool = threads;
+    }
 }
 
 impl Model for Transformer {

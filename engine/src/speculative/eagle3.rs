@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     error::EngineError,
+    kernels::pool::ThreadPool,
     kv_cache::{BLOCK_LEN, CacheType, CachedSequence, KvCache},
     model::{Batch, Checkpoint, MAX_TREE_NODES, Row},
     weights::WeightSource,
@@ -185,6 +186,11 @@ impl Eagle3 {
             rolled: Vec::new(),
             logits: Vec::new(),
         })
+    }
+
+    /// Runs on these threads from now on: those of the target.
+    pub(crate) fn run_on(&mut self, threads: ThreadPool) {
+        self.head.run_on(threads);
     }
 
     /// Runs the next `n_rows` waiting rows of each sequence, and makes room for a tree after them.

@@ -92,7 +92,14 @@ pub(crate) struct RankedNode {
     pub(crate) reach: f64,
 }
 
-/// What the drafts of a network gain in one sequence, for the decision to ask for one.
+/// How well the drafts of a network did: what one sequence learned is where the next one starts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Experience {
+    pub(crate) acceptance: Acceptance,
+    pub(crate) gain: Gain,
+}
+
+/// What the drafts of a network gain, for the decision to ask for one.
 #[derive(Debug, Clone)]
 pub(crate) struct Gain {
     /// Decayed mean of tokens that a draft got right.

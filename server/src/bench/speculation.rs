@@ -14,7 +14,7 @@ use std::{
 
 use serde::Serialize;
 use surmise_engine::{
-    Answer, Engine, EngineError, EngineOptions, RewriteSupport, WeightSource,
+    Answer, Engine, EngineError, EngineOptions, FimSupport, RewriteSupport, WeightSource,
     model::dictated::{Dictated, Dictation},
     request::{
         CopyMixing, DrafterStats, FimPrompt, Prompt, Request, RewritePrompt, RewriteTask, SamplingParams,
@@ -75,6 +75,20 @@ pub struct Workload {
     pub fixed: Vec<FixedLength>,
     /// What was drafted in all rounds.
     pub counts: Counts,
+    /// The tasks as another engine can be given them, if that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<TaskTokens>,
+}
+
+/// A task in tokens of the model.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskTokens {
+    /// What the model reads.
+    pub prompt: Vec<u32>,
+    /// Most tokens of the answer.
+    pub max_tokens: usize,
+    /// The answer, if it is given rather than the model's own.
+    pub dictated: Option<Vec<u32>>,
 }
 
 /// Drafts of a fixed length.
@@ -84,6 +98,8 @@ pub struct FixedLength {
     pub draft_len: usize,
     /// Speed over that of plain decoding.
     pub gain: Spread,
+    /// What was drafted in all rounds.
+    pub counts: Counts,
 }
 
 /// What the drafters did.
@@ -201,6 +217,8 @@ pub struct Effort {
     pub n_tasks: usize,
     /// Whether drafts of fixed lengths are compared too.
     pub with_fixed_lengths: bool,
+    /// Whether the report has the tokens of the tasks.
+    pub with_tokens: bool,
 }
 
 /// Measures on the code of `folder`. `progress` is told of every task that is done.
@@ -218,8 +236,10 @@ pub fn measure(
     let functions = functions(folder, FUNCTIONS_PER_TASK * effort.n_tasks)?;
     let engine = Engine::load(source.clone(), options.clone()).map_err(io::Error::other)?;
     let (dictated, dictation) = dictated(source, options).map_err(io::Error::other)?;
-    let own: Vec<Task> = holes.iter().map(completion).collect();
-    let mut workloads = vec![("complete", &engine, own)];
+    let mut workloads = Vec::new();
+    if engine.info().fim != FimSupport::None {
+        workloads.push(("complete", &engine, holes.iter().map(completion).collect()));
+    }
     if engine.info().rewrite != RewriteSupport::None {
         let tasks = functions.iter().enumerate();
         let tasks = tasks.filter_map(|(turn, function)| rewriting(&engine, function, turn));
@@ -404,8 +424,9 @@ fn run(
     };
     let mut policies = vec![Speculation::Off, Speculation::Auto];
     policies.extend(fixed_lengths.iter().map(|&len| Speculation::Fixed(len)));
-    let mut counts = Counts::default();
+    let mut counts = vec![Counts::default(); policies.len()];
     let mut speeds = vec![Vec::new(); policies.len()];
+    let mut tokens = Vec::new();
     // The first round finds out what steps cost, and fills the caches.
     for round in 0..=effort.n_rounds {
         let mut sums = vec![Sum::default(); policies.len()];
@@ -422,9 +443,12 @@ fn run(
             for (idx, answer) in answers.iter().enumerate() {
                 sums[idx].tokens += answer.finish.speculation.emitted;
                 sums[idx].seconds += answer.finish.timings.decode.as_secs_f64();
-                if round > 0 && policies[idx] == Speculation::Auto {
-                    counts.add(answer);
+                if round > 0 {
+                    counts[idx].add(answer);
                 }
+            }
+            if round == 0 && effort.with_tokens {
+                tokens.push(task.tokens(engine, &answers[0])?);
             }
         }
         if round > 0 && sums[0].tokens > 0 {
@@ -437,6 +461,7 @@ fn run(
         let pairs = speeds[idx].iter().zip(&speeds[0]);
         Spread::of(pairs.map(|(speed, plain): (&f64, &f64)| speed / plain).collect())
     };
+    let mut counts = counts.into_iter().skip(1);
     Ok(Workload {
         name,
         is_dictated: tasks.iter().any(|it| it.dictated.is_some()),
@@ -444,13 +469,16 @@ fn run(
         plain_tokens_per_second: Spread::of(speeds[0].clone()),
         tokens_per_second: Spread::of(speeds[1].clone()),
         gain: gain(1),
+        counts: counts.next().unwrap_or_default(),
         fixed: (2..policies.len())
-            .map(|idx| FixedLength {
+            .zip(counts)
+            .map(|(idx, counts)| FixedLength {
                 draft_len: fixed_lengths[idx - 2],
                 gain: gain(idx),
+                counts,
             })
             .collect(),
-        counts,
+        tokens,
     })
 }
 
@@ -477,25 +505,67 @@ impl Task {
             ..Request::default()
         }
     }
+
+    /// The task in tokens; `answer` is one to it.
+    fn tokens(&self, engine: &Engine, answer: &Answer) -> Result<TaskTokens, EngineError> {
+        let mut prompt = engine.prompt_tokens(&self.prompt)?.into_owned();
+        // The end of a completion's prompt may have been taken away to be written anew.
+        prompt.truncate(answer.finish.usage.prompt_tokens);
+        Ok(TaskTokens {
+            prompt,
+            max_tokens: self.max_tokens,
+            dictated: self.dictated.as_ref().map(|(_, answer)| answer.clone()),
+        })
+    }
 }
 
 impl SpeculationReport {
-    /// Gain by draft length, one line for each workload.
+    /// By length of drafts: the gain in each workload, and what each drafter gave in all of them.
     pub fn charts(&self) -> Vec<Chart> {
-        let lines = self
-            .workloads
-            .iter()
-            .filter(|it| !it.fixed.is_empty())
-            .map(|workload| {
-                let points = workload.fixed.iter();
-                let points = points.map(|it| ((it.draft_len + 1) as f64, it.gain.median));
-                Line::solid(workload.name, points)
-            });
-        vec![Chart {
-            title: "Drafts of a fixed length".to_owned(),
+        let chart = |title: &str, y_label: &str, lines| Chart {
+            title: title.to_owned(),
             x_label: "rows in a step".to_owned(),
-            y_label: "speed over plain decoding".to_owned(),
-            lines: lines.collect(),
-        }]
+            y_label: y_label.to_owned(),
+            lines,
+        };
+        let gains = self.workloads.iter().filter(|it| !it.fixed.is_empty());
+        let gains = gains.map(|workload| {
+            let points = workload.fixed.iter();
+            let points = points.map(|it| ((it.draft_len + 1) as f64, it.gain.median));
+            Line::solid(workload.name, points)
+        });
+        vec![
+            chart(
+                "Drafts of a fixed length",
+                "speed over plain decoding",
+                gains.collect(),
+            ),
+            chart(
+                "What each drafter gives",
+                "tokens in a step",
+                self.by_drafter(|it| it.accepted + it.recovered + it.bonus, |it| it.steps),
+            ),
+            chart(
+                "What is accepted of it",
+                "% of the tokens proposed",
+                self.by_drafter(|it| 100 * it.accepted, |it| it.proposed),
+            ),
+        ]
+    }
+
+    /// A line for each drafter: `part` of all workloads together over `whole`, by length of drafts.
+    fn by_drafter(&self, part: fn(&DrafterCounts) -> usize, whole: fn(&DrafterCounts) -> usize) -> Vec<Line> {
+        let line = |kind: DrafterKind| {
+            let points = FIXED_LENGTHS.iter().enumerate().filter_map(|(idx, len)| {
+                let counts = self.workloads.iter().filter_map(|it| it.fixed.get(idx));
+                let own = counts.flat_map(|it| &it.counts.drafters);
+                let own = own.filter(|it| it.name == kind.name());
+                let (part, whole) = own.fold((0, 0), |sum, it| (sum.0 + part(it), sum.1 + whole(it)));
+                (part > 0).then(|| ((len + 1) as f64, part as f64 / whole as f64))
+            });
+            let points: Vec<_> = points.collect();
+            (!points.is_empty()).then(|| Line::solid(&kind.name().replace('_', " "), points))
+        };
+        DrafterKind::ALL.into_iter().filter_map(line).collect()
     }
 }

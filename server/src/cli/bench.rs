@@ -50,6 +50,7 @@ fn run_speculation(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
         n_rounds: args.rounds.into(),
         n_tasks: args.tasks,
         with_fixed_lengths: args.plot.is_some(),
+        with_tokens: args.with_tokens,
     };
     let report = speculation::measure(
         &model::source(config)?,

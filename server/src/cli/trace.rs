@@ -79,7 +79,7 @@ const STYLE: &str = "\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 pre { font: 14px/1.6 ui-monospace, monospace; padding: 1rem; border: 1px solid #8888; border-radius: 6px;
   overflow-x: auto; }
-pre span { border-radius: 3px; }
+pre span { border-radius: 3px; padding: 0.15em 0; }
 .context { opacity: 0.5; }
 .plain { border-bottom: 1px dotted #8888; }
 .drafted { color: white; }
@@ -156,7 +156,7 @@ fn table(stats: &SpeculationStats, out: &mut String) {
     let _ = writeln!(
         out,
         "</table>\n<p>{} tokens in {} steps, {:.2} per step. Draft {draft:.2} ms, verify {verify:.2} ms, commit \
-         {commit:.2} ms.</p>",
+         {commit:.2} ms.</p>\n<p><span class=\"plain\">Underlined</span> is what the model wrote without a draft.</p>",
         stats.emitted,
         stats.steps,
         stats.tokens_per_step()

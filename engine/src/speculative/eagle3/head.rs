@@ -64,6 +64,11 @@ struct Buffers {
 }
 
 impl Head {
+    /// Runs on these threads from now on.
+    pub(super) fn run_on(&mut self, threads: ThreadPool) {
+        self.pool = threads;
+    }
+
     /// As [`Model::settle_threads`](crate::model::Model::settle_threads).
     pub(super) fn settle_threads(&self) {
         self.pool.keep_on_cores();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::table::thousands;
+use super::table::{count, thousands};
 use crate::{bench::speculation::SpeculationReport, cli::style::Style};
 
 /// Tables for a terminal: speeds by workload, then what the drafters did in each.
@@ -65,8 +65,9 @@ pub(super) fn render(report: &SpeculationReport, style: Style) -> String {
     }
     let _ = writeln!(
         out,
-        "\n{faint}{}: medians of {} rounds, plain and speculative in turns; * the answer is given, the passes are real{reset}",
-        report.model, report.n_rounds
+        "\n{faint}{}: medians of {}, plain and speculative in turns; * the answer is given, the passes are real{reset}",
+        report.model,
+        count(report.n_rounds, "round", "rounds").trim_start()
     );
     out
 }
