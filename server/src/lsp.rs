@@ -36,10 +36,7 @@ use tokio::{
 };
 use tower_lsp_server::{
     Client, LanguageServer, LspService,
-    gen_lsp_types::{
-        DidChangeWatchedFilesParams, DidChangeWorkspaceFoldersParams, InitializeParams, InitializeResult,
-        InitializedParams, Position, ProgressToken,
-    },
+    gen_lsp_types::{InitializeParams, InitializeResult, InitializedParams, Position, ProgressToken},
     jsonrpc::Result,
 };
 
@@ -92,6 +89,8 @@ where
         .custom_method("workspace/executeCommand", execute_command::handle)
         .custom_method("window/workDoneProgress/cancel", progress::handle_cancel)
         .custom_method("workspace/didChangeConfiguration", configuration::handle_change)
+        .custom_method("workspace/didChangeWorkspaceFolders", nearby::change_folders)
+        .custom_method("workspace/didChangeWatchedFiles", nearby::files_changed)
         .custom_method("surmise/viewText", view_text::handle)
         .custom_method("surmise/explain", explain::handle)
         .finish();
@@ -268,14 +267,6 @@ impl LanguageServer for Server {
     async fn initialized(&self, _: InitializedParams) {
         configuration::pull_then_load(self);
         nearby::watch(self);
-    }
-
-    async fn did_change_workspace_folders(&self, params: DidChangeWorkspaceFoldersParams) {
-        nearby::change_folders(self, &params.event);
-    }
-
-    async fn did_change_watched_files(&self, params: DidChangeWatchedFilesParams) {
-        nearby::files_changed(self, &params.changes);
     }
 
     async fn shutdown(&self) -> Result<()> {

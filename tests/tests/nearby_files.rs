@@ -105,7 +105,7 @@ fn names_come_from_files_that_are_not_open_unless_they_are_private() {
     let uri = workspace.uri("main.py");
     wait_for(&mut client, &uri, "sensor_dri", "ft_estimate");
     for (typed, rest) in [
-        ("tenant_migr", "ation_plan"),
+        ("tenant_migra", "tion_plan"),
         ("vault_rota", "tion_passphrase"),
         ("quarterly_emb", "argo_window"),
         ("orbital_dock", "ing_schedule"),
@@ -120,13 +120,13 @@ fn what_the_editor_has_of_a_file_counts_and_what_changes_on_disk_is_seen() {
     let mut client = workspace.client(ClientOptions::default());
     let uri = workspace.uri("main.py");
     wait_for(&mut client, &uri, "sensor_dri", "ft_estimate");
-    workspace.write("settle.py", &returns("glacier_retreat_index_by_year"));
+    workspace.write("settle.py", &returns("sensor_noise_floor_by_year"));
     workspace.write("new.py", &returns("tenant_migration_plan"));
-    wait_for(&mut client, &uri, "glacier_retr", "eat_index_by_year");
+    wait_for(&mut client, &uri, "sensor_noise_fl", "oor_by_year");
     check_unknown(&mut client, &uri, "sensor_dri", "ft_estimate");
-    wait_for(&mut client, &uri, "tenant_migr", "ation_plan");
+    wait_for(&mut client, &uri, "tenant_migra", "tion_plan");
     client.open(&workspace.uri("settle.py"), "python", "# nothing left\n");
-    check_unknown(&mut client, &uri, "glacier_retr", "eat_index_by_year");
+    check_unknown(&mut client, &uri, "sensor_noise_fl", "oor_by_year");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_client_that_watches_files_says_when_there_are_new_ones() {
     workspace.write("new.py", &returns("tenant_migration_plan"));
     let change = json!({ "uri": workspace.uri("new.py"), "type": 1 });
     client.notify("workspace/didChangeWatchedFiles", json!({ "changes": [change] }));
-    wait_for(&mut client, &uri, "tenant_migr", "ation_plan");
+    wait_for(&mut client, &uri, "tenant_migra", "tion_plan");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 use surmise_engine::Engine;
-use tower_lsp_server::gen_lsp_types::{FileChangeType, FileEvent, Registration, WorkspaceFoldersChangeEvent};
+use tower_lsp_server::gen_lsp_types::{
+    DidChangeWatchedFilesParams, DidChangeWorkspaceFoldersParams, FileChangeType, FileEvent, Registration,
+};
 
 use crate::{
     documents::path_of_uri,
@@ -60,17 +62,18 @@ pub(super) fn watch(server: &Server) {
 }
 
 /// `workspace/didChangeWatchedFiles`. What files say is looked at when it is needed.
-pub(super) fn files_changed(server: &Server, changes: &[FileEvent]) {
+pub(super) async fn files_changed(server: &Server, params: DidChangeWatchedFilesParams) {
     let alters_list = |change: &FileEvent| {
         change.kind != FileChangeType::Changed || change.uri.as_ref().ends_with("/.gitignore")
     };
-    if changes.iter().any(alters_list) {
+    if params.changes.iter().any(alters_list) {
         server.state().watch = Watch::Changed;
     }
 }
 
 /// `workspace/didChangeWorkspaceFolders`.
-pub(super) fn change_folders(server: &Server, change: &WorkspaceFoldersChangeEvent) {
+pub(super) async fn change_folders(server: &Server, params: DidChangeWorkspaceFoldersParams) {
+    let change = params.event;
     let mut state = server.state();
     let removed = change
         .removed
