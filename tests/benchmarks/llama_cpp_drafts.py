@@ -90,6 +90,5 @@ class Llama(llama_cpp.Llama):
 
 
 def load(path: Path, drafts: LlamaDraftModel | None, n_ctx: int = 4096) -> Llama:
-    return Llama(
-        str(path), n_ctx=n_ctx, n_threads=N_THREADS, n_threads_batch=N_THREADS, draft_model=drafts, verbose=False
-    )
+    # Without `logits_all` there is room for the scores of one batch only, which drafts after a long prompt run out of.
+    return Llama(str(path), n_ctx=n_ctx, n_threads=N_THREADS, n_threads_batch=N_THREADS, draft_model=drafts, logits_all=drafts is not None, verbose=False)
