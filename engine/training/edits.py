@@ -26,6 +26,10 @@ BRACES = frozenset(["rust", "javascript", "typescript", "go", "c", "cpp", "java"
 QUOTED_TWICE = frozenset(["python", "javascript", "typescript", "ruby", "php", "lua", "shell"])
 LINE_COMMENT = {"python": "#", "ruby": "#", "shell": "#", "yaml": "#", "toml": "#", "lua": "--", "sql": "--"} | dict.fromkeys(BRACES, "//")
 DEFINITION = re.compile(r"\b(?:def|fn|func|function)\s+$")
+MEMBER = re.compile(r"(?:\.|->|::)\s*$")
+KEY = {"python": re.compile(r"\s*=[^=]"), "rust": re.compile(r"\s*:[^:]"), "javascript": re.compile(r"\s*:"), "typescript": re.compile(r"\s*\??:"),
+       "go": re.compile(r"\s*:[^=]"), "ruby": re.compile(r":\s"), "php": re.compile(r"\s*:[^:]"), "csharp": re.compile(r"\s*:")}
+BRACKETS = {")": "(", "]": "[", "}": "{"}
 PARAMETERS = ("verbose", "timeout", "limit", "options", "context", "depth", "strict", "name", "offset", "retries", "logger", "index", "key",
               "flags", "prefix", "count", "config", "force", "default_value", "max_size", "dry_run", "callback", "path", "width", "mode")
 PARAMETER_TYPE = {
@@ -78,12 +82,6 @@ def code_spans(text: str, language: str) -> list[tuple[int, int]]:
             spans += [(match.start() + inner.start(1), match.start() + inner.end(1)) for inner in re.finditer(r"\{([^{}\n]*)\}", match.group())]
         at = match.end()
     return [*spans, (at, len(text))]
-
-
-MEMBER = re.compile(r"(?:\.|->|::)\s*$")
-KEY = {"python": re.compile(r"\s*=[^=]"), "rust": re.compile(r"\s*:[^:]"), "javascript": re.compile(r"\s*:"), "typescript": re.compile(r"\s*\??:"),
-       "go": re.compile(r"\s*:[^=]"), "ruby": re.compile(r":\s"), "php": re.compile(r"\s*:[^:]"), "csharp": re.compile(r"\s*:")}
-BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
 def bracket_around(text: str, at: int) -> int | None:

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use surmise_engine::Engine;
+use surmise_engine::{Engine, RewriteSupport};
 
 use super::Promise;
 use crate::{
@@ -27,7 +27,8 @@ pub enum Unusable {
     BreaksPromise(&'static str),
 }
 
-/// The first rewriting that can be used, with the query that it answers, or else why the very first one cannot.
+/// The first rewriting that can be used, with the query that it answers, or else why the very first one cannot. Only models that are
+/// trained on certain words are asked again in others.
 ///
 /// # Errors
 /// [`Unusable`], also if there is no query.
@@ -36,8 +37,12 @@ pub async fn first_usable(
     queries: Vec<RewriteQuery>,
     promise: Promise,
 ) -> Result<(RewriteQuery, Rewriting), Unusable> {
+    let n_tries = match engine.info().rewrite {
+        RewriteSupport::Trained => queries.len(),
+        RewriteSupport::Conversation | RewriteSupport::None => 1,
+    };
     let mut reason = None;
-    for query in queries {
+    for query in queries.into_iter().take(n_tries) {
         let used = match rewrite(engine, &query).await {
             Ok(rewriting) => judge(&query.document, &rewriting, promise).map(|()| rewriting),
             Err(error) => Err(error.into()),

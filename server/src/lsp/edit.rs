@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use surmise_engine::{Engine, RewriteSupport, request::RewriteTask};
+use surmise_engine::{Engine, request::RewriteTask};
 use tokio::sync::oneshot;
 use tower_lsp_server::{
     gen_lsp_types::{
@@ -115,10 +115,6 @@ fn begin(server: &Server, job: &Job) -> Result<(Arc<Engine>, Vec<RewriteQuery>),
         ModelState::Absent | ModelState::Loading(_) => return Err(EditError::StillLoading),
         ModelState::Failed(reason) => return Err(EditError::NoModel(reason.clone())),
     };
-    let n_tries = match engine.info().rewrite {
-        RewriteSupport::Trained => job.wordings.len(),
-        RewriteSupport::Conversation | RewriteSupport::None => 1,
-    };
     let query = |instruction: &String| RewriteQuery {
         root: state.root_of(document),
         lines: job.lines.clone(),
@@ -126,7 +122,7 @@ fn begin(server: &Server, job: &Job) -> Result<(Arc<Engine>, Vec<RewriteQuery>),
         speculation: state.config.engine.speculation(),
         document: document.clone(),
     };
-    let queries = job.wordings.iter().take(n_tries).map(query).collect();
+    let queries = job.wordings.iter().map(query).collect();
     Ok((engine, queries))
 }
 
