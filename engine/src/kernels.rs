@@ -5,7 +5,7 @@
 //! verifies drafts gives the same bits as steps of one token. Products of quantised weights go further: they
 //! give the same bits on every machine, for all but a few of their operations are on integers (`panel.rs`).
 //!
-//! To read them: `quantized_rows.rs` is what is multiplied, `tiles.rs` how weights lie, `formats.rs` how each type of block is taken apart,
+//! To read them: `quantized_rows.rs` is what is multiplied, `tiles.rs` where weights lie (`weights/panels.rs`: how), `formats.rs` how each type of block is taken apart,
 //! `lanes.rs` the operations that a set of instructions gives (`avx2.rs`, `avx512.rs`, `neon.rs`; `vnni.rs` is
 //! what the first two share), `panel.rs` the product made of them,
 //! `scalar.rs` the slow one it must equal, `matmul.rs` the door to all of it.
@@ -110,17 +110,9 @@ impl Isa {
             .collect()
     }
 
-    /// Rows of quantised weights that the kernels multiply side by side; none if they read them one by one.
-    pub(crate) fn n_lanes(self) -> Option<usize> {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2(Integers::Avx512Vnni) => Some(16),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2(_) => Some(8),
-            #[cfg(target_arch = "aarch64")]
-            Kind::Neon { .. } => Some(4),
-            Kind::Portable => None,
-        }
+    /// Whether quantised weights are read in panels, not row by row.
+    pub(crate) fn has_panels(self) -> bool {
+        self.0 != Kind::Portable
     }
 
     /// Rows of activations that are multiplied together.

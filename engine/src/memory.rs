@@ -63,7 +63,11 @@ impl MemoryPlan {
     ) -> Self {
         let config = checkpoint.config();
         let room = KvRoom::new(config, options);
-        let matrices = checkpoint.weights().iter().map(|(_, tensor)| tensor.n_bytes());
+        let laid_out = checkpoint
+            .weights()
+            .iter()
+            .filter(|(_, tensor)| tensor.panels().is_none());
+        let matrices = laid_out.map(|(_, tensor)| tensor.n_bytes());
         Self {
             weight_bytes: loaded_bytes(checkpoint, options.quantize),
             kv_bytes_per_token: room.block_bytes.div_ceil(BLOCK_LEN),

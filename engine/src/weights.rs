@@ -13,7 +13,10 @@ use std::{
 
 use memmap2::Mmap;
 
-use self::conversion::Converted;
+use self::{
+    conversion::{Converted, InPanels},
+    panels::PanelShape,
+};
 use crate::{error::EngineError, quant};
 
 mod conversion;
@@ -22,12 +25,16 @@ pub(crate) mod fp8;
 pub mod ggml_type;
 pub mod gguf;
 pub mod metadata;
+pub(crate) mod panels;
 pub mod safetensors;
 
 pub(crate) use conversion::Conversion;
 pub use ggml_type::GgmlType;
 pub use gguf::Gguf;
 pub use metadata::Metadata;
+
+/// Rows of a panel on this machine.
+pub(crate) const PANEL_ROWS: usize = panels::rows_of_panel(std::env::consts::ARCH);
 
 /// Where a model file comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +46,8 @@ pub enum WeightSource {
     File(PathBuf),
     /// A file that is part of the program, used where it stands, at whatever alignment it has.
     Embedded(&'static [u8]),
+    /// A GGUF file that is part of the program, its matrices in panels, as the build script lays them out.
+    Panels(&'static [u8]),
 }
 
 impl WeightSource {
@@ -46,7 +55,7 @@ impl WeightSource {
     pub fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
-            Self::Embedded(_) => Path::new("<embedded>"),
+            Self::Embedded(_) | Self::Panels(_) => Path::new("<embedded>"),
         }
     }
 
@@ -56,7 +65,7 @@ impl WeightSource {
     /// [`EngineError::Io`] if the file cannot be opened or mapped.
     pub(crate) fn open(&self) -> Result<SharedBytes, EngineError> {
         let storage = match self {
-            Self::Embedded(bytes) => Storage::Embedded(bytes),
+            Self::Embedded(bytes) | Self::Panels(bytes) => Storage::Embedded(bytes),
             Self::File(path) => Storage::Mapped(map(path).map_err(|err| EngineError::Io {
                 path: path.clone(),
                 reason: err.to_string(),
@@ -242,6 +251,28 @@ impl Tensor {
         })
     }
 
+    /// A matrix whose blocks lie in panels, which are all of `bytes`.
+    pub(crate) fn in_panels(
+        name: &str,
+        dtype: GgmlType,
+        shape: &[usize],
+        panel: PanelShape,
+        bytes: SharedBytes,
+    ) -> Self {
+        let (n_rows, n_bytes) = (shape[0], bytes.len());
+        let in_panels = InPanels {
+            dtype,
+            shape: panel,
+            bytes,
+        };
+        Self {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            data: Data::Converted(Converted::new(Box::new(in_panels), n_rows, n_bytes)),
+        }
+    }
+
     /// The blocks, row after row, with no gaps. A file's own alignment applies (32 bytes from the start of the
     /// data section, by default), an embedded file's start may be anywhere: read numbers with `from_le_bytes`.
     /// Blocks that no file holds are made at the first call, and kept as long as the tensor or a clone of it.
@@ -307,6 +338,14 @@ impl Tensor {
     /// Whether a file holds the blocks as they are.
     pub(crate) fn is_stored(&self) -> bool {
         matches!(self.data, Data::Stored(_))
+    }
+
+    /// The blocks in panels, if that is how they lie.
+    pub(crate) fn panels(&self) -> Option<(PanelShape, SharedBytes)> {
+        match &self.data {
+            Data::Stored(_) => None,
+            Data::Converted(converted) => converted.panels(self.n_rows()),
+        }
     }
 
     /// Name of the form in which the file holds the numbers: that of the blocks, unless they are made of another.

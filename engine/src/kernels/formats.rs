@@ -4,7 +4,10 @@
 //! same for all, and [`Scales`]. [`quant`](crate::quant) describes the bytes.
 
 use super::lanes::{Blocks, Lanes, Scales};
-use crate::quant::{IQ4_VALUES, MXFP4_VALUES};
+use crate::{
+    quant::{IQ4_VALUES, MXFP4_VALUES},
+    weights::PANEL_ROWS,
+};
 
 /// A block type.
 pub(super) trait Format {
@@ -93,7 +96,7 @@ unsafe fn fifth_bits<L: Lanes>(words: L::Int, j: usize) -> L::Int {
 #[inline(always)]
 unsafe fn word<L: Lanes>(blocks: Blocks, idx: usize) -> L::Int {
     // SAFETY: as the caller.
-    unsafe { L::word(blocks.words.add(4 * L::N * idx)) }
+    unsafe { L::word(blocks.words.add(4 * PANEL_ROWS * idx)) }
 }
 
 /// The scale of a run that has nothing else.

@@ -1,6 +1,6 @@
 //! A vector register as the quantised products see it: one 32-bit lane for each of `N` weight rows side by side.
 //!
-//! A lane holds four bytes, two 16-bit numbers or one 32-bit number of its row, as [`super::tiles`] lays them out. All work
+//! A lane holds four bytes, two 16-bit numbers or one 32-bit number of its row, as [`panels`](crate::weights::panels) have them. All work
 //! is the same in every lane, so there are no sums across lanes and each output is finished where it started.
 
 use super::{formats::Format, quantized_rows::ActivationRun};

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::EngineError,
     quant,
-    weights::{GgmlType, Tensor},
+    weights::{GgmlType, PANEL_ROWS, Tensor},
 };
 
 /// Multiply-adds below which waking other threads costs more than it gives.
@@ -68,11 +68,9 @@ impl Matrix {
     ) -> Result<Self, EngineError> {
         let mut matrix = Self::of_rows(tensor)?;
         if let Layout::File(tensor) = &matrix.layout {
-            if let Some(n_lanes) = isa.n_lanes()
-                && matrix.wants_quantized()
-            {
-                matrix.layout = Layout::Tiles(Tiles::lay_out(tensor, n_lanes, pool, arena)?);
-            } else if !tensor.is_stored() {
+            if isa.has_panels() && matrix.wants_quantized() {
+                matrix.layout = Layout::Tiles(Tiles::lay_out(tensor, pool, arena)?);
+            } else if !tensor.is_stored() && tensor.panels().is_none() {
                 matrix.layout = Layout::File(store(tensor, pool)?);
             }
         }
@@ -239,6 +237,7 @@ pub(crate) fn multiply<const N: usize>(
     pool.run(n_parts * N, &|task_idx| {
         let (matrix, out) = products[task_idx / n_parts];
         let part = task_idx % n_parts;
+        const { assert!(MAX_LANES.is_multiple_of(PANEL_ROWS)) };
         // Whole panels, but for the last part.
         let n_panels = matrix.n_outputs.div_ceil(MAX_LANES);
         let start = n_panels * part / n_parts * MAX_LANES;

@@ -1,6 +1,7 @@
 //! The one quantised product: blocks of a panel of weight rows are unpacked once, then multiplied by all rows of activations.
 //!
-//! Of a panel of `N` rows (see [`super::tiles`]) runs of 32 weights meet a group of rows in registers. If there is one group
+//! Of a panel (see [`panels`](crate::weights::panels)), as many rows as a register has lanes, runs of 32 weights meet a group of rows
+//! in registers. If there is one group
 //! only, one run after the other is unpacked into registers and forgotten; otherwise 256 weights at a time are unpacked into
 //! slots, which stay in the first-level cache while the groups pass.
 //!
@@ -23,7 +24,10 @@ use super::{
     quantized_rows::{ActivationRun, QuantizedRows, RowGroup},
     tiles::{Panel, Tiles},
 };
-use crate::quant::{MAX_RUNS, RUN_LEN};
+use crate::{
+    quant::{MAX_RUNS, RUN_LEN},
+    weights::{PANEL_ROWS, panels::LINE_BYTES},
+};
 
 /// Most outputs of a panel, on any machine.
 pub(super) const MAX_LANES: usize = 16;
@@ -31,8 +35,15 @@ pub(super) const MAX_LANES: usize = 16;
 /// Groups of rows that stay in cache while the panels pass over them.
 pub(super) const GROUP_TILE: usize = 6;
 
+/// Most registers that a panel takes, on any machine.
+const MAX_PARTS: usize = 2;
+
 /// How far ahead of the multiplications weights are asked for, in bytes.
 const PREFETCH_BYTES: usize = 4096;
+
+/// Of a panel that takes several registers, the part of one is multiplied for so many bytes of the panel before the next: what comes
+/// from memory in whole lines is still there. Less than is asked for ahead.
+const BYTES_AT_ONCE: usize = 2048;
 
 /// A product of quantised weights, as every path but the slow one takes it.
 #[derive(Clone, Copy)]
@@ -48,7 +59,7 @@ pub(super) struct Task<'a> {
 /// Writes columns `outputs` of the rows of the only group, which is `T` wide: each block is multiplied as soon as it is unpacked.
 ///
 /// # Safety
-/// The instructions of `L` are there; the weights are tiles of format `F` for `L::N` lanes; no other thread touches these
+/// The instructions of `L` are there; the weights are tiles of format `F`; no other thread touches these
 /// places of the result.
 #[inline(always)]
 pub(super) unsafe fn multiply_group<L: Lanes, F: Format, const T: usize>(
@@ -59,31 +70,46 @@ pub(super) unsafe fn multiply_group<L: Lanes, F: Format, const T: usize>(
     assert!(group.width == T && F::N_RUNS <= MAX_RUNS);
     check::<L, F>(task, &outputs);
     let runs = task.input.runs_of(group).as_chunks::<T>().0;
+    let n_parts = PANEL_ROWS / L::N;
+    let n_blocks_at_once = match n_parts {
+        1 => task.weights.n_blocks(),
+        _ => (BYTES_AT_ONCE / (PANEL_ROWS * F::BYTES)).max(1),
+    };
     let mut sums = [[0.0f32; MAX_LANES]; T];
-    for start in outputs.clone().step_by(L::N) {
-        let panel = task.weights.panel(start / L::N);
+    for start in outputs.clone().step_by(PANEL_ROWS) {
+        let panel = task.weights.panel(start / PANEL_ROWS);
         // SAFETY: the caller's promises.
         unsafe {
-            let mut totals = [L::splat_float(0.0); T];
-            for (block, runs) in runs.chunks_exact(F::N_RUNS).enumerate() {
-                let blocks = blocks_of::<L, F>(panel, block);
-                unrolled!(RUN in 0 1 2 3 4 5 6 7 => {
-                    if RUN < F::N_RUNS {
-                        let run = PackedRun::<L, F>::new(blocks, RUN);
-                        add_run::<L, F, T>(&run, &run.scales, &runs[RUN], &mut totals);
+            let mut totals = [[L::splat_float(0.0); T]; MAX_PARTS];
+            for (idx, runs) in runs.chunks(n_blocks_at_once * F::N_RUNS).enumerate() {
+                let first_block = idx * n_blocks_at_once;
+                for (part, totals) in totals[..n_parts].iter_mut().enumerate() {
+                    let part = Part {
+                        panel,
+                        lane: part * L::N,
+                    };
+                    let mut sums = *totals;
+                    for (block, runs) in (first_block..).zip(runs.chunks_exact(F::N_RUNS)) {
+                        let blocks = part.blocks::<F>(block);
+                        unrolled!(RUN in 0 1 2 3 4 5 6 7 => {
+                            if RUN < F::N_RUNS {
+                                // Each part asks for its share, so that memory is never idle.
+                                ask_ahead::<L, F>(blocks, RUN, part.lane / L::N, n_parts);
+                                let run = PackedRun::<L, F>::new(blocks, RUN);
+                                add_run::<L, F, T>(&run, &run.scales, &runs[RUN], &mut sums);
+                            }
+                        });
                     }
-                });
+                    *totals = sums;
+                }
             }
-            for row in 0..T {
-                L::store(sums[row].as_mut_ptr(), totals[row]);
+            for (start, totals) in (start..outputs.end).step_by(L::N).zip(&totals[..n_parts]) {
+                for row in 0..T {
+                    L::store(sums[row].as_mut_ptr(), totals[row]);
+                }
+                let outputs = start..outputs.end.min(start + L::N);
+                write::<L>(task, group, outputs, sums.as_flattened(), MAX_LANES);
             }
-            write::<L>(
-                task,
-                group,
-                start..outputs.end.min(start + L::N),
-                sums.as_flattened(),
-                MAX_LANES,
-            );
         }
     }
 }
@@ -107,15 +133,18 @@ pub(super) unsafe fn multiply_groups<L: Lanes, F: Format, const WIDE: usize, con
     let slots = unsafe { &mut *(&raw mut slots).cast::<[Slot<L>; MAX_RUNS]>() };
     let mut sums = [[0.0f32; 12 * MAX_LANES]; GROUP_TILE];
     for start in outputs.clone().step_by(L::N) {
-        let panel = task.weights.panel(start / L::N);
+        let part = Part::of(task, start);
         for first_run in (0..n_runs).step_by(MAX_RUNS) {
             let slots = &mut slots[..MAX_RUNS.min(n_runs - first_run)];
             for (idx, slots) in slots.chunks_exact_mut(F::N_RUNS).enumerate() {
                 // SAFETY: the caller's promises.
                 unsafe {
-                    let blocks = blocks_of::<L, F>(panel, first_run / F::N_RUNS + idx);
+                    let blocks = part.blocks::<F>(first_run / F::N_RUNS + idx);
                     unrolled!(RUN in 0 1 2 3 4 5 6 7 => {
                         if RUN < F::N_RUNS {
+                            if part.lane == 0 {
+                                ask_ahead::<L, F>(blocks, RUN, 0, 1);
+                            }
                             PackedRun::<L, F>::new(blocks, RUN).unpack(&mut slots[RUN]);
                         }
                     });
@@ -141,8 +170,9 @@ pub(super) unsafe fn multiply_groups<L: Lanes, F: Format, const WIDE: usize, con
 }
 
 fn check<L: Lanes, F: Format>(task: Task<'_>, outputs: &Range<usize>) {
-    assert!(outputs.start.is_multiple_of(L::N) && outputs.end <= task.n_outputs);
-    assert!(task.weights.n_lanes() == L::N && task.weights.n_blocks() * F::N_RUNS == task.input.n_runs());
+    assert!(outputs.start.is_multiple_of(PANEL_ROWS) && outputs.end <= task.n_outputs);
+    assert!(PANEL_ROWS.is_multiple_of(L::N) && PANEL_ROWS / L::N <= MAX_PARTS);
+    assert!(task.weights.n_blocks() * F::N_RUNS == task.input.n_runs());
 }
 
 /// Writes the sums of a group, `(width, stride)`, to columns `outputs` of its rows.
@@ -201,18 +231,51 @@ unsafe fn add_products<L: Lanes, F: Format, const T: usize>(
     }
 }
 
-/// Block `block` of each row of a panel.
-///
-/// # Safety
-/// The panel has the block, of format `F`, for `L::N` rows.
-#[inline(always)]
-unsafe fn blocks_of<L: Lanes, F: Format>(panel: Panel, block: usize) -> Blocks {
-    // SAFETY: the caller's promise.
-    unsafe {
-        Blocks {
-            heads: panel.heads.add(block * L::N * F::HEAD_BYTES),
-            words: panel.words.add(block * L::N * (F::BYTES - F::HEAD_BYTES)),
+/// Those rows of a panel that fit in a register.
+#[derive(Clone, Copy)]
+struct Part {
+    panel: Panel,
+    /// The first of them.
+    lane: usize,
+}
+
+impl Part {
+    /// Rows from `output` on.
+    fn of(task: Task<'_>, output: usize) -> Self {
+        Self {
+            panel: task.weights.panel(output / PANEL_ROWS),
+            lane: output % PANEL_ROWS,
         }
+    }
+
+    /// Block `block` of each row.
+    ///
+    /// # Safety
+    /// The panel has the block, of format `F`.
+    #[inline(always)]
+    unsafe fn blocks<F: Format>(self, block: usize) -> Blocks {
+        let Self { panel, lane } = self;
+        // SAFETY: the caller's promise.
+        unsafe {
+            Blocks {
+                heads: panel.heads.add((block * PANEL_ROWS + lane) * F::HEAD_BYTES),
+                words: panel
+                    .words
+                    .add(block * PANEL_ROWS * (F::BYTES - F::HEAD_BYTES) + 4 * lane),
+            }
+        }
+    }
+}
+
+/// Asks for the lines of run `run` some blocks further on: all, or those of one of `n_shares`, counted from `share`.
+#[inline(always)]
+fn ask_ahead<L: Lanes, F: Format>(blocks: Blocks, run: usize, share: usize, n_shares: usize) {
+    let n_lines = (PANEL_ROWS * (F::BYTES - F::HEAD_BYTES)).div_ceil(LINE_BYTES);
+    let first = n_lines * run / F::N_RUNS + share;
+    for line in (first..n_lines * (run + 1) / F::N_RUNS).step_by(n_shares) {
+        let at = blocks.words.wrapping_add(PREFETCH_BYTES + LINE_BYTES * line);
+        // SAFETY: a prefetch may ask for anything.
+        unsafe { L::prefetch(at) };
     }
 }
 
@@ -231,27 +294,21 @@ struct Slot<L: Lanes> {
 }
 
 impl<L: Lanes, F: Format> PackedRun<L, F> {
-    /// Run `run` of these blocks. Asks for the same run some blocks further on.
+    /// Run `run` of these blocks.
     ///
     /// The compiler is kept from seeing that other runs read the same words: it would hold on to them until registers run out.
     ///
     /// # Safety
-    /// As [`blocks_of`].
+    /// As [`Part::blocks`].
     #[inline(always)]
     unsafe fn new(blocks: Blocks, run: usize) -> Self {
-        let n_lines = (L::N * (F::BYTES - F::HEAD_BYTES)).div_ceil(64);
         let blocks = black_box(blocks);
-        // SAFETY: the caller's promise; a prefetch may ask for anything.
-        unsafe {
-            for line in n_lines * run / F::N_RUNS..n_lines * (run + 1) / F::N_RUNS {
-                L::prefetch(blocks.words.wrapping_add(PREFETCH_BYTES + 64 * line));
-            }
-            Self {
-                blocks,
-                run,
-                scales: F::scales(blocks, run),
-                format: PhantomData,
-            }
+        Self {
+            blocks,
+            run,
+            // SAFETY: the caller's promise.
+            scales: unsafe { F::scales(blocks, run) },
+            format: PhantomData,
         }
     }
 

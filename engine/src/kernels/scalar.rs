@@ -33,15 +33,12 @@ pub(super) unsafe fn multiply(
     let read_block = quant::block_reader(dtype).expect("a quantised type");
     let block_runs = dtype.block_len() / RUN_LEN;
     let n_mins = quant::n_mins(dtype);
-    let n_runs = input.n_runs();
-    let stride = n_runs / block_runs * dtype.block_bytes();
     let mut runs = [Run::default(); MAX_RUNS];
     for output in outputs {
         let mut sums = [0.0; ROW_TILE];
         let sums = &mut sums[..rows.len()];
-        let blocks =
-            weights.bytes()[output * stride..(output + 1) * stride].chunks_exact(dtype.block_bytes());
-        for (block_idx, block) in blocks.enumerate() {
+        let blocks = weights.read_rows(output..output + 1);
+        for (block_idx, block) in blocks.chunks_exact(dtype.block_bytes()).enumerate() {
             read_block(block, &mut runs[..block_runs]);
             for (row, sum) in rows.clone().zip(&mut *sums) {
                 for (idx, run) in runs[..block_runs].iter().enumerate() {

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::{GgmlType, Tensor};
+use super::{GgmlType, SharedBytes, Tensor, panels::PanelShape};
 use crate::{error::EngineError, quant};
 
 /// Makes the rows of a tensor. Rows are counted over all dimensions but the last.
@@ -23,6 +23,11 @@ pub(crate) trait Conversion: Send + Sync {
 
     /// Gives back the memory that some rows take in mapped files.
     fn release(&self, rows: Range<usize>);
+
+    /// All rows, if panels are the form in which they lie.
+    fn panels(&self) -> Option<(PanelShape, &SharedBytes)> {
+        None
+    }
 }
 
 /// Rows of a conversion, from the first one on.
@@ -58,6 +63,19 @@ impl Converted {
         &*self.shared.conversion
     }
 
+    /// `n_rows` rows in panels, if they lie so, and fill them.
+    pub(super) fn panels(&self, n_rows: usize) -> Option<(PanelShape, SharedBytes)> {
+        let (shape, bytes) = self.shared.conversion.panels()?;
+        let is_whole = |row: usize| row.is_multiple_of(shape.n_rows);
+        let at = |row: usize| row / shape.n_rows * shape.n_bytes();
+        (is_whole(self.first_row) && is_whole(n_rows)).then(|| {
+            (
+                shape,
+                bytes.slice(at(self.first_row)..at(self.first_row + n_rows)),
+            )
+        })
+    }
+
     /// The blocks of `n_rows` rows; all are made at the first call, and kept.
     pub(super) fn bytes(&self, n_rows: usize) -> &[u8] {
         let Shared {
@@ -73,6 +91,47 @@ impl Converted {
         });
         let row_bytes = n_bytes / n_all_rows;
         &all[self.first_row * row_bytes..(self.first_row + n_rows) * row_bytes]
+    }
+}
+
+/// Blocks in panels: of a matrix of the model inside the program.
+pub(super) struct InPanels {
+    pub(super) dtype: GgmlType,
+    pub(super) shape: PanelShape,
+    pub(super) bytes: SharedBytes,
+}
+
+impl Conversion for InPanels {
+    fn source_type(&self) -> &'static str {
+        self.dtype.name()
+    }
+
+    fn write_rows(&self, rows: Range<usize>, out: &mut [u8]) {
+        let PanelShape {
+            block,
+            n_rows,
+            n_blocks,
+        } = self.shape;
+        let panels = self.bytes.chunks_exact(self.shape.n_bytes());
+        for (row, out) in rows.zip(out.chunks_exact_mut(n_blocks * block.bytes)) {
+            let panel = panels.clone().nth(row / n_rows).expect("panels of all rows");
+            for (block_idx, block) in out.chunks_exact_mut(block.bytes).enumerate() {
+                self.shape.read_block(panel, block_idx, row % n_rows, block);
+            }
+        }
+    }
+
+    fn read_numbers(&self, rows: Range<usize>, out: &mut [f32]) {
+        let row_bytes = self.shape.n_blocks * self.shape.block.bytes;
+        let mut blocks = vec![0; rows.len() * row_bytes];
+        self.write_rows(rows, &mut blocks);
+        quant::dequantize_row(self.dtype, &blocks, out);
+    }
+
+    fn release(&self, _: Range<usize>) {}
+
+    fn panels(&self) -> Option<(PanelShape, &SharedBytes)> {
+        Some((self.shape, &self.bytes))
     }
 }
 

@@ -10,7 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{SharedBytes, Tensor, WeightSource, Weights, file_type::file_type_name};
+use super::{
+    PANEL_ROWS, SharedBytes, Tensor, WeightSource, Weights, file_type::file_type_name, panels::PanelShape,
+};
 pub use super::{ggml_type::GgmlType, metadata::Metadata};
 use crate::error::EngineError;
 
@@ -36,6 +38,8 @@ pub struct Gguf {
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
+    /// Whether matrices lie in panels, where those take no more.
+    in_panels: bool,
 }
 
 /// A tensor's entry in the file.
@@ -134,6 +138,7 @@ impl Gguf {
             metadata,
             tensors,
             by_name,
+            in_panels: matches!(source, WeightSource::Panels(_)),
         })
     }
 
@@ -166,11 +171,25 @@ impl Gguf {
     /// A tensor by name; it shares the file's bytes.
     pub fn tensor(&self, name: &str) -> Option<Tensor> {
         let info = &self.tensors[*self.by_name.get(name)?];
+        let bytes = self.files[info.file_idx].slice(info.range.clone());
+        if let [n_rows, n_cols] = info.shape[..]
+            && self.in_panels
+            && info.dtype == GgmlType::Q8_0
+            && let Some(panel) = PanelShape::of_embedded(n_rows, n_cols, PANEL_ROWS)
+        {
+            return Some(Tensor::in_panels(
+                &info.name,
+                info.dtype,
+                &info.shape,
+                panel,
+                bytes,
+            ));
+        }
         Some(Tensor {
             name: info.name.clone(),
             dtype: info.dtype,
             shape: info.shape.clone(),
-            data: self.files[info.file_idx].slice(info.range.clone()).into(),
+            data: bytes.into(),
         })
     }
 

@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     kernels::{pool::ThreadPool, quantized_rows::QuantizedRows},
-    weights::GgmlType,
+    weights::{
+        GgmlType, SharedBytes,
+        panels::{LINE_BYTES, PanelShape},
+    },
 };
 
 /// The integers are exact, so only the rounding of single-precision additions differs.
@@ -223,6 +226,49 @@ fn rows_are_the_same_in_tiles() {
                     "{} {dtype:?} row {row}",
                     isa.name()
                 );
+            }
+        }
+    }
+}
+
+/// As in the model inside the program; from a place that loads of whole registers cannot read, they are laid out anew.
+#[test]
+fn panels_are_multiplied_where_they_lie() {
+    let (n_outputs, n_inputs) = (96, 256);
+    let stored = random_matrix(GgmlType::Q8_0, n_outputs, n_inputs, &mut Random(9));
+    let shape = PanelShape::of_embedded(n_outputs, n_inputs, PANEL_ROWS).unwrap();
+    let mut panels = Vec::new();
+    for rows in tensor(&stored).bytes().chunks(PANEL_ROWS * n_inputs / 32 * 34) {
+        let mut panel = vec![0; shape.n_bytes()];
+        shape.lay_out(rows, &mut panel, |_| {});
+        panels.extend(panel);
+    }
+    for (shift, is_in_place) in [(0, true), (32, false)] {
+        let mut memory = vec![0; panels.len() + 2 * LINE_BYTES];
+        let start = memory.as_ptr().align_offset(LINE_BYTES) + shift;
+        memory[start..start + panels.len()].copy_from_slice(&panels);
+        let bytes = SharedBytes::from(memory).slice(start..start + panels.len());
+        let laid_out = Tensor::in_panels("w", GgmlType::Q8_0, &[n_outputs, n_inputs], shape, bytes);
+        assert_eq!(laid_out.bytes(), tensor(&stored).bytes());
+        let mut random = Random(2);
+        let rows: Vec<f32> = (0..3 * n_inputs).map(|_| random.float()).collect();
+        for isa in Isa::all() {
+            // All of it, and what begins with another panel.
+            for first in [0, 48] {
+                let [found, expected] = [&laid_out, tensor(&stored)]
+                    .map(|it| Matrix::of_rows(it.rows(first..n_outputs)).unwrap())
+                    .map(|it| product(isa, &it, &rows, 2));
+                assert!(bits(&found) == bits(&expected), "{} from {first}", isa.name());
+            }
+            let matrix = Matrix::new(
+                laid_out.clone(),
+                isa,
+                &mut ThreadPool::new(1),
+                &mut TileArena::default(),
+            );
+            match &matrix.unwrap().layout {
+                Layout::Tiles(tiles) => assert_eq!(tiles.is_in_program(), is_in_place, "{}", isa.name()),
+                Layout::File(_) => assert!(!isa.has_panels()),
             }
         }
     }
