@@ -22,6 +22,10 @@ use crate::{Imports, Language, TextEdit, text};
 const FIRST_PARSE_LIMIT: Duration = Duration::from_millis(1500);
 /// How long a reparse after an edit may take before the old tree is kept. Whoever asks for the tree waits for this.
 const EDIT_PARSE_LIMIT: Duration = Duration::from_millis(60);
+/// How long who can do without the tree waits for it.
+const SHORT_PARSE_LIMIT: Duration = Duration::from_millis(25);
+/// How long a parse may take that nobody waits for.
+const PATIENT_PARSE_LIMIT: Duration = Duration::from_millis(500);
 
 thread_local! {
     /// Parsers own buffers worth keeping, cannot be shared, and switch languages at no cost.
@@ -105,7 +109,8 @@ impl Syntax {
     ///
     /// Takes microseconds. The text is parsed again when somebody asks for its [tree](Syntax::tree).
     pub fn edit(&mut self, edit: &TextEdit, rope: &Rope) {
-        let part = self.lock_part().as_ref().and_then(|part| part.after(edit, rope));
+        let part = self.lock_part().clone().filter(|it| !it.is_outdated(self));
+        let part = part.and_then(|part| part.after(edit, rope));
         // Snapshots keep the old one.
         self.part = Arc::new(Mutex::new(part));
         self.neighbourhood = LastNeighbourhood::default();
@@ -130,13 +135,42 @@ impl Syntax {
             return &self.moved;
         };
         self.parsed.get_or_init(|| {
-            let old = self.moved.tree.as_ref();
-            let tree = run_parser(self.language, |byte| text::chunk_from(rope, byte), old, limit);
-            Parsed {
-                stale: tree.is_none() && old.is_some(),
-                tree: tree.or_else(|| old.cloned()),
-            }
+            self.reparse(rope, limit).unwrap_or_else(|| Parsed {
+                stale: self.moved.tree.is_some(),
+                tree: self.moved.tree.clone(),
+            })
         })
+    }
+
+    /// The tree of the text as it is, if it is there or does not take long.
+    fn parsed_soon(&self) -> Option<&Parsed> {
+        self.parse_within_limit(SHORT_PARSE_LIMIT);
+        let is_known = self.edited.is_none() || self.parsed.get().is_some();
+        Some(self.rough()).filter(|it| is_known && !it.stale)
+    }
+
+    /// Parses the text unless that is done, for whoever asks for the [tree](Syntax::tree) and for the edits to come: they start from
+    /// it. Nobody waits for this, however long it takes.
+    pub fn parse_ahead(&self) {
+        self.parse_within_limit(PATIENT_PARSE_LIMIT);
+    }
+
+    /// Parses the text unless that is done. When the time is up, nothing has happened.
+    fn parse_within_limit(&self, limit: Duration) {
+        if let Some(rope) = &self.edited
+            && self.parsed.get().is_none()
+            && let Some(parsed) = self.reparse(rope, limit)
+        {
+            // Somebody else may have been faster.
+            let _ = self.parsed.set(parsed);
+        }
+    }
+
+    /// Parses the text after edits; none when the time is up.
+    fn reparse(&self, rope: &Rope, limit: Duration) -> Option<Parsed> {
+        let old = self.moved.tree.as_ref();
+        let tree = run_parser(self.language, |byte| text::chunk_from(rope, byte), old, limit);
+        (tree.is_some() || old.is_none()).then_some(Parsed { tree, stale: false })
     }
 
     fn lock_part(&self) -> MutexGuard<'_, Option<Part>> {
@@ -192,7 +226,7 @@ impl Syntax {
         self.around(rope, at..at);
     }
 
-    /// What is around `range`; where it is not broken, [`tree`](Syntax::tree) would say the same of it.
+    /// What is around `range`; where it is not broken, and the whole can be parsed, [`tree`](Syntax::tree) would say the same of it.
     pub(crate) fn around(&self, rope: &Rope, range: Range<usize>) -> Arc<Neighbourhood> {
         let range = text::snap_range(rope, range);
         // Poisoned or not, what is in there is whole.

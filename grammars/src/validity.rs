@@ -12,7 +12,7 @@ use crate::{Language, Syntax};
 /// Code around a cursor is usually broken already, so errors are compared, not forbidden: worse means more
 /// ERROR and MISSING nodes, or as many of them over more text than was inserted. More but clearly smaller
 /// errors (half the bytes) are no worse. The beginning of a block in Python (`if x:`) is no error, because
-/// its body comes next. Plain text never gets worse, nor does a file too slow to parse.
+/// its body comes next. Plain text never gets worse, nor does what takes too long to parse.
 ///
 /// Parses an edited copy of what is around; neither the rope nor the tree changes.
 pub fn worsens(syntax: &Syntax, rope: &Rope, replace: Range<usize>, text: &str) -> bool {

@@ -4,6 +4,7 @@
 //! are two ways to it. This is the only crate that knows wire formats.
 
 pub mod actions;
+pub mod background;
 pub mod bench;
 pub mod cli;
 pub mod completion;

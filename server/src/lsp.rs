@@ -26,7 +26,10 @@ mod view_text;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use surmise_engine::{Engine, EngineError, LoadProgress, copy::CopySource, request::SamplingParams};
@@ -41,6 +44,7 @@ use tower_lsp_server::{
 };
 
 use crate::{
+    background::Background,
     completion::{
         Query,
         sources::{Beside, SourceCache},
@@ -107,6 +111,10 @@ struct Shared {
     client: Client,
     options: Options,
     repository: Repository,
+    /// What is left to do when a request has its answer.
+    afterwards: Background,
+    /// Documents that were to be parsed there.
+    n_parses: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -183,6 +191,8 @@ impl Server {
                 client,
                 options,
                 repository: Repository::default(),
+                afterwards: Background::new("afterwards"),
+                n_parses: AtomicUsize::new(0),
                 state,
             }),
         }
@@ -196,6 +206,18 @@ impl Server {
     /// or ends in one.
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Parses a query's document for the edits to come, once its answer is out, and frees what is left of older ones. Of several
+    /// that wait only the newest is worth it.
+    fn prepare_for_edits(&self, query: Query) {
+        let number = self.shared.n_parses.fetch_add(1, Ordering::Relaxed) + 1;
+        let server = self.clone();
+        self.shared.afterwards.run(move || {
+            if server.shared.n_parses.load(Ordering::Relaxed) == number {
+                query.document.syntax.parse_ahead();
+            }
+        });
     }
 }
 

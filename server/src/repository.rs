@@ -11,16 +11,12 @@ pub mod secrets;
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, OnceLock,
-        mpsc::{Receiver, Sender, channel},
-    },
-    thread,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use surmise_engine::{Engine, copy::CopySource};
 
-use crate::document::Document;
+use crate::{background::Background, document::Document};
 pub use files::{FileList, Watch};
 pub use nearby::Nearby;
 use nearness::nearest;
@@ -28,10 +24,20 @@ use nearness::nearest;
 /// Files that one document is given to copy from.
 const MAX_NEAR: usize = 8;
 
-/// Where the thread is asked; it starts with the first question.
-#[derive(Debug, Default)]
+/// The list of files, and the thread that keeps it.
+#[derive(Debug)]
 pub struct Repository {
-    looks: OnceLock<Sender<Look>>,
+    thread: Background,
+    files: Arc<Mutex<FileList>>,
+}
+
+impl Default for Repository {
+    fn default() -> Self {
+        Self {
+            thread: Background::new("repository"),
+            files: Arc::default(),
+        }
+    }
 }
 
 /// What is to be looked for.
@@ -53,26 +59,14 @@ pub struct Look {
 impl Repository {
     /// Looks for the files near a document, some time soon.
     pub fn look(&self, look: Look) {
-        let looks = self.looks.get_or_init(|| {
-            let (sender, looks) = channel();
-            let named = thread::Builder::new().name("repository".to_owned());
-            if let Err(error) = named.spawn(|| work(looks)) {
-                tracing::warn!("nothing is copied from files that are not open: {error}");
-            }
-            sender
+        let files = Arc::clone(&self.files);
+        self.thread.run(move || {
+            // Only this thread holds it; what a job that failed left there is a list of files all the same.
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+            files.refresh(&look.roots, look.watch);
+            let near = nearest(&files.files, &look.document, &look.open, MAX_NEAR);
+            look.nearby.update(&look.engine, &look.document, near);
         });
-        // Fails only if there is no thread.
-        let _ = looks.send(look);
-    }
-}
-
-fn work(looks: Receiver<Look>) {
-    lower_priority();
-    let mut files = FileList::default();
-    for look in looks {
-        files.refresh(&look.roots, look.watch);
-        let near = nearest(&files.files, &look.document, &look.open, MAX_NEAR);
-        look.nearby.update(&look.engine, &look.document, near);
     }
 }
 
@@ -88,14 +82,3 @@ pub fn near(files: &FileList, document: &Document, engine: &Engine) -> Vec<Arc<C
     nearby.update(engine, document, nearest(&files.files, document, &[], MAX_NEAR));
     nearby.of(path, |_| false)
 }
-
-/// On Linux the priority is that of the calling thread.
-#[cfg(target_os = "linux")]
-fn lower_priority() {
-    if let Err(error) = rustix::process::setpriority_process(None, 10) {
-        tracing::debug!("the thread that reads files keeps its priority: {error}");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn lower_priority() {}

@@ -3,7 +3,7 @@
 //! After an edit the parser passes over everything of the top level that follows, and where brackets do not match it looks
 //! through all of it for a way out: in ten thousand lines that takes from one millisecond to dozens. What a suggestion
 //! does to the code shows in the function that it stands in and the ones beside it. A tree that has missed the
-//! last edits still knows where those begin and end.
+//! last edits still knows where those begin and end; where there is none, and none to be had in a moment, what stands around has to do.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -12,12 +12,14 @@ use ropey::Rope;
 use tree_sitter::{Node, Tree, TreeCursor};
 
 use super::{Damage, EDIT_PARSE_LIMIT, Parsed, Syntax};
-use crate::{TextEdit, text};
+use crate::{Language, TextEdit, text};
 
 /// Least text on each side of a change: something for an unclosed bracket to swallow.
 const MARGIN_BYTES: usize = 512;
 /// Longest text that is looked at as a whole.
 const MAX_WHOLE_BYTES: usize = 12 * 1024;
+/// Text on each side of a change where there are no nodes to go by.
+const MAKESHIFT_BYTES: usize = 4 * 1024;
 /// Most text that is taken for a part: a long `impl` or test module, in a few milliseconds.
 const MAX_BYTES: usize = 32 * 1024;
 
@@ -49,19 +51,18 @@ impl Neighbourhood {
     pub(super) fn of(syntax: &Syntax, rope: &Rope, change: Range<usize>) -> Self {
         let part = Part::known(syntax, rope, &change)
             .or_else(|| Part::around(syntax, syntax.rough(), rope, &change))
-            .or_else(|| {
-                // What was typed last may have changed the nodes beside it.
-                let is_rough = syntax.edited.is_some() && syntax.parsed.get().is_none();
-                is_rough.then(|| Part::around(syntax, syntax.parsed(EDIT_PARSE_LIMIT), rope, &change))?
+            // What was typed last may have changed the nodes beside it.
+            .or_else(|| match syntax.parsed_soon() {
+                Some(whole) => Part::around(syntax, whole, rope, &change),
+                None => Part::makeshift(syntax, rope, &change),
             });
         if let Some(part) = &part {
             *syntax.lock_part() = Some(part.clone());
         }
-        let Part { start, rope, syntax } = part.unwrap_or_else(|| Part {
-            start: 0,
-            rope: rope.clone(),
-            syntax: syntax.clone(),
-        });
+        let (start, rope, syntax) = match part {
+            Some(part) => (part.start, part.rope, part.syntax),
+            None => (0, rope.clone(), syntax.clone()),
+        };
         Self {
             change,
             start,
@@ -96,7 +97,7 @@ impl Neighbourhood {
     }
 }
 
-/// Whole nodes of the top level with nothing else on their lines.
+/// Whole nodes of the top level with nothing else on their lines, or what comes closest to that.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     /// The byte of the whole text at which it begins.
@@ -104,20 +105,22 @@ pub(super) struct Part {
     rope: Rope,
     /// Its tree by itself.
     syntax: Syntax,
+    /// Whether nobody knew the whole text's tree.
+    is_makeshift: bool,
 }
 
 impl Part {
     /// The part that was looked at last, if it has `change` well inside. However broken its text has become since, it is the text
     /// that stood by itself before, unless what the whole has in its place is without errors and says otherwise.
     fn known(syntax: &Syntax, rope: &Rope, change: &Range<usize>) -> Option<Self> {
-        let part = syntax.lock_part().take()?;
+        let part = syntax.lock_part().take().filter(|it| !it.is_outdated(syntax))?;
         let range = part.start..part.start + part.rope.len_bytes();
         debug_assert!(part.rope == rope.byte_slice(range.clone()));
         let starts_before = range.start == 0 || range.start + MARGIN_BYTES <= change.start;
         let ends_after = range.end == rope.len_bytes() || range.end >= change.end + MARGIN_BYTES;
         let whole = syntax.rough_tree()?;
         let is_refuted = || {
-            let is_broken = top_level(whole, &range).iter().any(Node::has_error);
+            let is_broken = syntax.rough().stale || top_level(whole, &range).iter().any(Node::has_error);
             !is_broken && !part.syntax.tree().is_some_and(|own| is_same(own, whole, &range))
         };
         let is_kept = starts_before && ends_after && !part.syntax.is_stale() && !is_refuted();
@@ -130,20 +133,47 @@ impl Part {
             return None;
         }
         let tree = whole.tree.as_ref()?;
-        let end = border_after(tree.walk(), rope, change.end);
-        // Something before the node that is typed in tells whether the part stands by itself.
-        let range = [true, false]
-            .map(|with_one_before| border_before(tree.walk(), rope, change.start, with_one_before)..end)
-            .into_iter()
-            .find(|range| range.len() <= MAX_BYTES)?;
-        let rope = Rope::from(rope.byte_slice(range.clone()));
-        let part = Self {
-            start: range.start,
-            syntax: Syntax::parse(syntax.language(), &rope),
+        let range = borders(tree, rope, change)?;
+        let part = Self::cut(syntax.language(), rope, range.clone())?;
+        is_same(part.syntax.tree()?, tree, &range).then_some(part)
+    }
+
+    /// What is around `change` in a text whose tree nobody knows: nodes of the top level as they were last, or some lines. What is
+    /// broken in them because it is cut off is broken with the change as without it.
+    fn makeshift(syntax: &Syntax, rope: &Rope, change: &Range<usize>) -> Option<Self> {
+        // Apart from its opening tag PHP is not even code.
+        if rope.len_bytes() <= MAX_WHOLE_BYTES || syntax.language() == Language::Php {
+            return None;
+        }
+        let nodes = syntax.rough_tree().and_then(|tree| borders(tree, rope, change));
+        let range = nodes.unwrap_or_else(|| {
+            let start = text::snap(rope, change.start.saturating_sub(MAKESHIFT_BYTES));
+            let end = text::snap(rope, rope.len_bytes().min(change.end + MAKESHIFT_BYTES));
+            text::line_start(rope, start)..text::next_line(rope, end)
+        });
+        let part = (range.len() <= MAX_BYTES).then(|| Self::cut(syntax.language(), rope, range))?;
+        part.map(|part| Self {
+            is_makeshift: true,
+            ..part
+        })
+    }
+
+    /// `range` of a text by itself.
+    fn cut(language: Language, rope: &Rope, range: Range<usize>) -> Option<Self> {
+        let start = range.start;
+        let rope = Rope::from(rope.byte_slice(range));
+        let syntax = Syntax::parse_within(language, &rope, EDIT_PARSE_LIMIT);
+        (!syntax.is_stale()).then_some(Self {
+            start,
             rope,
-        };
-        let is_same = !part.syntax.is_stale() && is_same(part.syntax.tree()?, tree, &range);
-        is_same.then_some(part)
+            syntax,
+            is_makeshift: false,
+        })
+    }
+
+    /// Whether the tree of the whole text, `syntax`, has been found since it was made without.
+    pub(super) fn is_outdated(&self, syntax: &Syntax) -> bool {
+        self.is_makeshift && syntax.parsed.get().is_some_and(|it| !it.stale)
     }
 
     /// What becomes of it with an edit of the text, `rope` after that; none if the edit goes beyond it, or leaves something else
@@ -167,6 +197,16 @@ impl Part {
         // What has grown that long is not asked for again.
         (part.rope.len_bytes() <= MAX_BYTES && is_apart == [true, true]).then_some(part)
     }
+}
+
+/// Nodes of the top level around `change`, if they are not too long.
+fn borders(tree: &Tree, rope: &Rope, change: &Range<usize>) -> Option<Range<usize>> {
+    let end = border_after(tree.walk(), rope, change.end);
+    // Something before the node that is typed in tells whether the part stands by itself.
+    [true, false]
+        .map(|with_one_before| border_before(tree.walk(), rope, change.start, with_one_before)..end)
+        .into_iter()
+        .find(|range| range.len() <= MAX_BYTES)
 }
 
 /// Start of the line at which a node of the top level begins with nothing before it, the margin before `at`, or 0. With
@@ -256,8 +296,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::TextEdit;
     use crate::test_support::{Random, code_in};
-    use crate::{Language, TextEdit};
 
     #[test]
     fn a_part_says_the_same_of_a_change_as_the_whole() {
@@ -373,6 +413,32 @@ mod tests {
         assert!(
             !after_edits(&[(start - 9..start + 9, "")]),
             "its beginning is gone"
+        );
+    }
+
+    #[test]
+    fn a_text_without_structure_is_judged_by_the_lines_around() {
+        let mut rope = Rope::from_str(&"fn f() {\n    g(1);\n}\n".repeat(5000));
+        let mut syntax = Syntax::parse_within(Language::Rust, &rope, Duration::ZERO);
+        assert!(syntax.is_stale());
+        let mut at = rope.line_to_byte(7501);
+        for key in ["    h(", "x", ")", ";"] {
+            let edit = TextEdit::apply(&mut rope, at..at, key);
+            syntax.edit(&edit, &rope);
+            // As if the parser had not been done in time.
+            syntax.parsed.set(syntax.moved.clone()).unwrap();
+            at += key.len();
+            let around = syntax.around(&rope, at..at);
+            assert!(around.rope.len_bytes() < MAX_BYTES);
+            assert_eq!(
+                around.rope,
+                rope.byte_slice(around.start..around.start + around.rope.len_bytes())
+            );
+        }
+        let breaks = |text| crate::worsens(&syntax, &rope, at..at, text);
+        assert_eq!(
+            ["\n    i(2);", " }", "\n    if x {"].map(breaks),
+            [false, true, true]
         );
     }
 

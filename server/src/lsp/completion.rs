@@ -4,7 +4,6 @@
 //! says that there may be more. For an editor that cannot ask for ghost text the model starts in the
 //! background, and the next key finds its answer.
 
-use tokio::task::spawn_blocking;
 use tower_lsp_server::{
     gen_lsp_types::{
         CompletionItem, CompletionItemKind, CompletionItemLabelDetails, CompletionList, CompletionParams,
@@ -115,10 +114,6 @@ fn prepare(server: &Server, uri: String, query: Query) {
             }
             open.last = Some((completion, query.document.clone()));
         }
-        // The next edit starts from this tree.
-        spawn_blocking(move || {
-            query.document.syntax.tree();
-            drop(query);
-        });
+        server.prepare_for_edits(query);
     });
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::sync::oneshot;
 use tower_lsp_server::{
     gen_lsp_types::{
         InlineCompletionItem, InlineCompletionList, InlineCompletionParams, InlineCompletionResponse,
@@ -48,14 +48,10 @@ pub(super) async fn handle(
             Some(engine) => {
                 references::refresh(server, &engine, &uri);
                 nearby::refresh(server, &engine, &uri);
-                let for_task = query.clone();
+                let (server, for_task) = (server.clone(), query.clone());
                 let work = async move {
                     let completion = complete(&engine, &for_task).await;
-                    // The answer waits neither for the tree that the next edit starts from, nor for old ones to be freed.
-                    spawn_blocking(move || {
-                        for_task.document.syntax.tree();
-                        drop(for_task);
-                    });
+                    server.prepare_for_edits(for_task);
                     completion
                 };
                 match task::run(work, superseded).await? {
@@ -154,7 +150,7 @@ fn finish(
     let suggestion = completion.outcome.clone();
     let replaced = open.last.replace((completion, query.document.clone()));
     // Nor need the answer wait for what it takes to free the last one's trees.
-    spawn_blocking(move || drop(replaced));
+    server.shared.afterwards.run(move || drop(replaced));
     if open.revision() != revision {
         return None;
     }
