@@ -201,7 +201,7 @@ fn an_unknown_architecture_is_refused_by_name() {
         error,
         "architecture `mamba3` is not supported; known: llama, mistral, ministral3, qwen2, qwen3, qwen3_moe, qwen3_next, \
          qwen3_5_text, qwen3_5, qwen3_5_moe_text, qwen3_5_moe, deepseek_v2, deepseek_v3, glm4_moe_lite, gemma, gemma2, \
-         gemma3_text, gemma3, gemma4_text, gemma4, gpt_oss, granite, phi3, starcoder2"
+         gemma3_text, gemma3, gemma4_text, gemma4, gemma4_unified_text, gemma4_unified, gpt_oss, granite, phi3, starcoder2"
     );
 }
 
@@ -289,6 +289,48 @@ fn both_spellings_of_a_configuration_are_one() {
         let old = Checkpoint::from_folder(&source).unwrap();
         assert_eq!(new.config(), old.config(), "{model}");
     }
+}
+
+/// As Gemma 3 4B is published: of its half for text the rest is as transformers' class has it.
+#[test]
+fn a_configuration_of_text_and_pictures_leaves_out_what_is_usual() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(
+        fixture("gemma3").join("model.safetensors"),
+        folder.path().join("model.safetensors"),
+    )
+    .unwrap();
+    let open = |config: serde_json::Value| {
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        Checkpoint::from_folder(folder.path())
+    };
+    let text_config = json!({
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    });
+    let mut whole = text_config.clone();
+    let usual = [
+        ("vocab_size", json!(262_208)),
+        ("num_attention_heads", json!(8)),
+        ("num_key_value_heads", json!(4)),
+        ("head_dim", json!(256)),
+        ("max_position_embeddings", json!(131_072)),
+        ("rms_norm_eps", json!(1e-6)),
+        ("query_pre_attn_scalar", json!(256)),
+        ("rope_theta", json!(1e6)),
+        ("rope_local_base_freq", json!(1e4)),
+    ];
+    let keys = whole.as_object_mut().unwrap();
+    keys.extend(usual.map(|(key, value)| (key.to_owned(), value)));
+    let published = open(json!({"model_type": "gemma3", "text_config": text_config})).unwrap();
+    assert_eq!(published.config(), open(whole).unwrap().config());
+    // By itself a configuration has to say all of it.
+    let error = open(text_config).err().unwrap().to_string();
+    assert!(error.contains("the key is missing"), "{error}");
 }
 
 /// Released configurations of Gemma 4 name what its layers without a window have of their own; transformers 5 lists it by layer.

@@ -162,6 +162,7 @@ MODELS = {
         "tie_word_embeddings": True,
     }),
     "gemma4": ("gemma4_text", GEMMA_4),
+    "gemma4-unified": ("gemma4_unified_text", GEMMA_4),
     "gemma4-moe": ("gemma4_text", GEMMA_4 | {
         "num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"], "enable_moe_block": True,
         "num_experts": 8, "top_k_experts": 3, "moe_intermediate_size": 32,
@@ -222,6 +223,10 @@ MODELS = {
         "num_experts_per_tok": 2, "moe_intermediate_size": 256,
     }),
 }  # fmt: skip
+
+
+# Those whose checkpoint describes more than text.
+NESTED = {"gemma4-unified"}
 
 
 def initialise(model, model_type: str, generator) -> None:
@@ -340,6 +345,12 @@ def make(out: Path, name: str) -> None:
         tensors[f"{further}eh_proj.weight"] = torch.zeros(HIDDEN, 2 * HIDDEN, dtype=torch.bfloat16)
         tensors[f"{further}input_layernorm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
     config = {"architectures": [type(model).__name__], "model_type": model_type, "torch_dtype": "bfloat16"} | keys
+    if name in NESTED:
+        # As released: other parts stand beside the text model.
+        text_config = transformers.AutoConfig.for_model(model_type, **keys).to_diff_dict()
+        config = {"model_type": model_type.removesuffix("_text"), "torch_dtype": "bfloat16", "text_config": text_config}
+        tensors = {f"model.language_model.{key.removeprefix('model.')}": tensor for key, tensor in tensors.items()}
+        tensors["model.embed_vision.embedding_projection.weight"] = torch.ones(2, 2, dtype=torch.bfloat16)
     if packed:
         config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.embed_tokens"]}
     expected = {"input_ids": ids[0], "logits": output.logits[0].float().contiguous()}

@@ -48,7 +48,7 @@ impl Checkpoint {
             weights.take(name);
         }
         drop_layers(&mut weights, "blk.", (config.n_layers, n_prediction_layers))?;
-        weights.rename(|name| Some(canonical_gguf_name(family, name)))?;
+        weights.rename(|name| canonical_gguf_name(family, name))?;
         split_joined(&mut weights, &config)?;
         ungroup_heads(&mut weights, &config)?;
         Ok(Self { config, weights })
@@ -68,7 +68,7 @@ impl Checkpoint {
         })?;
         let fp8_block = fp8_block(folder, &config)?;
         // Models that see pictures too keep what describes their text apart.
-        let text_config = config.get("text_config").unwrap_or(&config);
+        let mut text_config = config.get("text_config").unwrap_or(&config).clone();
         let model_type = text_config.get("model_type").or(config.get("model_type"));
         let Some(model_type) = model_type.and_then(Value::as_str) else {
             return Err(EngineError::BadFile {
@@ -78,7 +78,12 @@ impl Checkpoint {
             });
         };
         let family = Family::of_hugging_face(model_type)?;
-        let stated = Stated::from_hugging_face(text_config).map_err(|fault| fault.of(&path))?;
+        if let (true, Some(keys)) = (config.get("text_config").is_some(), text_config.as_object_mut()) {
+            for (key, value) in family.text_defaults {
+                keys.entry(*key).or_insert((*value).into());
+            }
+        }
+        let stated = Stated::from_hugging_face(&text_config).map_err(|fault| fault.of(&path))?;
         let n_prediction_layers = stated.n_prediction_layers;
         let config = stated.into_config(family).map_err(|fault| fault.of(&path))?;
         let mut weights = safetensors::open_folder(folder, fp8_block)?;

@@ -18,7 +18,7 @@ use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 21] = [
+const ARCHITECTURES: [&Family; 22] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &mistral::MINISTRAL,
@@ -35,6 +35,7 @@ const ARCHITECTURES: [&Family; 21] = [
     &gemma::TWO,
     &gemma3::FAMILY,
     &gemma4::FAMILY,
+    &gemma4::UNIFIED,
     &gpt_oss::FAMILY,
     &granite::FAMILY,
     &phi3::FAMILY,
@@ -63,6 +64,8 @@ pub(super) struct Family {
     pub(super) gguf_names: &'static [(&'static str, &'static str)],
     /// Parts of tensor names in safetensors files, where they are not Llama's: (found, meant).
     pub(super) hugging_face_names: &'static [(&'static str, &'static str)],
+    /// What the `text_config` of checkpoints that also see pictures leaves out where it is as transformers' class for it has it.
+    pub(super) text_defaults: &'static [(&'static str, usize)],
     pub(super) norm_subtracts_mean: bool,
     /// Whether each position has an embedding of its own, which is added to that of the token.
     pub(super) learns_positions: bool,
@@ -92,6 +95,7 @@ impl Family {
         hugging_face_pairing: RopePairing::Halves,
         gguf_names: &[],
         hugging_face_names: &[],
+        text_defaults: &[],
         norm_subtracts_mean: false,
         learns_positions: false,
         norm_weight_offset: 0.0,

@@ -46,16 +46,22 @@ const OTHER_PARTS: [&str; 9] = [
     "rotary_emb.inv_freq",
 ];
 
-/// The name that this engine uses for a tensor of a GGUF file.
-pub(super) fn canonical_gguf_name(family: &Family, name: &str) -> String {
+/// What GGUF files hold besides the text model where they hold it all, as Ollama's do: the half that sees, and what joins the two.
+const OTHER_GGUF_PARTS: [&str; 2] = ["v.", "mm."];
+
+/// The name that this engine uses for a tensor of a GGUF file; `None` for one that is not part of the text model.
+pub(super) fn canonical_gguf_name(family: &Family, name: &str) -> Option<String> {
+    if OTHER_GGUF_PARTS.iter().any(|part| name.starts_with(part)) {
+        return None;
+    }
     for (found, meant) in family.gguf_names {
         if let Some((layer, part)) = split_layer(name, "blk.")
             && let Some(rest) = strip_part(part, found)
         {
-            return format!("blk.{layer}.{meant}{rest}");
+            return Some(format!("blk.{layer}.{meant}{rest}"));
         }
     }
-    name.into()
+    Some(name.into())
 }
 
 /// The name that this engine uses for a tensor of a safetensors file; `None` for one that is not part of the text model.
@@ -236,9 +242,14 @@ mod tests {
         assert_eq!(name("qwen3_5", "mtp.layers.0.mlp.up_proj.weight"), None);
         assert_eq!(name("qwen3_5", "model.visual.blocks.0.norm1.weight"), None);
         let gpt_oss = Family::of_gguf("gpt-oss").unwrap();
+        let name = |name| canonical_gguf_name(gpt_oss, name);
         assert_eq!(
-            canonical_gguf_name(gpt_oss, "blk.2.post_attention_norm.weight"),
-            "blk.2.ffn_norm.weight"
+            name("blk.2.post_attention_norm.weight").as_deref(),
+            Some("blk.2.ffn_norm.weight")
         );
+        assert_eq!(name("output.weight").as_deref(), Some("output.weight"));
+        for other in ["v.blk.2.attn_q.weight", "mm.mm_input_projection.weight"] {
+            assert_eq!(name(other), None);
+        }
     }
 }

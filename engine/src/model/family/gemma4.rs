@@ -26,6 +26,7 @@ pub(super) const FAMILY: Family = Family {
         ("per_layer_projection", "proj"),
         ("post_per_layer_input_norm", "post_norm"),
     ],
+    text_defaults: &text_defaults(131_072, 512),
     norms_values: true,
     experts_are_beside_dense: true,
     activation: Activation::GeGlu,
@@ -47,3 +48,25 @@ pub(super) const FAMILY: Family = Family {
     },
     ..Family::LLAMA
 };
+
+/// The size that hears and sees without halves of its own for that. It writes as the others do.
+pub(super) const UNIFIED: Family = Family {
+    gguf: "",
+    hugging_face: &["gemma4_unified_text", "gemma4_unified"],
+    text_defaults: &text_defaults(262_144, 1024),
+    ..FAMILY
+};
+
+const fn text_defaults(context_length: usize, window: usize) -> [(&'static str, usize); 9] {
+    [
+        ("vocab_size", 262_144),
+        ("hidden_size", 2304),
+        ("intermediate_size", 9216),
+        ("num_hidden_layers", 30),
+        ("num_attention_heads", 8),
+        ("num_key_value_heads", 4),
+        ("head_dim", 256),
+        ("max_position_embeddings", context_length),
+        ("sliding_window", window),
+    ]
+}
