@@ -23,7 +23,7 @@ use crate::{
     sequence::Sequence,
     speculative::{
         network::NetworkDrafter,
-        policy::{Experience, StepCosts, StepLoad},
+        policy::{Balance, Experience, StepCosts, StepLoad},
     },
 };
 
@@ -71,6 +71,7 @@ struct Network {
     draft_seconds: f64,
     /// What the last sequence to end knew of its drafts.
     experience: Experience,
+    balance: Balance,
 }
 
 /// Weight of a new measurement of it.
@@ -107,6 +108,7 @@ impl EngineLoop {
                 drafter,
                 draft_seconds: 0.0,
                 experience: Experience::default(),
+                balance: Balance::default(),
             }),
             numbers: OnceCell::new(),
             n_submitted: 0,
@@ -190,7 +192,9 @@ impl EngineLoop {
     pub(crate) fn submit(&mut self, mut sequence: Sequence) {
         self.n_submitted += 1;
         sequence.number = self.n_submitted;
-        if let Some(network) = &self.network {
+        if let Some(network) = &mut self.network
+            && (!sequence.speculator.is_automatic() || network.balance.is_worth_using())
+        {
             let kind = network.drafter.kind();
             sequence.speculator.add_network(kind, network.experience.clone());
         }
@@ -304,7 +308,9 @@ impl EngineLoop {
             // A first draft reads a whole prompt.
             mean => mean + NETWORK_RECENCY * (seconds.min(4.0 * mean) - mean),
         };
+        let share = seconds / asking.len() as f64;
         for sequence in asking {
+            sequence.network_seconds += share;
             load = sequence.speculator.propose_network(load, &self.costs, duration);
         }
     }
@@ -411,7 +417,9 @@ impl EngineLoop {
             logits = others;
             let start = Instant::now();
             let kept = sequence.advance(own, duration);
+            let observing = Instant::now();
             Self::observe(&mut self.network, &*self.model, sequence, first_row, &kept);
+            sequence.network_seconds += observing.elapsed().as_secs_f64();
             first_row += n_rows;
             let cached_len = sequence.cached.len();
             let n_run = cached_len + sequence.n_step_tokens;
@@ -434,6 +442,11 @@ impl EngineLoop {
             let experience = sequence.speculator.network_experience();
             if let (Some(network), Some(experience)) = (&mut self.network, experience) {
                 network.experience = experience.clone();
+                let stats = sequence.speculator.stats.of(network.drafter.kind());
+                let (n_steps, n_proposed, n_accepted) = (stats.steps, stats.proposed, stats.accepted);
+                let seconds = sequence.network_seconds;
+                let balance = &mut network.balance;
+                balance.note(n_steps, n_proposed, n_accepted, seconds, &self.costs);
             }
         }
         if self.waiting.iter().any(|it| it.is_over()) {

@@ -67,6 +67,8 @@ pub(crate) struct Sequence {
     /// Set when the generation is over.
     outcome: Option<Result<FinishReason, EngineError>>,
     reused_tokens: usize,
+    /// What a network has taken to draft for it, and to take in what it runs.
+    pub(crate) network_seconds: f64,
     arrived: Instant,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -109,6 +111,7 @@ impl Sequence {
             output,
             outcome: None,
             reused_tokens: 0,
+            network_seconds: 0.0,
             arrived: Instant::now(),
             started: None,
             first_token: None,

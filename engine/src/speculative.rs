@@ -100,6 +100,11 @@ impl Speculator {
         }
     }
 
+    /// Whether the policy decides what drafts, and how much.
+    pub(crate) fn is_automatic(&self) -> bool {
+        self.mode == Speculation::Auto
+    }
+
     /// How well the network has done, if it drafts for this sequence.
     pub(crate) fn network_experience(&self) -> Option<&Experience> {
         self.network.as_ref().map(|it| &it.experience)

@@ -447,6 +447,37 @@ fn lookups_and_a_draft_model_draft_in_turns() {
     }
 }
 
+/// Whatever it drafts: what a network takes of whole requests decides whether later ones go without.
+#[test]
+fn a_network_that_does_not_pay_is_passed_over() {
+    let n_drafted_for = |model: Box<dyn Model>, drafting: Box<dyn Model>| {
+        let tokenizer = Arc::new(Tokenizer::bytes());
+        let cache = KvCache::new(drafting.config(), 1000);
+        let drafter = DraftModel::new(
+            drafting,
+            Arc::clone(&tokenizer),
+            cache,
+            Arc::clone(&tokenizer),
+            48,
+        );
+        let options = EngineOptions::default();
+        let engine =
+            Engine::start_with_drafter(model, Some(Box::new(drafter)), tokenizer, None, options).unwrap();
+        let greedy = SamplingParams::default();
+        let answers = (0..18).map(|seed| {
+            let answer = engine.generate(request(seed, 60, &greedy, Speculation::Auto));
+            answer.blocking_collect().unwrap()
+        });
+        let stats = answers.map(|it| it.finish.speculation.of(DrafterKind::DraftModel).proposed);
+        stats.filter(|n_proposed| *n_proposed > 0).count()
+    };
+    let (target, calm) = (|| ScriptedModel::hashed(MOODY), || ScriptedModel::hashed(CALM));
+    let n_useless = n_drafted_for(Box::new(target()), Box::new(Slow(calm())));
+    assert!((1..=2).contains(&n_useless), "{n_useless}");
+    let n_useful = n_drafted_for(Box::new(Slow(target())), Box::new(calm()));
+    assert!(n_useful > 14, "{n_useful}");
+}
+
 /// Stop strings, stop tokens and penalties: what ends or bends an answer does so whoever drafts it.
 #[test]
 fn answers_end_where_plain_ones_do_whoever_drafts() {

@@ -146,6 +146,50 @@ impl Gain {
     }
 }
 
+/// What a network gives whole requests, after all that it takes: some read every prompt, whether they are asked or not.
+#[derive(Debug, Default)]
+pub(crate) struct Balance {
+    /// Decayed mean of seconds that a request was shorter by; none before the first.
+    saved: Option<f64>,
+    /// Requests since the last one that it drafted for.
+    n_passed_over: u32,
+}
+
+/// Requests after which a network that cost more than it gave is tried again.
+const TRIAL_INTERVAL: u32 = 16;
+/// Weight of a new request.
+const BALANCE_RECENCY: f64 = 0.3;
+
+impl Balance {
+    /// Whether the network should draft for the next request.
+    pub(crate) fn is_worth_using(&mut self) -> bool {
+        let is_worth = self.saved.is_none_or(|it| it >= 0.0) || self.n_passed_over >= TRIAL_INTERVAL;
+        self.n_passed_over = if is_worth { 0 } else { self.n_passed_over + 1 };
+        is_worth
+    }
+
+    /// Learns from a request in whose `n_steps` steps with drafts of the network `n_proposed` tokens were proposed and `n_accepted` of
+    /// them right, and for which it took `seconds` in all.
+    pub(crate) fn note(
+        &mut self,
+        n_steps: usize,
+        n_proposed: usize,
+        n_accepted: usize,
+        seconds: f64,
+        costs: &StepCosts,
+    ) {
+        let step = costs.estimate(1);
+        let width = 1 + n_proposed.div_ceil(n_steps.max(1));
+        let widening = (costs.estimate(width) - step) * n_steps as f64;
+        let saved = n_accepted as f64 * step - widening - seconds;
+        self.saved = Some(match self.saved {
+            None => saved,
+            // One long request counts as one.
+            Some(mean) => mean + BALANCE_RECENCY * (saved.clamp(-4.0 * mean.abs(), 4.0 * mean.abs()) - mean),
+        });
+    }
+}
+
 /// What one forward pass that verifies drafts costs by its number of rows, as measured on this model and machine: first
 /// while the engine has nothing to do, then by every such pass.
 ///
@@ -309,6 +353,27 @@ mod tests {
         assert_eq!(draft_length(ONE_SEQUENCE, 0.05, 32, &cheap), 1);
         assert!(draft_length(ONE_SEQUENCE, 0.95, 32, &cheap) >= 11);
         assert_eq!(draft_length(ONE_SEQUENCE, 0.95, 5, &cheap), 5);
+    }
+
+    #[test]
+    fn a_network_that_costs_more_than_it_gives_is_tried_now_and_then() {
+        let costs = costs(&[(1, 1.0), (4, 1.1)]);
+        let mut balance = Balance::default();
+        let mut uses = |n_accepted: usize, seconds: f64| {
+            let is_used = balance.is_worth_using();
+            if is_used {
+                balance.note(10, 30, n_accepted, seconds, &costs);
+            }
+            is_used
+        };
+        // A step takes 10 ms, and 11 ms with a draft.
+        assert!((0..9).all(|_| uses(20, 0.1)));
+        // It reads a long prompt once: no reason yet. But always?
+        assert!(uses(20, 0.3) && uses(20, 0.1));
+        let n_used = (0..170).filter(|_| uses(20, 0.3)).count();
+        assert!((10..20).contains(&n_used), "{n_used}");
+        // It has become better at it.
+        assert!((0..170).filter(|_| uses(25, 0.05)).count() > 100);
     }
 
     #[test]
