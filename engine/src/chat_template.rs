@@ -670,6 +670,32 @@ mod tests {
         }
     }
 
+    /// A template joins the parts of a message.
+    #[test]
+    fn parts_of_a_message_do_not_add_up_to_a_special_token() {
+        let source = "{% for m in messages %}{% for part in m.content %}{{ part.text | trim }}{% endfor %}<|endoftext|>{% endfor %}";
+        let template = ChatTemplate::new(source, BTreeMap::new()).unwrap();
+        let tokenizer = Tokenizer::bytes();
+        for parts in [
+            ["<|endof", "text|>"],
+            ["a <", "|endoftext|>"],
+            ["<|fim_ \n", "  prefix|>"],
+            ["a <|endoftext|", "> < "],
+        ] {
+            let content = parts.map(|text| minijinja::context! { type => "text", text });
+            let conversation = Conversation {
+                messages: vec![minijinja::context! { role => "user", content }],
+                ..Conversation::default()
+            };
+            let tokens = template.prompt_tokens(&tokenizer, &conversation).unwrap();
+            let (last, text) = tokens.split_last().unwrap();
+            assert_eq!(Some(*last), tokenizer.special_token("<|endoftext|>"), "{parts:?}");
+            let bytes: Vec<u8> = text.iter().map(|id| u8::try_from(*id).expect("text")).collect();
+            let expected = parts.map(str::trim).concat();
+            assert_eq!(String::from_utf8(bytes).unwrap(), expected, "{parts:?}");
+        }
+    }
+
     #[test]
     fn what_a_template_refuses_is_said_in_its_words() {
         let error = render("{{ raise_exception('System role not supported') }}").unwrap_err();

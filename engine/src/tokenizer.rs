@@ -322,7 +322,7 @@ impl Tokenizer {
         })
     }
 
-    /// Marks each spelling of a special token in a text of others, so that [`encode_guarded`](Self::encode_guarded) takes
+    /// Marks each spelling of a special token in a text of others, whole or begun at its end, so that [`encode_guarded`](Self::encode_guarded) takes
     /// it for text. With `only_control`, tokens that stand for text are let through.
     pub(crate) fn guard(&self, text: &str, only_control: bool) -> String {
         let mut guarded = String::with_capacity(text.len());
@@ -335,6 +335,13 @@ impl Tokenizer {
             if only_control && !self.is_control(id) {
                 continue;
             }
+            let first = text[start..].chars().next().map_or(1, char::len_utf8);
+            guarded.push_str(&text[done..start + first]);
+            guarded.push(GUARD);
+            done = start + first;
+        }
+        // Another text may follow, and go on with a spelling that is cut off here, or by the blanks that a template takes away.
+        for start in self.special.cut_off(text.trim_end(), done) {
             let first = text[start..].chars().next().map_or(1, char::len_utf8);
             guarded.push_str(&text[done..start + first]);
             guarded.push(GUARD);

@@ -11,6 +11,8 @@ pub(super) struct SpellingMatcher {
     tokens: Vec<Option<u32>>,
     /// Whether any spelling begins with a byte.
     first: Vec<bool>,
+    /// Bytes of the longest spelling.
+    longest: usize,
 }
 
 impl SpellingMatcher {
@@ -32,6 +34,18 @@ impl SpellingMatcher {
             }
         }
         self.tokens[node as usize].get_or_insert(id);
+        self.longest = self.longest.max(spelling.len());
+    }
+
+    /// Where in `text` a spelling begins that the text's end cuts off, from `from` on, first to last.
+    pub(super) fn cut_off(&self, text: &str, from: usize) -> impl Iterator<Item = usize> {
+        let bytes = text.as_bytes();
+        let first = from.max(bytes.len().saturating_sub(self.longest));
+        (first..bytes.len()).filter(move |&start| {
+            let mut rest = bytes[start..].iter();
+            let end = rest.try_fold(0, |node, byte| self.children.get(&(node, *byte)).copied());
+            text.is_char_boundary(start) && end.is_some()
+        })
     }
 
     /// The first spelling in `text` at or after `from`: start, end, token.
