@@ -208,7 +208,10 @@ fn every_family_gives_the_logits_of_transformers_from_gguf() {
 
 #[test]
 fn every_family_gives_the_logits_of_transformers_from_safetensors() {
-    for model in FAMILIES.into_iter().chain(["mistral", "starcoder2"]) {
+    for model in FAMILIES
+        .into_iter()
+        .chain(["mistral", "starcoder2", "gemma4-unified"])
+    {
         let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
         check_logits(&format!("{model}, safetensors"), &checkpoint, model, "logits");
         check_logits(
@@ -544,7 +547,7 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
 }
 
 /// Every family, and quantised rows of each way to multiply them.
-const BIT_MODELS: [(&str, &str); 34] = [
+const BIT_MODELS: [(&str, &str); 42] = [
     ("llama3", "bf16.gguf"),
     ("mistral", "."),
     ("ministral3", "bf16.gguf"),
@@ -570,11 +573,19 @@ const BIT_MODELS: [(&str, &str); 34] = [
     ("phi3-long", "bf16.gguf"),
     ("starcoder", "bf16.gguf"),
     ("starcoder2", "."),
+    ("llama3-k", "q4_0.gguf"),
+    ("llama3-k", "q8_0.gguf"),
+    ("llama3-types", "iq4_nl.gguf"),
     ("llama3-types", "iq4_xs.gguf"),
+    ("llama3-types", "q2_k.gguf"),
     ("llama3-types", "q3_k_m.gguf"),
+    ("llama3-types", "q4_1.gguf"),
+    ("llama3-types", "q5_0.gguf"),
     ("llama3-types", "q5_1.gguf"),
+    ("llama3-types", "q6_k.gguf"),
     ("llama3-fp8-channel", "."),
     ("qwen2-k", "q4_k_m.gguf"),
+    ("qwen2-k", "q5_k_m.gguf"),
     ("qwen3-moe-k", "q4_k_m.gguf"),
     ("qwen3.5-k", "q4_k_m.gguf"),
     ("qwen3.5-fp8", "."),
@@ -590,7 +601,12 @@ fn chunks_steps_batches_and_rollbacks_give_the_same_bits() {
 
 fn check_chunks_steps_batches_and_rollbacks(name: &str, file: &str) {
     let checkpoint = open(fixture(name).join(file));
-    let mut model = load(&checkpoint, Isa::detect());
+    for isa in [Isa::detect(), Isa::PORTABLE] {
+        check_bits(name, load(&checkpoint, isa));
+    }
+}
+
+fn check_bits(name: &str, mut model: Transformer) {
     let (tokens, _) = expected(name, "logits");
     let vocab = model.config().vocab;
     let mut cache = KvCache::new(model.config(), 512);
@@ -786,8 +802,14 @@ fn captured_states_are_the_residual_streams_of_transformers() {
 /// logits' spread: at most positions, since a row may choose another expert.
 #[test]
 fn a_smaller_cache_moves_logits_only_a_little() {
-    for model in FAMILIES.into_iter().chain(["mistral", "starcoder2"]) {
-        let checkpoint = Checkpoint::from_folder(&fixture(model)).unwrap();
+    let others = [
+        ("mistral", "."),
+        ("starcoder2", "."),
+        ("gemma4-unified", "."),
+        ("starcoder", "bf16.gguf"),
+    ];
+    for (model, file) in FAMILIES.map(|model| (model, ".")).into_iter().chain(others) {
+        let checkpoint = open(fixture(model).join(file));
         let (tokens, expected) = expected(model, "logits");
         let spread = root_mean_square_difference(&expected, &vec![0.0; expected.len()]);
         let mut model_of = load(&checkpoint, Isa::detect());

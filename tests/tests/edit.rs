@@ -79,9 +79,15 @@ fn drafts_change_nothing_but_the_time() {
     let (drafted, plain) = (edit(&[]), edit(&["--no-speculation"]));
     assert_eq!(drafted["after"], plain["after"]);
     assert_eq!(drafted["diff"], plain["diff"]);
+    let [drafted, plain] = [&drafted, &plain].map(|it| &it["speculation"]);
+    assert_eq!(plain["proposed"], 0, "{plain}");
     assert!(plain["tokens_per_step"].as_f64() <= Some(1.0), "{plain}");
     // How much more depends on how long a step takes on this machine.
     assert!(drafted["tokens_per_step"].as_f64() > Some(1.0), "{drafted}");
+    assert!(
+        drafted["drafters"]["edit"]["accepted"].as_u64() > Some(0),
+        "{drafted}"
+    );
 }
 
 #[test]

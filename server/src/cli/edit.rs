@@ -11,7 +11,7 @@ use surmise_engine::request::{LineChange, RewriteTask};
 
 use crate::{
     cli::{CliError, EditArgs, prompt_root, read_document, settings, style::Style},
-    completion::report::tokens_per_second,
+    completion::report::{self, tokens_per_second},
     model,
     rewrite::{RewriteQuery, Rewriting, rewrite},
 };
@@ -50,7 +50,7 @@ pub(super) fn run(args: &EditArgs) -> Result<i32, CliError> {
             "breaks_syntax": rewriting.breaks_syntax,
             "diff": difference,
             "model": engine.info().model_name,
-            "tokens_per_step": rewriting.finish.speculation.tokens_per_step(),
+            "speculation": report::speculation(&rewriting.finish.speculation),
             "tokens_per_second": tokens_per_second(&rewriting.finish),
             "usage": {
                 "prompt_tokens": rewriting.finish.usage.prompt_tokens,
