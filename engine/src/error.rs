@@ -49,6 +49,18 @@ pub enum EngineError {
         /// How much it needs and how much there is, and what to try.
         misfit: String,
     },
+    /// The system has no memory left for a matrix.
+    #[error(
+        "no memory for the {n_bytes} bytes of {what}: {reason}; close other programs or choose a smaller model"
+    )]
+    NoMemory {
+        /// Name of the tensor.
+        what: String,
+        /// Bytes of its blocks.
+        n_bytes: usize,
+        /// What the operating system said.
+        reason: String,
+    },
     /// The request cannot be run as it stands.
     #[error("bad request: {0}")]
     BadRequest(String),

@@ -223,6 +223,81 @@ fn every_family_gives_the_logits_of_transformers_from_safetensors() {
     }
 }
 
+/// The fixtures are in BF16; the other two plain types hold the same numbers.
+#[test]
+fn plain_types_of_safetensors_give_the_same_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixture("llama3");
+    std::fs::copy(source.join("config.json"), folder.path().join("config.json")).unwrap();
+    let tensors = candle_core::safetensors::load(source.join("model.safetensors"), &Device::Cpu).unwrap();
+    for dtype in [DType::F16, DType::F32] {
+        let tensors = tensors.iter().map(|(name, tensor)| {
+            assert_eq!(tensor.dtype(), DType::BF16, "{name}");
+            (name.clone(), tensor.to_dtype(dtype).unwrap())
+        });
+        let tensors = tensors.collect();
+        candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
+        let checkpoint = Checkpoint::from_folder(folder.path()).unwrap();
+        check_logits(dtype.as_str(), &checkpoint, "llama3", "logits");
+    }
+}
+
+/// A GGUF file with a part of the tensors, and of what is said about the model nothing but `pairs`.
+fn part(pairs: (u64, &[u8]), idx: u16, n_all: i32, tensors: &[Tensor]) -> Vec<u8> {
+    const ALIGNMENT: usize = 32;
+    let string = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let u16_pair =
+        |key: &str, value: u16| [&string(key)[..], &2_u32.to_le_bytes(), &value.to_le_bytes()].concat();
+    let mut file = [b"GGUF", &3_u32.to_le_bytes()[..]].concat();
+    file.extend((tensors.len() as u64).to_le_bytes());
+    file.extend((pairs.0 + 3).to_le_bytes());
+    file.extend(pairs.1);
+    file.extend(u16_pair("split.no", idx));
+    file.extend(u16_pair("split.count", 2));
+    file.extend(string("split.tensors.count"));
+    file.extend([5_u32.to_le_bytes(), n_all.to_le_bytes()].concat());
+    let mut data = Vec::new();
+    for tensor in tensors {
+        file.extend(string(&tensor.name));
+        file.extend((tensor.shape.len() as u32).to_le_bytes());
+        let extents = tensor.shape.iter().rev();
+        file.extend(extents.flat_map(|extent| (*extent as u64).to_le_bytes()));
+        file.extend(tensor.dtype.id().to_le_bytes());
+        file.extend((data.len() as u64).to_le_bytes());
+        data.extend(tensor.bytes());
+        data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+    }
+    file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
+    [file, data].concat()
+}
+
+#[test]
+fn a_model_in_two_files_gives_the_same_logits() {
+    for (model, file) in [("llama3", "bf16.gguf"), ("qwen2-k", "q4_k_m.gguf")] {
+        let path = fixture(model).join(file);
+        let bytes = std::fs::read(&path).unwrap();
+        let gguf = Gguf::open(WeightSource::File(path.clone())).unwrap();
+        let tensors: Vec<Tensor> = gguf.tensors().map(|it| gguf.tensor(&it.name).unwrap()).collect();
+        // Magic, version and two counts; the pairs; the first tensor's name.
+        let name = [
+            &(tensors[0].name.len() as u64).to_le_bytes()[..],
+            tensors[0].name.as_bytes(),
+        ]
+        .concat();
+        let end = bytes.windows(name.len()).position(|it| it == name).unwrap();
+        let n_pairs = u64::from_le_bytes(bytes[16..24].try_into().unwrap());
+        let (first, second) = tensors.split_at(tensors.len() / 2);
+        let folder = tempfile::tempdir().unwrap();
+        let at = |idx: u16| folder.path().join(format!("model-{:05}-of-00002.gguf", idx + 1));
+        let n_all = tensors.len() as i32;
+        std::fs::write(at(0), part((n_pairs, &bytes[24..end]), 0, n_all, first)).unwrap();
+        std::fs::write(at(1), part((0, &[]), 1, n_all, second)).unwrap();
+        let (tokens, _) = expected(model, "logits");
+        let logits = |path| f32_logits(&open(path), Isa::detect(), &tokens);
+        assert!(logits(at(0)) == logits(path), "{model}");
+    }
+}
+
 /// LongRoPE has factors for sequences within the context of the first training, and others for longer ones. Transformers
 /// chooses by each prompt, which would turn keys that are cached already; here, as in llama.cpp, the longest sequence that
 /// can come decides.

@@ -3,12 +3,14 @@
 //! the program lies in panels already, and is read where it stands.
 
 use std::{
-    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
+
+use memmap2::MmapMut;
 
 use super::{formats::with_format, pool::ThreadPool};
 use crate::{
@@ -70,10 +72,12 @@ pub(crate) struct TileArena {
 /// Lines of one piece.
 const CHUNK_LINES: usize = (32 << 20) / LINE_BYTES;
 
-/// Memory for lines, each written once before it is read. Whoever got lines from the arena is the only one to write them.
+/// Memory for lines. Whoever got lines from the arena is the only one to write them, before anybody reads them.
 struct Chunk {
     start: *mut Line,
     n_lines: usize,
+    /// Where they are.
+    _memory: MmapMut,
 }
 
 // SAFETY: plain memory, and see above about who writes it.
@@ -83,36 +87,26 @@ unsafe impl Sync for Chunk {}
 
 impl Chunk {
     /// Zeros, which take no memory before they are written.
-    fn new(n_lines: usize) -> Self {
-        let layout = Self::layout(n_lines);
-        // SAFETY: the layout is not empty: see `TileArena::take`.
-        let start = unsafe { alloc_zeroed(layout) }.cast::<Line>();
-        if start.is_null() {
-            handle_alloc_error(layout);
-        }
-        advise_huge_pages(start.cast(), layout.size());
-        Self { start, n_lines }
-    }
-
-    fn layout(n_lines: usize) -> Layout {
-        Layout::array::<Line>(n_lines).expect("it fits in the address space")
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        // SAFETY: pointer and layout are those of `new`.
-        unsafe { dealloc(self.start.cast(), Self::layout(self.n_lines)) };
+    fn new(n_lines: usize) -> io::Result<Self> {
+        let mut memory = MmapMut::map_anon(n_lines * LINE_BYTES)?;
+        // Large pages are faster to get, and to read; without them it goes as well.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        Ok(Self {
+            start: memory.as_mut_ptr().cast(),
+            n_lines,
+            _memory: memory,
+        })
     }
 }
 
 impl TileArena {
     /// Lines that nobody else gets: their chunk, and the index of the first.
-    fn take(&mut self, n_lines: usize) -> (Arc<Chunk>, usize) {
+    fn take(&mut self, n_lines: usize) -> io::Result<(Arc<Chunk>, usize)> {
         let chunk = match &self.chunk {
             Some(chunk) if self.n_used + n_lines <= chunk.n_lines => Arc::clone(chunk),
             _ => {
-                let chunk = Arc::new(Chunk::new(n_lines.max(CHUNK_LINES)));
+                let chunk = Arc::new(Chunk::new(n_lines.max(CHUNK_LINES))?);
                 self.chunk = Some(Arc::clone(&chunk));
                 self.n_used = 0;
                 chunk
@@ -120,7 +114,7 @@ impl TileArena {
         };
         let first = self.n_used;
         self.n_used += n_lines;
-        (chunk, first)
+        Ok((chunk, first))
     }
 }
 
@@ -138,7 +132,7 @@ impl Tiles {
     /// last row. What lies in panels already is left where it is, unread.
     ///
     /// # Errors
-    /// [`EngineError::BadWeight`] if a block that is read has a scale that is not a number.
+    /// [`EngineError::NoMemory`], and [`EngineError::BadWeight`] if a block that is read has a scale that is not a number.
     pub(super) fn lay_out(
         tensor: &Tensor,
         pool: &mut ThreadPool,
@@ -163,7 +157,12 @@ impl Tiles {
                 n_panels,
             });
         }
-        let (chunk, first_line) = arena.take(n_panels * shape.n_bytes() / LINE_BYTES);
+        let taken = arena.take(n_panels * shape.n_bytes() / LINE_BYTES);
+        let (chunk, first_line) = taken.map_err(|err| EngineError::NoMemory {
+            what: tensor.name.clone(),
+            n_bytes,
+            reason: err.to_string(),
+        })?;
         let tiles = Self {
             memory: Memory::Chunk(chunk, first_line),
             shape,
@@ -253,20 +252,4 @@ impl Tiles {
     pub(super) fn n_blocks(&self) -> usize {
         self.shape.n_blocks
     }
-}
-
-/// Asks for large pages where the memory has room for some: they are faster to get, and to read.
-fn advise_huge_pages(start: *mut u8, n_bytes: usize) {
-    #[cfg(target_os = "linux")]
-    {
-        const HUGE_PAGE_BYTES: usize = 2 << 20;
-        let first = start.addr().next_multiple_of(HUGE_PAGE_BYTES) - start.addr();
-        let end = (start.addr() + n_bytes) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-        if let Some(len @ 1..) = end.checked_sub(start.addr() + first) {
-            // SAFETY: whole pages of memory that is ours; a refusal changes nothing.
-            unsafe { libc::madvise(start.add(first).cast(), len, libc::MADV_HUGEPAGE) };
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (start, n_bytes);
 }
