@@ -100,7 +100,10 @@ impl Isa {
             ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
         ];
         #[cfg(target_arch = "aarch64")]
-        let known = [("dotprod", std::arch::is_aarch64_feature_detected!("dotprod"))];
+        let known = [
+            ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+            ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
+        ];
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let known = [("", false)];
         known
@@ -125,8 +128,7 @@ impl Isa {
     }
 
     /// All that this machine can run, the best first.
-    #[cfg(test)]
-    pub(crate) fn all() -> Vec<Self> {
+    pub fn all() -> Vec<Self> {
         let mut all = vec![Self::detect()];
         #[cfg(target_arch = "x86_64")]
         if matches!(Self::detect().0, Kind::Avx2(_)) {

@@ -5,9 +5,12 @@
 pub struct StepLimits {
     /// Most prompt rows in a step in which nothing decodes.
     pub prefill_rows: usize,
-    /// Most prompt rows in a step in which other sequences decode: what a running answer waits for at most.
+    /// Most rows of long prompts in a step in which other sequences decode: a running answer waits for them at each token.
     pub prefill_rows_beside_decode: usize,
 }
+
+/// Longest prompt that is read beside running answers as fast as without: more than a completion has.
+const SHORT_PROMPT: usize = 2048;
 
 impl Default for StepLimits {
     fn default() -> Self {
@@ -23,12 +26,15 @@ impl Default for StepLimits {
 ///
 /// A sequence with one pending token is decoding and always gets its row. The others share the prefill rows
 /// evenly, and what the short ones leave over goes to the long ones (max-min fairness). So a completion of a few
-/// dozen rows is through in one step beside a long chat, and the chat still moves on.
+/// dozen rows is through in one step beside a long chat, and the chat still moves on. Somebody who types waits for the first token
+/// of a completion, so that a running answer costs it no step.
 pub(crate) fn share_rows(pending: &[usize], limits: StepLimits, rows: &mut Vec<usize>) {
     let n_decoding = pending.iter().filter(|&&it| it == 1).count();
-    let mut left = match n_decoding {
-        0 => limits.prefill_rows,
-        _ => limits.prefill_rows_beside_decode,
+    let has_short_prompt = pending.iter().any(|it| (2..=SHORT_PROMPT).contains(it));
+    let mut left = if n_decoding == 0 || has_short_prompt {
+        limits.prefill_rows
+    } else {
+        limits.prefill_rows_beside_decode
     };
     let mut n_waiting = pending.len() - n_decoding;
     rows.clear();
@@ -81,14 +87,20 @@ mod tests {
     #[test]
     fn decoding_sequences_always_get_their_row() {
         check(&[1, 1, 1], &[1, 1, 1]);
-        check(&[1, 1000, 1], &[1, 40, 1]);
+        check(&[1, 5000, 1], &[1, 40, 1]);
+    }
+
+    #[test]
+    fn a_short_prompt_is_read_as_fast_beside_an_answer() {
+        check(&[1, 1000, 1], &[1, 100, 1]);
+        check(&[1, 1000, 5000], &[1, 50, 50]);
     }
 
     #[test]
     fn short_prompts_are_through_beside_long_ones() {
         check(&[1000, 20], &[80, 20]);
         check(&[1000, 1000, 20, 5], &[38, 37, 20, 5]);
-        check(&[1, 1000, 15], &[1, 25, 15]);
+        check(&[1, 5000, 15], &[1, 85, 15]);
     }
 
     #[test]

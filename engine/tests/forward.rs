@@ -161,7 +161,7 @@ fn check_logits(at: &str, checkpoint: &Checkpoint, model: &str, name: &str) {
         let worst = largest_difference(&found[found.len() - expected.len()..], &expected);
         assert!(worst < F32_TOLERANCE, "{at} on {by}, {name}: {worst:e} off");
     };
-    for isa in [Isa::detect(), Isa::PORTABLE] {
+    for isa in Isa::all() {
         check(f32_logits(checkpoint, isa, &tokens), isa.name());
     }
     check(reference::logits(checkpoint, &tokens).unwrap(), "candle");
@@ -361,7 +361,7 @@ fn gpt_oss_gives_the_logits_of_transformers() {
         let worst = largest_difference(&reference::logits(&checkpoint, &tokens).unwrap(), &expected);
         assert!(worst < F32_TOLERANCE, "{format} on candle: {worst:e} off");
         let widened = widened(checkpoint.weights());
-        for isa in [Isa::detect(), Isa::PORTABLE] {
+        for isa in Isa::all() {
             let mut model = Transformer::load(&widened, checkpoint.config().clone(), 2, isa).unwrap();
             let mut cache = KvCache::with_type(model.config(), 16, CacheType::F32);
             let found = run(
@@ -435,7 +435,7 @@ fn fp8_checkpoints_give_the_logits_of_transformers() {
         let spread = root_mean_square_difference(&expected, &vec![0.0; expected.len()]);
         assert!(worst < F32_TOLERANCE * spread, "{model} on candle: {worst:e} off");
         let widened = widened(checkpoint.weights());
-        for isa in [Isa::detect(), Isa::PORTABLE] {
+        for isa in Isa::all() {
             let mut exact = Transformer::load(&widened, checkpoint.config().clone(), 2, isa).unwrap();
             let mut cache = KvCache::with_type(exact.config(), 8, CacheType::F32);
             let sequence = &mut CachedSequence::default();
@@ -604,7 +604,7 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
             let checkpoint = open(fixture(model).join(format!("{dtype}.gguf")));
             let dequantized = reference::logits(&checkpoint, &tokens).unwrap();
             let llama_cpp = root_mean_square_difference(&witness, &dequantized);
-            for isa in [Isa::detect(), Isa::PORTABLE] {
+            for isa in Isa::all() {
                 let ours = root_mean_square_difference(&f32_logits(&checkpoint, isa, &tokens), &dequantized);
                 let case = format!("{model} {dtype} on {}", isa.name());
                 eprintln!("{case}: {ours} from the dequantized weights, llama.cpp {llama_cpp}");
@@ -676,7 +676,7 @@ fn chunks_steps_batches_and_rollbacks_give_the_same_bits() {
 
 fn check_chunks_steps_batches_and_rollbacks(name: &str, file: &str) {
     let checkpoint = open(fixture(name).join(file));
-    for isa in [Isa::detect(), Isa::PORTABLE] {
+    for isa in Isa::all() {
         check_bits(name, load(&checkpoint, isa));
     }
 }
@@ -764,7 +764,7 @@ fn check_tree(name: &str, file: &str) {
     const PATH: [usize; 4] = [1, 3, 4, 6];
     let checkpoint = open(fixture(name).join(file));
     let (tokens, _) = expected(name, "logits");
-    for isa in [Isa::detect(), Isa::PORTABLE] {
+    for isa in Isa::all() {
         let mut model = load(&checkpoint, isa);
         let vocab = model.config().vocab;
         for cache_type in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
@@ -947,7 +947,7 @@ fn a_weight_that_is_no_number_shows_in_the_logits() {
             .unwrap();
         bytes[at..at + 2].copy_from_slice(&0x7fc0u16.to_le_bytes());
     });
-    for isa in [Isa::detect(), Isa::PORTABLE] {
+    for isa in Isa::all() {
         let logits = f32_logits(&checkpoint, isa, &[1, 2, 3]);
         assert!(
             logits.iter().any(|logit| logit.is_nan()),
@@ -981,7 +981,7 @@ fn a_scale_that_is_no_number_is_refused_or_shows_in_the_logits() {
             // Wherever the scale is, it becomes one.
             bytes[at..at + tensor.dtype.block_bytes()].fill(0xff);
         });
-        for isa in [Isa::detect(), Isa::PORTABLE] {
+        for isa in Isa::all() {
             let at = format!("{model}, {name} on {}", isa.name());
             match Transformer::load(checkpoint.weights(), checkpoint.config().clone(), 2, isa) {
                 Err(EngineError::BadWeight { tensor }) => assert_eq!(tensor, name, "{at}"),

@@ -131,6 +131,36 @@ fn a_completion_beside_a_running_answer_gets_its_first_token_in_one_step() {
     );
 }
 
+/// The steps that the prompt takes by itself, and no more than one besides, whatever else runs.
+#[test]
+fn a_long_completion_beside_running_answers_waits_a_step_at_most() {
+    let n_steps = |n_chats: u64| {
+        let mut engine_loop = engine_loop(3000, 40);
+        let chats: Vec<_> = (0..n_chats)
+            .map(|seed| {
+                let (chat, reader) = sequence(50, seed, 10_000);
+                engine_loop.submit(chat);
+                reader
+            })
+            .collect();
+        for _ in 0..20 {
+            engine_loop.step();
+        }
+        let (completion, mut reader) = sequence(945, 99, 20);
+        engine_loop.submit(completion);
+        let n_steps = (1..100).find(|_| {
+            engine_loop.step();
+            !reader.tokens().is_empty()
+        });
+        drop(chats);
+        n_steps.expect("a first token")
+    };
+    let alone = n_steps(0);
+    for n_chats in [1, 8, 31] {
+        assert!(n_steps(n_chats) <= alone + 1, "{n_chats} chats");
+    }
+}
+
 #[test]
 fn a_completion_beside_a_long_prompt_gets_its_first_token_in_one_step() {
     let mut engine_loop = engine_loop(1000, 8);

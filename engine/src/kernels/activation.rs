@@ -148,10 +148,6 @@ fn layer_norm_generic<const FMA: bool>(x: &[f32], weight: &[f32], bias: &[f32], 
 mod tests {
     use super::*;
 
-    fn isas() -> [Isa; 2] {
-        [Isa::detect(), Isa::PORTABLE]
-    }
-
     #[test]
     fn activations_are_what_their_formulas_say() {
         let gates: Vec<f32> = (-80..80).map(|i| i as f32 / 8.0).collect();
@@ -160,7 +156,7 @@ mod tests {
         let gelu = |x: f64| {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
         };
-        for isa in isas() {
+        for isa in Isa::all() {
             for activation in [
                 Activation::SwiGlu,
                 Activation::GeGlu,
@@ -192,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_number_that_is_none_survives_the_clamp() {
-        for isa in isas() {
+        for isa in Isa::all() {
             let mut gate = [f32::NAN; 8];
             activate(
                 isa,
@@ -206,7 +202,7 @@ mod tests {
 
     #[test]
     fn capped_numbers_come_near_the_limit() {
-        for isa in isas() {
+        for isa in Isa::all() {
             let mut numbers: Vec<f32> = (-50..50).map(|i| i as f32 * 3.0).collect();
             let expected: Vec<f32> = numbers.iter().map(|x| 30.0 * (x / 30.0).tanh()).collect();
             cap(isa, &mut numbers, 30.0);
@@ -219,7 +215,7 @@ mod tests {
     #[test]
     fn layer_norm_has_mean_of_bias() {
         let x: Vec<f32> = (0..19).map(|i| 100.0 + i as f32).collect();
-        for isa in isas() {
+        for isa in Isa::all() {
             let mut out = [0.0; 19];
             layer_norm(isa, &x, &[2.0; 19], &[0.5; 19], 1e-5, &mut out);
             let mean = out.iter().sum::<f32>() / 19.0;

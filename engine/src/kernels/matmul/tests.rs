@@ -170,7 +170,7 @@ fn every_path_gives_the_bits_of_the_slow_one() {
             for (n_outputs, n_runs) in [(1, 8), (8, 8), (19, 24), (37, 40)] {
                 let n_inputs = n_runs * 32 + if dtype.block_len() == 32 { 96 } else { 0 };
                 let matrix = random_matrix(dtype, n_outputs, n_inputs, &mut random);
-                for n_rows in (1..=17).chain([48, 130]) {
+                for n_rows in (1..=17).chain([48, 130, 512]) {
                     let rows: Vec<f32> = (0..n_rows * n_inputs).map(|_| random.float()).collect();
                     let expected = product(Isa::PORTABLE, &matrix, &rows, 1);
                     assert!(
