@@ -109,8 +109,10 @@ impl Syntax {
     ///
     /// Takes microseconds. The text is parsed again when somebody asks for its [tree](Syntax::tree).
     pub fn edit(&mut self, edit: &TextEdit, rope: &Rope) {
-        let part = self.lock_part().clone().filter(|it| !it.is_outdated(self));
+        let known = self.lock_part();
+        let part = known.as_ref().filter(|it| !it.is_outdated(self));
         let part = part.and_then(|part| part.after(edit, rope));
+        drop(known);
         // Snapshots keep the old one.
         self.part = Arc::new(Mutex::new(part));
         self.neighbourhood = LastNeighbourhood::default();

@@ -72,13 +72,20 @@ impl PanelShape {
 
     /// Where the words begin.
     pub(crate) const fn words_at(self) -> usize {
-        (self.n_blocks * self.n_rows * self.block.head_bytes).next_multiple_of(LINE_BYTES)
+        self.head_bytes().next_multiple_of(LINE_BYTES)
     }
 
     /// What a panel takes, in whole lines.
     pub(crate) const fn n_bytes(self) -> usize {
-        let word_bytes = self.n_blocks * self.block.n_words() * self.n_rows * 4;
-        self.words_at() + word_bytes.next_multiple_of(LINE_BYTES)
+        self.words_at() + self.word_bytes().next_multiple_of(LINE_BYTES)
+    }
+
+    const fn head_bytes(self) -> usize {
+        self.n_blocks * self.n_rows * self.block.head_bytes
+    }
+
+    const fn word_bytes(self) -> usize {
+        self.n_blocks * self.n_rows * self.block.n_words() * 4
     }
 
     /// Lays out rows of blocks, one after the other; those that are missing are like the last. Shows each block to `look`.
@@ -87,9 +94,8 @@ impl PanelShape {
         let row_bytes = self.n_blocks * block_bytes;
         let last_row = rows.len() / row_bytes - 1;
         let (heads, words) = panel.split_at_mut(self.words_at());
-        let word_bytes = self.n_blocks * self.block.n_words() * self.n_rows * 4;
-        heads[self.n_blocks * self.n_rows * self.block.head_bytes..].fill(0);
-        words[word_bytes..].fill(0);
+        heads[self.head_bytes()..].fill(0);
+        words[self.word_bytes()..].fill(0);
         let words = words.as_chunks_mut().0;
         // All rows of a block before the next one, so that what is written stays in the first-level cache.
         for block_idx in 0..self.n_blocks {

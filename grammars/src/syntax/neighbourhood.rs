@@ -296,7 +296,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::TextEdit;
     use crate::test_support::{Random, code_in};
 
     #[test]
