@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
+
 use crate::{
     engine::EngineStatus,
     error::EngineError,
@@ -61,8 +63,12 @@ pub(crate) struct EngineLoop {
     rows: Vec<Row>,
     row_shares: Vec<usize>,
     pending: Vec<usize>,
+    kept: Vec<usize>,
     logits: Vec<f32>,
 }
+
+/// As many sequences as usually run have their places in a step's lists without memory from the system.
+const USUAL_RUNNING: usize = 32;
 
 /// A drafter with a network, and how long it takes.
 struct Network {
@@ -72,6 +78,8 @@ struct Network {
     /// What the last sequence to end knew of its drafts.
     experience: Experience,
     balance: Balance,
+    /// Of one sequence, kept between steps for its memory.
+    captured: Vec<f32>,
 }
 
 /// Weight of a new measurement of it.
@@ -109,6 +117,7 @@ impl EngineLoop {
                 draft_seconds: 0.0,
                 experience: Experience::default(),
                 balance: Balance::default(),
+                captured: Vec::new(),
             }),
             numbers: OnceCell::new(),
             n_submitted: 0,
@@ -117,6 +126,7 @@ impl EngineLoop {
             rows: Vec::new(),
             row_shares: Vec::new(),
             pending: Vec::new(),
+            kept: Vec::new(),
             logits: Vec::new(),
         };
         engine_loop.publish_status();
@@ -229,12 +239,18 @@ impl EngineLoop {
         self.retire();
     }
 
-    /// Starts waiting sequences, first come, first served, while there is room for their prompts.
+    /// Starts waiting sequences while there is room for their prompts: first those that somebody waits for at each key, then
+    /// by order of arrival. For the former, the youngest of the others make way.
     fn admit(&mut self) {
-        while self.running.len() < self.max_running && !self.is_full {
-            let Some(mut sequence) = self.waiting.pop_front() else {
+        while let Some(mut sequence) = self.take_next_waiting() {
+            let has_room = self.running.len() < self.max_running && !self.is_full;
+            let may_start = has_room
+                || self.running.is_empty()
+                || sequence.is_urgent && self.preempt(|it| !it.is_urgent).is_some();
+            if !may_start {
+                self.waiting.push_front(sequence);
                 break;
-            };
+            }
             sequence.cached = self.cache.open(&sequence.tokens);
             let is_drafted_for = sequence.speculator.network_experience().is_some();
             if let Some(network) = self.network.as_mut().filter(|_| is_drafted_for) {
@@ -242,23 +258,28 @@ impl EngineLoop {
                 self.cache.truncate(&mut sequence.cached, n_known);
             }
             let n_pending = sequence.n_pending();
-            match self.cache.reserve(&mut sequence.cached, n_pending) {
-                Ok(()) => {
-                    sequence.start();
-                    self.running.push(sequence);
+            if let Err(error) = self.cache.reserve(&mut sequence.cached, n_pending) {
+                self.give_back(&mut sequence);
+                let is_alone = self.running.is_empty();
+                if is_alone {
+                    sequence.fail(error);
                 }
-                Err(error) => {
-                    self.give_back(&mut sequence);
-                    if self.running.is_empty() {
-                        sequence.fail(error);
-                    } else {
-                        self.is_full = true;
-                    }
-                    self.waiting.push_front(sequence);
+                self.is_full = !is_alone;
+                self.waiting.push_front(sequence);
+                if is_alone {
                     break;
                 }
+                continue;
             }
+            sequence.start();
+            self.running.push(sequence);
         }
+    }
+
+    /// Takes who is to be started next from the queue.
+    fn take_next_waiting(&mut self) -> Option<Sequence> {
+        let urgent = self.waiting.iter().position(|it| it.is_urgent);
+        self.waiting.remove(urgent.unwrap_or(0))
     }
 
     /// Decides which pending tokens run in this step, and drafts.
@@ -286,10 +307,11 @@ impl EngineLoop {
         };
         let seconds = network.draft_seconds;
         let running = self.running.iter_mut();
-        let mut asking: Vec<_> = running
+        let mut asking: SmallVec<[_; USUAL_RUNNING]> = running
             .filter_map(|it| it.wants_network(load, &self.costs, seconds).then_some(it))
             .collect();
-        let mut tasks: Vec<_> = asking.iter_mut().filter_map(|it| it.network_task()).collect();
+        let tasks = asking.iter_mut().filter_map(|it| it.network_task());
+        let mut tasks: SmallVec<[_; USUAL_RUNNING]> = tasks.collect();
         if tasks.is_empty() {
             return;
         }
@@ -323,7 +345,10 @@ impl EngineLoop {
         first_row: usize,
         kept: &[usize],
     ) {
-        let Some(Network { drafter, .. }) = network else {
+        let Some(Network {
+            drafter, captured, ..
+        }) = network
+        else {
             return;
         };
         let n_layers = drafter.captured_layers().len();
@@ -333,12 +358,12 @@ impl EngineLoop {
         let width = n_layers * model.config().hidden;
         let row = |row: usize| &model.captured()[(first_row + row) * width..][..width];
         let nodes = kept.iter().map(|node| sequence.n_step_tokens + node);
-        let captured: Vec<f32> = (0..sequence.n_step_tokens)
-            .chain(nodes)
-            .flat_map(|idx| row(idx).iter().copied())
-            .collect();
+        captured.clear();
+        for idx in (0..sequence.n_step_tokens).chain(nodes) {
+            captured.extend_from_slice(row(idx));
+        }
         let first = sequence.cached.len();
-        if let Err(error) = drafter.observe(sequence.number, &sequence.tokens, first, &captured) {
+        if let Err(error) = drafter.observe(sequence.number, &sequence.tokens, first, captured) {
             tracing::error!("no more drafts from the {}: {error}", drafter.kind());
             *network = None;
         }
@@ -367,7 +392,8 @@ impl EngineLoop {
             if !sequence.speculator.proposed().is_empty() {
                 sequence.speculator.withdraw();
             } else if !is_alone {
-                self.preempt_youngest();
+                let preempted = self.preempt(|_| true);
+                sequence_idx -= usize::from(preempted.is_some_and(|it| it < sequence_idx));
             } else {
                 sequence.fail(error);
                 return self.retire();
@@ -375,13 +401,16 @@ impl EngineLoop {
         }
     }
 
-    fn preempt_youngest(&mut self) {
-        let Some(mut sequence) = self.running.pop() else {
-            return;
-        };
+    /// Sends the youngest sequence that `may_go` back to the queue, if there is one; those that nobody waits for at each key go
+    /// first. Returns its index.
+    fn preempt(&mut self, may_go: impl Fn(&Sequence) -> bool) -> Option<usize> {
+        let running = self.running.iter().enumerate().filter(|(_, it)| may_go(it));
+        let (idx, _) = running.max_by_key(|(idx, it)| (!it.is_urgent, *idx))?;
+        let mut sequence = self.running.remove(idx);
         self.give_back(&mut sequence);
         self.waiting.push_front(sequence);
         self.is_full = true;
+        Some(idx)
     }
 
     /// Runs the step's rows, and gives each sequence its logits.
@@ -393,7 +422,7 @@ impl EngineLoop {
         if self.rows.is_empty() {
             return Ok(());
         }
-        let sequences: Vec<_> = self.running.iter().map(|it| &it.cached).collect();
+        let sequences: SmallVec<[_; USUAL_RUNNING]> = self.running.iter().map(|it| &it.cached).collect();
         let batch = Batch {
             rows: &self.rows,
             sequences: &sequences,
@@ -401,6 +430,7 @@ impl EngineLoop {
         let start = (self.clock)();
         self.model.forward(batch, &mut self.cache, &mut self.logits)?;
         let duration = (self.clock)() - start;
+        drop(sequences);
         self.n_steps += 1;
         self.is_warm = true;
         // Rows of a prompt cost less: they have no logits.
@@ -416,14 +446,15 @@ impl EngineLoop {
             let (own, others) = logits.split_at(sequence.n_wanted_rows() * vocab);
             logits = others;
             let start = Instant::now();
-            let kept = sequence.advance(own, duration);
+            sequence.advance(own, duration, &mut self.kept);
+            let kept = self.kept.as_slice();
             let observing = Instant::now();
-            Self::observe(&mut self.network, &*self.model, sequence, first_row, &kept);
+            Self::observe(&mut self.network, &*self.model, sequence, first_row, kept);
             sequence.network_seconds += observing.elapsed().as_secs_f64();
             first_row += n_rows;
             let cached_len = sequence.cached.len();
             let n_run = cached_len + sequence.n_step_tokens;
-            self.cache.keep_path(&sequence.cached, n_run, &kept);
+            self.cache.keep_path(&sequence.cached, n_run, kept);
             let committed = &sequence.tokens[cached_len..n_run + kept.len()];
             self.cache.commit(&mut sequence.cached, committed);
             sequence.speculator.stats.commit_nanos += start.elapsed().as_nanos() as u64;

@@ -73,8 +73,9 @@ impl Isa {
         if is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c")
+            && let Some(integers) = integers().next()
         {
-            return Self(Kind::Avx2(integers()[0]));
+            return Self(Kind::Avx2(integers));
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("dotprod") {
@@ -132,7 +133,7 @@ impl Isa {
         let mut all = vec![Self::detect()];
         #[cfg(target_arch = "x86_64")]
         if matches!(Self::detect().0, Kind::Avx2(_)) {
-            all.extend(integers().into_iter().skip(1).map(|it| Self(Kind::Avx2(it))));
+            all.extend(integers().skip(1).map(|it| Self(Kind::Avx2(it))));
         }
         #[cfg(target_arch = "aarch64")]
         if Self::detect().0 == (Kind::Neon { i8mm: true }) {
@@ -161,22 +162,21 @@ impl Isa {
     }
 }
 
-/// What multiplies integers on this machine, which has AVX2; the best first.
+/// What multiplies integers on this machine, which has AVX2; the best first, and AVX2 itself at the end.
 #[cfg(target_arch = "x86_64")]
-fn integers() -> Vec<Integers> {
-    let mut found = vec![Integers::Avx2];
-    if is_x86_feature_detected!("avxvnni") {
-        found.insert(0, Integers::AvxVnni);
-    }
-    if is_x86_feature_detected!("avx512f")
+fn integers() -> impl Iterator<Item = Integers> {
+    let has_avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vnni")
-    {
-        found.insert(0, Integers::Avx512Vnni);
-    }
-    found
+        && is_x86_feature_detected!("avx512vnni");
+    [
+        (Integers::Avx512Vnni, has_avx512),
+        (Integers::AvxVnni, is_x86_feature_detected!("avxvnni")),
+        (Integers::Avx2, true),
+    ]
+    .into_iter()
+    .filter_map(|(integers, is_there)| is_there.then_some(integers))
 }
 
 /// A mutable buffer that threads write in disjoint places.

@@ -18,7 +18,7 @@ use crate::{
     healing::Healing,
     kv_cache::CachedSequence,
     model::Row,
-    request::{Event, Finish, FinishReason, GeneratedToken, Request, Timings, Usage},
+    request::{Event, Finish, FinishReason, GeneratedToken, Prompt, Request, Timings, Usage},
     sampler::{PickedToken, Sampler},
     speculative::{
         Speculator,
@@ -42,6 +42,8 @@ pub(crate) struct Sequence {
     pub(crate) prompt_len: usize,
     /// What tells it from the others of its engine.
     pub(crate) number: u64,
+    /// Whether somebody waits for it at each key: it fills a hole at the cursor.
+    pub(crate) is_urgent: bool,
     /// Length of `tokens` at which the generation ends.
     max_len: usize,
     context_length: usize,
@@ -92,6 +94,7 @@ impl Sequence {
         Ok(Self {
             prompt_len: prompt.len(),
             number: 0,
+            is_urgent: matches!(request.prompt, Prompt::Fim(_)),
             max_len: context_length.min(prompt.len().saturating_add(request.stop.max_tokens)),
             context_length,
             tokens: prompt,
@@ -201,16 +204,17 @@ impl Sequence {
         draft.push_rows(start + self.n_step_tokens, sequence_idx, rows);
     }
 
-    /// Takes the logits of the step's wanted rows, `(n_wanted_rows, vocab)`, and returns the nodes of the draft that were
+    /// Takes the logits of the step's wanted rows, `(n_wanted_rows, vocab)`, and leaves in `kept` the nodes of the draft that were
     /// kept: a path from the root down. `forward` is how long the pass took.
-    pub(crate) fn advance(&mut self, logits: &[f32], forward: Duration) -> Vec<usize> {
+    pub(crate) fn advance(&mut self, logits: &[f32], forward: Duration, kept: &mut Vec<usize>) {
+        kept.clear();
         if !self.reaches_end() {
-            return Vec::new();
+            return;
         }
         if self.tokens.len() == self.max_len {
             // Nothing was to be generated: the prompt is in the cache, which is all that was asked for.
             self.outcome = Some(Ok(FinishReason::Length));
-            return Vec::new();
+            return;
         }
         let is_first = self.first_token.is_none();
         if is_first {
@@ -221,15 +225,14 @@ impl Sequence {
             stats.steps += 1;
             stats.verify_nanos += forward.as_nanos() as u64;
         }
-        let kept = self.verify(logits).unwrap_or_else(|error| {
+        if let Err(error) = self.verify(logits, kept) {
             self.fail(error);
-            Vec::new()
-        });
+            kept.clear();
+        }
         if is_first {
             self.speculator.stats.emitted = 0;
         }
         self.flush();
-        kept
     }
 
     /// Takes in one token of the answer; returns whether the generation goes on.

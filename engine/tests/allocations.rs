@@ -1,15 +1,20 @@
-//! A step of decoding takes no memory from the system once the buffers have grown.
+//! A step of decoding takes no memory from the system once the buffers have grown, but for what is handed to the reader.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use surmise_engine::{
+    Engine, EngineOptions,
     kernels::Isa,
     kv_cache::{BLOCK_LEN, CachedSequence, KvCache},
     model::{Batch, Checkpoint, Model, Row, transformer::Transformer},
+    request::{Prompt, Request, Speculation, StopCondition},
     weights::{Gguf, WeightSource},
 };
 
@@ -40,12 +45,21 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Held by the test that counts.
+static COUNTING: Mutex<()> = Mutex::new(());
+
+fn fixture(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures/references")
+        .join(file)
+}
+
 /// Steps until all rows chose the same experts once, and a state has as many positions before it as its convolution sees.
 const N_FIRST_STEPS: usize = 20;
 
 #[test]
 fn a_step_after_the_first_ones_allocates_nothing() {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/references");
+    let _turn = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     for file in [
         "llama3-k/q8_0.gguf",
         "qwen2-k/q4_k_m.gguf",
@@ -55,7 +69,7 @@ fn a_step_after_the_first_ones_allocates_nothing() {
         "gemma4-e/bf16.gguf",
         "deepseek-v2-k/joined-q4_k_m.gguf",
     ] {
-        let gguf = Gguf::open(WeightSource::File(fixtures.join(file))).unwrap();
+        let gguf = Gguf::open(WeightSource::File(fixture(file))).unwrap();
         let checkpoint = Checkpoint::from_gguf(&gguf).unwrap();
         let config = checkpoint.config().clone();
         // One thread: of several, each takes its memory with the first task that it happens to get.
@@ -92,5 +106,50 @@ fn a_step_after_the_first_ones_allocates_nothing() {
                 assert!(sequence.len() < 8 * BLOCK_LEN);
             }
         }
+    }
+}
+
+/// Its text and its list of tokens are the reader's. Besides them there is what grows with an answer: its tokens, the blocks and their
+/// places in the prefix tree, what drafts are looked up in.
+#[test]
+fn a_token_of_an_answer_allocates_what_its_event_takes() {
+    const FEW: usize = 60;
+    const MANY: usize = 220;
+    let _turn = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let options = EngineOptions {
+        threads: Some(1),
+        ..EngineOptions::default()
+    };
+    let engine = Engine::load(WeightSource::File(fixture("llama3-k/q8_0.gguf")), options).unwrap();
+    let n_allocations = |max_tokens: usize, speculation: Speculation| {
+        let request = Request {
+            prompt: Prompt::Tokens((0..20).map(|idx| idx * 7 % 200).collect()),
+            stop: StopCondition {
+                max_tokens,
+                ignore_end_tokens: true,
+                ..StopCondition::default()
+            },
+            speculation,
+            ..Request::default()
+        };
+        let before = N_ALLOCATIONS.load(Ordering::Relaxed);
+        let mut generation = engine.generate(request);
+        let mut n_events = 0;
+        while generation.blocking_next().is_some() {
+            n_events += 1;
+        }
+        (N_ALLOCATIONS.load(Ordering::Relaxed) - before, n_events)
+    };
+    for speculation in [Speculation::Off, Speculation::Auto, Speculation::Fixed(4)] {
+        n_allocations(MANY, speculation);
+        let (few, few_events) = n_allocations(FEW, speculation);
+        let (many, many_events) = n_allocations(MANY, speculation);
+        assert!(few_events < many_events);
+        let (growth, of_events) = (many - few, 2 * (many_events - few_events));
+        assert!(
+            growth <= of_events + (MANY - FEW) / 4,
+            "{speculation:?}: {growth} in {} tokens, {of_events} of them for events",
+            MANY - FEW
+        );
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         ModelConfig,
         scripted::{HashedScript, ScriptedModel},
     },
-    request::{Event, FinishReason, GeneratedToken, Request, SamplingParams, Speculation},
+    request::{Event, FimPrompt, FinishReason, GeneratedToken, Prompt, Request, SamplingParams, Speculation},
     sampler::split_mix,
     sequence::Output,
     speculative::{
@@ -159,6 +159,73 @@ fn a_long_completion_beside_running_answers_waits_a_step_at_most() {
     for n_chats in [1, 8, 31] {
         assert!(n_steps(n_chats) <= alone + 1, "{n_chats} chats");
     }
+}
+
+/// A hole at somebody's cursor.
+fn completion(prompt_len: usize, seed: u64) -> (Sequence, Reader) {
+    let request = Request {
+        prompt: Prompt::Fim(FimPrompt::default()),
+        ..Request::default()
+    };
+    sequence_of(&request, prompt_len, seed, 20)
+}
+
+#[test]
+fn a_completion_does_not_wait_for_answers_to_end() {
+    // One answer too many to run, and others that fill the cache.
+    for (n_blocks, max_running, n_chats, prompt_len) in [(1000, 4, 6, 50), (20, 8, 8, 150)] {
+        let alone = |seed: u64| {
+            let mut engine_loop = engine_loop(1000, 1);
+            let (chat, mut reader) = sequence(prompt_len, seed, 200);
+            engine_loop.submit(chat);
+            run_until_idle(&mut engine_loop);
+            ids(&reader.tokens())
+        };
+        let mut engine_loop = engine_loop(n_blocks, max_running);
+        let mut chats: Vec<_> = (0..n_chats)
+            .map(|seed| {
+                let (chat, reader) = sequence(prompt_len, seed, 200);
+                engine_loop.submit(chat);
+                reader
+            })
+            .collect();
+        for _ in 0..20 {
+            engine_loop.step();
+        }
+        assert!(engine_loop.status.lock().unwrap().n_waiting > 0);
+        for seed in 100..103 {
+            let (completion, mut reader) = completion(100, seed);
+            engine_loop.submit(completion);
+            engine_loop.step();
+            assert_eq!(reader.tokens().len(), 1, "of {n_chats} answers");
+        }
+        run_until_idle(&mut engine_loop);
+        for (reader, seed) in chats.iter_mut().zip(0..) {
+            assert_eq!(ids(&reader.tokens()), alone(seed), "answer {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_completion_that_can_never_fit_fails_and_the_answers_go_on() {
+    let mut engine_loop = engine_loop(10, 8);
+    let mut chats: Vec<_> = (0..2)
+        .map(|seed| {
+            let (chat, reader) = sequence(50, seed, 40);
+            engine_loop.submit(chat);
+            reader
+        })
+        .collect();
+    engine_loop.step();
+    let (completion, mut reader) = completion(1000, 9);
+    engine_loop.submit(completion);
+    run_until_idle(&mut engine_loop);
+    let last = reader.last_event();
+    assert!(
+        matches!(last, Some(Event::Failed(EngineError::CacheFull { .. }))),
+        "{last:?}"
+    );
+    assert!(chats.iter_mut().all(|it| it.tokens().len() == 40));
 }
 
 #[test]

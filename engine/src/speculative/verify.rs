@@ -15,15 +15,15 @@ use crate::{error::EngineError, logits::History, sequence::Sequence};
 
 impl Sequence {
     /// Picks tokens from `logits`, `(1 + draft length, vocab)`, up to the first that was not drafted, and emits them.
-    /// Returns the draft's nodes that were kept, from the root down: their rows in the KV cache are right.
+    /// Leaves in `kept`, which must be empty, the draft's nodes that were kept, from the root down: their rows in the KV cache are
+    /// right.
     ///
     /// # Errors
     /// As the sampler's.
-    pub(crate) fn verify(&mut self, logits: &[f32]) -> Result<Vec<usize>, EngineError> {
+    pub(crate) fn verify(&mut self, logits: &[f32], kept: &mut Vec<usize>) -> Result<(), EngineError> {
         let n_before = self.tokens.len();
         let draft_len = self.speculator.proposed().len();
         let vocab = logits.len() / (draft_len + 1);
-        let mut kept = Vec::new();
         let mut at = None;
         let has_more = loop {
             let row = at.map_or(0, |node: usize| node + 1);
@@ -62,6 +62,6 @@ impl Sequence {
             stats.recovered += usize::from(has_own && has_more);
             stats.bonus += usize::from(has_own && !has_more);
         }
-        Ok(kept)
+        Ok(())
     }
 }
