@@ -153,10 +153,9 @@ pub(super) fn swiglu_generic<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// Rotates the pairs of one head by the angles whose cosines and sines are given, `(head_dim / 2)` each
-/// (Su et al. 2021, "RoFormer"). `halves` pairs `(i, i + head_dim/2)`, otherwise `(2i, 2i + 1)`.
+/// The slow version of [`rotate`](super::norm::rotate), and the fast one where more instructions are enabled.
 #[inline(always)]
-pub(crate) fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], halves: bool) {
+pub(super) fn rotate_generic(head: &mut [f32], cosines: &[f32], sines: &[f32], halves: bool) {
     let n_pairs = cosines.len();
     if halves {
         let (first, second) = head.split_at_mut(n_pairs);

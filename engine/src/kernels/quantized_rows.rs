@@ -1,5 +1,7 @@
 //! Activations as 8-bit integers, in the form that every integer product reads.
 
+use std::ops::Range;
+
 #[cfg(target_arch = "x86_64")]
 use super::Integers;
 use super::{Isa, SharedOut, pool::ThreadPool};
@@ -74,15 +76,55 @@ impl QuantizedRows {
     /// Quantises `rows`, `(n_rows, n_columns)`. Does nothing where `n_columns` is no whole number of runs: then
     /// no quantised weights can want it.
     pub(crate) fn set_rows(&mut self, isa: Isa, pool: &mut ThreadPool, rows: &[f32], n_columns: usize) {
-        if !n_columns.is_multiple_of(RUN_LEN) {
-            return;
+        if n_columns.is_multiple_of(RUN_LEN) {
+            self.quantize(isa, pool, rows.len() / n_columns, n_columns, &|columns| {
+                &rows[columns]
+            });
         }
+    }
+
+    /// Lets `make` fill each of `rows`, `(n_rows, n_columns)`, given its range of them, and quantises it at once, while it is in
+    /// the first cache.
+    pub(crate) fn make_rows(
+        &mut self,
+        isa: Isa,
+        pool: &mut ThreadPool,
+        rows: &mut [f32],
+        n_columns: usize,
+        make: &(dyn Fn(Range<usize>, &mut [f32]) + Sync),
+    ) {
+        let n_rows = rows.len() / n_columns;
+        let rows = SharedOut::new(rows);
+        let make_row = |columns: Range<usize>| {
+            // SAFETY: every row is another range.
+            let row = unsafe { rows.slice(columns.clone()) };
+            make(columns, row);
+            &*row
+        };
+        if n_columns.is_multiple_of(RUN_LEN) {
+            self.quantize(isa, pool, n_rows, n_columns, &make_row);
+        } else {
+            pool.run_rows(n_rows, n_columns, &|columns| {
+                make_row(columns);
+            });
+        }
+    }
+
+    /// Quantises the rows that `row_at` gives for their ranges. `n_columns` is a whole number of runs.
+    fn quantize<'a>(
+        &mut self,
+        isa: Isa,
+        pool: &mut ThreadPool,
+        n_rows: usize,
+        n_columns: usize,
+        row_at: &(dyn Fn(Range<usize>) -> &'a [f32] + Sync),
+    ) {
         self.n_runs = n_columns / RUN_LEN;
-        self.n_rows = rows.len() / n_columns;
+        self.n_rows = n_rows;
         self.group(isa.max_rows());
         let (groups, n_runs) = (&self.groups, self.n_runs);
         let runs = SharedOut::new(&mut self.runs);
-        pool.run_rows(self.n_rows, n_columns, &|columns| {
+        pool.run_rows(n_rows, n_columns, &|columns| {
             let row = columns.start / n_columns;
             let group = group_of(groups, row);
             // SAFETY: a row writes its own runs of the group only.
@@ -91,16 +133,15 @@ impl QuantizedRows {
                 &mut runs.slice(at..at + 1)[0]
             };
             debug_assert_eq!(columns.len(), n_runs * RUN_LEN);
+            let x = row_at(columns);
             match isa.0 {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the kind is only made where the instructions were detected.
-                super::Kind::Avx2(Integers::Avx512Vnni) => unsafe {
-                    quantize_row_avx512(&rows[columns], out)
-                },
+                super::Kind::Avx2(Integers::Avx512Vnni) => unsafe { quantize_row_avx512(x, out) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                super::Kind::Avx2(_) => unsafe { quantize_row_avx2(&rows[columns], out) },
-                _ => quantize_row(&rows[columns], out),
+                super::Kind::Avx2(_) => unsafe { quantize_row_avx2(x, out) },
+                _ => quantize_row(x, out),
             }
         });
     }
@@ -281,6 +322,24 @@ mod tests {
             let mut expected = *quantized.run(0, run);
             expected.pairs = detected.run(0, run).pairs;
             assert_eq!(*detected.run(0, run), expected);
+        }
+    }
+
+    #[test]
+    fn rows_are_quantized_as_they_are_made() {
+        for n_columns in [64, 40] {
+            let x: Vec<f32> = (0..30 * n_columns)
+                .map(|at| (at * 37 % 101) as f32 - 50.0)
+                .collect();
+            let mut made = vec![0.0; x.len()];
+            let (mut pool, isa) = (ThreadPool::new(2), Isa::detect());
+            let (mut expected, mut found) = (QuantizedRows::default(), QuantizedRows::default());
+            expected.set_rows(isa, &mut pool, &x, n_columns);
+            found.make_rows(isa, &mut pool, &mut made, n_columns, &|range, row| {
+                row.copy_from_slice(&x[range]);
+            });
+            assert_eq!(made, x);
+            assert_eq!((&found.groups, &found.runs), (&expected.groups, &expected.runs));
         }
     }
 

@@ -380,9 +380,12 @@ impl Mixer {
 impl Buffers {
     /// `normed` and its 8-bit form from the residual stream.
     fn norm_residual(&mut self, context: &mut Context<'_>, weights: &NormWeights) {
-        context.norm(weights, &self.residual, &mut self.normed);
-        let (isa, hidden) = (context.isa, context.config.hidden);
-        self.quantized.set_rows(isa, context.pool, &self.normed, hidden);
+        let (isa, hidden, residual) = (context.isa, context.config.hidden, &self.residual);
+        let norm = context.norm_of(weights);
+        self.quantized
+            .make_rows(isa, context.pool, &mut self.normed, hidden, &|range, out| {
+                norm(&residual[range], out);
+            });
     }
 
     /// The 8-bit form of the residual stream itself.
@@ -416,23 +419,29 @@ impl Buffers {
 impl Context<'_> {
     /// `out = norm(rows)`, both `(rows, hidden)`.
     fn norm(&mut self, weights: &NormWeights, rows: &[f32], out: &mut [f32]) {
-        let (isa, hidden) = (self.isa, self.config.hidden);
+        let (hidden, norm) = (self.config.hidden, self.norm_of(weights));
+        let out = SharedOut::new(out);
+        self.pool.run_rows(rows.len() / hidden, hidden, &|range| {
+            // SAFETY: every row is another range.
+            norm(&rows[range.clone()], unsafe { out.slice(range) });
+        });
+    }
+
+    /// The norm of one row, to be written to another place.
+    fn norm_of<'a>(&self, weights: &'a NormWeights) -> impl Fn(&[f32], &mut [f32]) + Sync + use<'a> {
+        let isa = self.isa;
         let Norm {
             subtracts_mean,
             epsilon,
             ..
         } = self.config.norm;
-        let out = SharedOut::new(out);
-        self.pool.run_rows(rows.len() / hidden, hidden, &|range| {
-            let row = &rows[range.clone()];
-            // SAFETY: every row is another range.
-            let out = unsafe { out.slice(range) };
+        move |row, out| {
             if subtracts_mean {
                 layer_norm(isa, row, &weights.scale, &weights.bias, epsilon, out);
             } else {
                 rms_norm(isa, row, &weights.scale, epsilon, out);
             }
-        });
+        }
     }
 }
 

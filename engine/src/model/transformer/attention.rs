@@ -10,9 +10,10 @@ use super::{
 use crate::{
     error::EngineError,
     kernels::{
+        Isa,
         attention::{AttentionShape, attend},
-        float::rotate,
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
+        norm::rotate,
     },
     kv_cache::KvCache,
     model::{Batch, LayerConfig, ModelConfig, RopePairing},
@@ -253,10 +254,16 @@ impl Buffers {
 
 impl Rotations {
     /// Rotates the first pairs of a head of row `row`; what lies beyond them stays.
-    pub(super) fn rotate(&self, row: usize, head: &mut [f32], pairing: RopePairing) {
+    pub(super) fn rotate(&self, isa: Isa, row: usize, head: &mut [f32], pairing: RopePairing) {
         let pairs = row * self.n_pairs..(row + 1) * self.n_pairs;
         let rotated = &mut head[..2 * self.n_pairs];
         let halves = pairing == RopePairing::Halves;
-        rotate(rotated, &self.cosines[pairs.clone()], &self.sines[pairs], halves);
+        rotate(
+            isa,
+            rotated,
+            &self.cosines[pairs.clone()],
+            &self.sines[pairs],
+            halves,
+        );
     }
 }

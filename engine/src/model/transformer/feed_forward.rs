@@ -4,7 +4,6 @@ use super::{Context, NormWeights, add_bias, add_to, load::Loader, scale_by};
 use crate::{
     error::EngineError,
     kernels::{
-        SharedOut,
         activation::activate,
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
         norm::dot_product,
@@ -492,17 +491,9 @@ impl Mlp {
         }
         add_bias(gate, self.gate_bias.as_deref());
         add_bias(up, self.up_bias.as_deref());
-        let shared = SharedOut::new(gate);
-        context.pool.run_rows(n_rows, width, &|range| {
-            // SAFETY: every row is another range.
-            activate(
-                isa,
-                activation,
-                unsafe { shared.slice(range.clone()) },
-                &up[range],
-            );
+        quantized.make_rows(isa, context.pool, gate, width, &|range, row| {
+            activate(isa, activation, row, &up[range]);
         });
-        quantized.set_rows(isa, context.pool, gate, width);
         let input = Input {
             rows: gate,
             quantized,

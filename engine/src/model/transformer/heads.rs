@@ -192,7 +192,7 @@ fn norm_and_rotate(
                 rms_norm_in_place(isa, head, weight, epsilon);
             }
             if let Some((rotations, pairing)) = rotation {
-                rotations.rotate(row, head, pairing);
+                rotations.rotate(isa, row, head, pairing);
             }
         }
     });

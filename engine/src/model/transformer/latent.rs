@@ -161,7 +161,7 @@ impl Latent {
         for (row, key) in key.chunks_exact_mut(key_dim).enumerate() {
             let (latent, rotated) = key.split_at_mut(rank);
             rms_norm_in_place(isa, latent, &self.norm, epsilon);
-            rotations.rotate(row, rotated, pairing);
+            rotations.rotate(isa, row, rotated, pairing);
         }
         own.by_head.gather(&own.query, n_heads, plain_dim, n_rows);
         own.by_head
@@ -176,7 +176,7 @@ impl Latent {
                 latent.copy_from_slice(&absorbed[(head * n_rows + row) * rank..][..rank]);
                 let start = (row * n_heads + head) * query_dim + plain_dim;
                 rotated.copy_from_slice(&own_query[start..][..rotated_dim]);
-                rotations.rotate(row, rotated, pairing);
+                rotations.rotate(isa, row, rotated, pairing);
             }
         });
     }

@@ -10,7 +10,6 @@ use super::{
 use crate::{
     error::EngineError,
     kernels::{
-        SharedOut,
         activation::activate,
         matmul::{Input, Matrix, Product, QuantizedRows, multiply},
         norm::rms_norm_in_place,
@@ -132,13 +131,10 @@ impl LayerInput {
             out: gate,
         };
         multiply(isa, context.pool, input, n_rows, [product]);
-        let shared = SharedOut::new(gate);
-        context.pool.run_rows(n_rows, width, &|range| {
+        quantized.make_rows(isa, context.pool, gate, width, &|range, row| {
             let part = &parts[(range.start * n_layers + layer_idx * width)..][..width];
-            // SAFETY: every row is another range.
-            activate(isa, Activation::GeGlu, unsafe { shared.slice(range) }, part);
+            activate(isa, Activation::GeGlu, row, part);
         });
-        quantized.set_rows(isa, context.pool, gate, width);
         let input = Input {
             rows: gate,
             quantized,

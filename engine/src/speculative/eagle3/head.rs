@@ -7,11 +7,10 @@ use super::config::{HeadConfig, HeadFile};
 use crate::{
     error::EngineError,
     kernels::{
-        Isa, SharedOut,
+        Isa,
         attention::{AttentionShape, attend},
-        float::rotate,
         matmul::{Input, Matrix, Product, QuantizedRows, TileArena, multiply},
-        norm::{rms_norm, swiglu},
+        norm::{rms_norm, rotate, swiglu},
         pool::ThreadPool,
     },
     kv_cache::KvCache,
@@ -288,7 +287,7 @@ impl Head {
                 .chunks_exact_mut(head_dim)
                 .chain(key.chunks_exact_mut(head_dim))
             {
-                rotate(head, &cosines, &sines, rope.pairing == RopePairing::Halves);
+                rotate(isa, head, &cosines, &sines, rope.pairing == RopePairing::Halves);
             }
         }
         let keys_and_values = own
@@ -345,8 +344,11 @@ impl Head {
             },
         ];
         multiply(isa, pool, input, n_rows, products);
-        swiglu(isa, &mut own.gate, &own.up);
-        own.quantized.set_rows(isa, pool, &own.gate, *feed_forward);
+        let (gate, up) = (&mut own.gate, &own.up);
+        own.quantized
+            .make_rows(isa, pool, gate, *feed_forward, &|range, row| {
+                swiglu(isa, row, &up[range]);
+            });
         let input = Input {
             rows: &own.gate,
             quantized: &own.quantized,
@@ -412,13 +414,11 @@ impl Buffers {
     /// `normed` and its 8-bit form from the residual stream.
     fn norm_residual(&mut self, isa: Isa, pool: &mut ThreadPool, weight: &[f32], epsilon: f32) {
         let hidden = weight.len();
-        let normed = SharedOut::new(&mut self.normed);
-        pool.run_rows(self.residual.len() / hidden, hidden, &|range| {
-            // SAFETY: every row is another range.
-            let out = unsafe { normed.slice(range.clone()) };
-            rms_norm(isa, &self.residual[range], weight, epsilon, out);
-        });
-        self.quantized.set_rows(isa, pool, &self.normed, hidden);
+        let residual = &self.residual;
+        self.quantized
+            .make_rows(isa, pool, &mut self.normed, hidden, &|range, out| {
+                rms_norm(isa, &residual[range], weight, epsilon, out);
+            });
     }
 }
 
