@@ -50,7 +50,7 @@ pub(crate) use load::{ModelFiles, n_threads};
 pub struct EngineOptions {
     /// Name of the model for people and APIs; empty for its architecture.
     pub model_name: String,
-    /// Threads that run the model; `None` for one on each physical core. Only for [`Engine::load`].
+    /// Threads that run the model; `None` for one on each physical core, or all but one of more than four. Only for [`Engine::load`].
     pub threads: Option<usize>,
     /// Most positions of one sequence, prompt and answer together; `None` for what the model was trained for. Rotary embeddings
     /// with factors for short and for long contexts (Phi 3) take those that go with it.

@@ -153,7 +153,7 @@ struct BenchArgs {
     /// The model: `embedded`, or the path of a .gguf file or of a folder with safetensors.
     #[arg(long, value_name = "FILE")]
     model: Option<String>,
-    /// Threads that compute; 0 takes one for each core.
+    /// Threads that compute; 0 takes one for each physical core, but leaves one of more than four to the editor.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// How often each thing is measured, time permitting.

@@ -70,7 +70,7 @@ pub enum ExtentConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EngineConfig {
-    /// Threads that compute; 0 takes one for each physical core.
+    /// Threads that compute; 0 takes one for each physical core, but leaves one of more than four to the editor.
     #[schemars(range(min = 0, max = 512))]
     pub threads: usize,
     /// Tokens that prompt and suggestion may have together; 0 takes what the model was trained for.

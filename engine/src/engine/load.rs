@@ -287,12 +287,33 @@ fn load_drafter(
 
 /// Threads to run a model on, if `asked_for` of them are.
 ///
-/// One thread for each physical core that this process may use: two on one core would share its arithmetic, and spin.
+/// One thread for each physical core that this process may use, as two on one core would share its arithmetic, and spin. Of more than
+/// [`MOST_USED_WHOLLY`] cores one is left to the editor and its other servers: the memory is busy without it.
 pub(crate) fn n_threads(asked_for: Option<usize>) -> usize {
-    // The first knows of affinities and quotas, the second of cores.
-    let of_machine = || {
-        let usable = thread::available_parallelism().map_or(1, |n| n.get());
-        usable.min(num_cpus::get_physical())
-    };
-    asked_for.unwrap_or_else(of_machine).max(1)
+    asked_for
+        .unwrap_or_else(|| {
+            // The first knows of affinities and quotas, the second of cores.
+            let usable = thread::available_parallelism().map_or(1, |n| n.get());
+            of_cores(usable.min(num_cpus::get_physical()))
+        })
+        .max(1)
+}
+
+/// Cores that are all used; of more, one is left over.
+const MOST_USED_WHOLLY: usize = 4;
+
+fn of_cores(n_cores: usize) -> usize {
+    n_cores - usize::from(n_cores > MOST_USED_WHOLLY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_cores_leave_one_to_the_editor() {
+        assert_eq!([1, 2, 4, 5, 8, 20].map(of_cores), [1, 2, 4, 4, 7, 19]);
+        assert_eq!([Some(3), Some(0)].map(n_threads), [3, 1]);
+        assert!(n_threads(None) >= 1);
+    }
 }
