@@ -52,6 +52,12 @@ fn holes(n: usize) -> Vec<FimPrompt> {
         .collect()
 }
 
+#[test]
+fn its_file_is_smaller_than_50_megabytes() {
+    let file = fs::metadata(root().join("engine/weights/surmise.gguf")).unwrap();
+    assert!(file.len() < 50_000_000, "{} bytes", file.len());
+}
+
 fn fill(engine: &Engine, hole: &FimPrompt, speculation: Speculation, sampling: &SamplingParams) -> Answer {
     let request = Request {
         prompt: Prompt::Fim(hole.clone()),

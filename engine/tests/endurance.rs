@@ -1,9 +1,9 @@
 //! Ten thousand requests in one engine, in a process of their own: nothing is left over, and memory does not grow.
 
-use std::{collections::VecDeque, sync::Arc, thread, time::Duration};
+use std::{collections::VecDeque, path::Path, sync::Arc, thread, time::Duration};
 
 use surmise_engine::{
-    Engine, EngineOptions, Generation,
+    Engine, EngineOptions, Generation, WeightSource,
     model::scripted::{HashedScript, ScriptedModel},
     request::{Prompt, Request, StopCondition},
     tokenizer::Tokenizer,
@@ -24,7 +24,7 @@ fn request(seed: u32) -> Request {
     } else {
         seed % 6
     };
-    let len = 10 + seed * 7 % 140;
+    let len = 10 + seed * 7 % 100;
     let token = |idx: u32| (file + idx * (file % 5 + 1)) % 32;
     Request {
         prompt: Prompt::Tokens((0..len).map(token).collect()),
@@ -56,8 +56,14 @@ fn resident_bytes() -> Option<usize> {
     Some(kibibytes << 10)
 }
 
-#[test]
-fn ten_thousand_requests_leave_nothing_behind() {
+fn options() -> EngineOptions {
+    EngineOptions {
+        kv_cache_bytes: Some(1 << 20),
+        ..EngineOptions::default()
+    }
+}
+
+fn scripted() -> Engine {
     let model = ScriptedModel::hashed(HashedScript {
         vocab: 32,
         order: 2,
@@ -65,12 +71,24 @@ fn ten_thousand_requests_leave_nothing_behind() {
         spread: 8,
         seed: 2,
     });
-    let options = EngineOptions {
-        kv_cache_bytes: Some(1 << 20),
-        ..EngineOptions::default()
-    };
-    let engine =
-        Engine::start(Box::new(model), Arc::new(Tokenizer::bytes()), None, options).expect("it starts");
+    Engine::start(Box::new(model), Arc::new(Tokenizer::bytes()), None, options()).expect("it starts")
+}
+
+/// A small model with random weights.
+fn transformer() -> Engine {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/references/qwen2-k/q4_k_m.gguf");
+    Engine::load(WeightSource::File(file), options()).expect("it loads")
+}
+
+/// One after the other, as memory is that of the whole process.
+#[test]
+fn ten_thousand_requests_leave_nothing_behind() {
+    for start in [scripted, transformer] {
+        leave_nothing_behind(&start());
+    }
+}
+
+fn leave_nothing_behind(engine: &Engine) {
     let mut resident_before = None;
     let mut under_way = VecDeque::new();
     for seed in 0..N_REQUESTS {
