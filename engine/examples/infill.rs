@@ -4,8 +4,9 @@
 //! the rest of the line is asked for, with `--lines` one to six lines, greedily, with at most 900 tokens of the file around it; copying
 //! also draws from 32 KiB of the file on either side of those. Answers are cut after as many lines as are missing. Reported are
 //! the network alone, copying alone (it says nothing where nothing matches), and their mixture; then at how many places the
-//! mixture is right where one of the others is not, and the other way round. With `--siblings` a fourth column copies from the
-//! nearest N files of the same package too; a package is a folder in FOLDER.
+//! last mixture is right where one of the others is not, and the other way round. With `--siblings` copying and the mixture are there
+//! once more, drawing from the nearest N files of the same package too; a package is a folder in FOLDER. Percentages have the
+//! half-width of their 95% confidence interval.
 //!
 //! With `--fit` as many places of either kind give the table of weights in `copy/reliability.rs` instead. Its folder should
 //! hold other packages than the one that is reported on: `tuning` in `engine/training/corpus.toml`.
@@ -43,8 +44,14 @@ const MAX_LINES_ANSWER: usize = 160;
 const MAX_LINES: usize = 6;
 /// Shares of the places at which precision is told: those of the highest confidence.
 const SHOW_RATES: [f64; 2] = [0.2, 0.5];
-/// Columns of the report; the last one only where it differs from the one before.
-const PREDICTORS: [&str; 4] = ["network", "copying", "mixture", "mixture, siblings too"];
+/// Columns of the report; the last two only with `--siblings`.
+const PREDICTORS: [&str; 5] = [
+    "network",
+    "copying",
+    "mixture",
+    "copying, siblings too",
+    "mixture, siblings too",
+];
 /// Stands for the network where there is none.
 const NO_OPINION: Opinion = Opinion {
     best: 0.5,
@@ -91,6 +98,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ];
         if args.n_siblings > 0 {
             place.sources.extend(siblings);
+            answers.push(setup.copy_alone(&place)?);
             answers.push(ask(&engine, &place, CopyMixing::On)?);
         }
         for name in [place.language, "all"] {
@@ -538,12 +546,12 @@ fn print_scores(scores: &BTreeMap<&str, Vec<Vec<Answer>>>) {
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for (language, answers) in scores {
         for (predictor, answers) in PREDICTORS.iter().zip(answers) {
-            let exact = precision(answers, 1.0);
             let [at_20, at_50] = SHOW_RATES.map(|rate| precision(answers, rate));
+            let exact = precision(answers, 1.0);
             let mean = |of: fn(&Answer) -> f64| answers.iter().map(of).sum::<f64>() / answers.len() as f64;
             let (similarity, steps) = (100.0 * mean(|it| it.similarity), mean(|it| it.tokens_per_step));
             println!(
-                "| {language} | {} | {predictor} | {exact:.1}% | {similarity:.1}% | {at_20:.1}% | {at_50:.1}% | {steps:.2} |",
+                "| {language} | {} | {predictor} | {exact} | {similarity:.1}% | {at_20} | {at_50} | {steps:.2} |",
                 answers.len()
             );
         }
@@ -574,12 +582,14 @@ fn print_pairs(scores: &BTreeMap<&str, Vec<Vec<Answer>>>) {
 }
 
 /// Percentage that is exact of the `rate` of the answers that are surest. Answers that say nothing are wrong.
-fn precision(answers: &[Answer], rate: f64) -> f64 {
+fn precision(answers: &[Answer], rate: f64) -> String {
     let mut sorted: Vec<&Answer> = answers.iter().collect();
     sorted.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
     let n_shown = ((answers.len() as f64 * rate).round() as usize).max(1);
     let n_exact = sorted.iter().take(n_shown).filter(|it| it.is_exact).count();
-    100.0 * n_exact as f64 / n_shown as f64
+    let share = n_exact as f64 / n_shown as f64;
+    let half_width = 1.96 * (share * (1.0 - share) / n_shown as f64).sqrt();
+    format!("{:.1} ± {:.1}%", 100.0 * share, 100.0 * half_width)
 }
 
 /// The `n` files of the package that are nearest to the one at `path`, which reads `text`: first those that it mentions by their

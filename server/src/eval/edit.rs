@@ -46,6 +46,9 @@ struct Case {
     replace: Vec<(String, String)>,
     /// The expected lines, where that is simpler.
     after: Option<String>,
+    /// Or any comment in lines of its own, beside the lines that are there.
+    #[serde(default)]
+    adds_comment: bool,
 }
 
 /// A case with its lines read.
@@ -59,6 +62,8 @@ pub struct Edit {
     pub query: RewriteQuery,
     /// The lines that are expected.
     pub expected: String,
+    /// Whether a comment is expected beside them, whatever it says.
+    pub adds_comment: bool,
 }
 
 /// What came of a case.
@@ -150,6 +155,7 @@ pub fn read_edits(path: &Path, speculation: Speculation) -> io::Result<Vec<Edit>
             kind: case.kind,
             instruction,
             expected,
+            adds_comment: case.adds_comment,
             query: RewriteQuery {
                 document,
                 lines: first - 1..last,
@@ -175,15 +181,21 @@ fn judge(edit: &Edit, rewriting: Result<Rewriting, RewriteError>, elapsed: Durat
         instruction,
         query,
         expected,
+        adds_comment,
     } = edit;
     let found = rewriting.as_ref().ok();
     let after = found.map_or("", |it| it.after.as_str());
+    let is_right = if *adds_comment {
+        has_new_comment(expected, after)
+    } else {
+        after.trim_end() == expected.trim_end()
+    };
     EditOutcome {
         kind: kind.clone(),
         instruction: instruction.clone(),
         language: query.document.language().name(),
         n_lines: query.lines.len(),
-        is_exact: found.is_some() && after.trim_end() == expected.trim_end(),
+        is_exact: found.is_some_and(|it| !it.breaks_syntax) && is_right,
         similarity: similarity(after, expected),
         is_unchanged: found.is_some_and(|it| it.after == it.before),
         breaks_syntax: found.is_some_and(|it| it.breaks_syntax),
@@ -193,5 +205,43 @@ fn judge(edit: &Edit, rewriting: Result<Rewriting, RewriteError>, elapsed: Durat
             (it.finish.speculation.steps, it.finish.speculation.emitted)
         }),
         after: rewriting.map(|it| it.after).map_err(|error| error.to_string()),
+    }
+}
+
+/// Whether `after` has all lines of `before`, in their order, and others that are comments, one at least.
+fn has_new_comment(before: &str, after: &str) -> bool {
+    /// What a line of a comment begins with, in the languages of the cases; a string that documents its function is one.
+    const MARKS: [&str; 5] = ["//", "#", "/*", "*", "\"\"\""];
+    let mut missing = before.trim_end().split('\n').peekable();
+    let mut n_comments = 0;
+    for line in after.trim_end().split('\n') {
+        if missing.next_if_eq(&line).is_some() {
+            continue;
+        }
+        if !MARKS.iter().any(|mark| line.trim_start().starts_with(mark)) {
+            return false;
+        }
+        n_comments += 1;
+    }
+    n_comments > 0 && missing.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_new_comment;
+
+    #[test]
+    fn a_comment_is_new_lines_and_nothing_else() {
+        let before = "def f(x):\n    return x";
+        for (after, is_right) in [
+            ("# Gives x.\ndef f(x):\n    return x\n", true),
+            ("def f(x):\n    \"\"\"Gives x.\"\"\"\n    return x", true),
+            ("def f(x):\n    return x", false),
+            ("# Gives x.\ndef f(x):", false),
+            ("# Gives y.\ndef f(x):\n    return y", false),
+            ("def f(x):\n    x += 1\n    return x", false),
+        ] {
+            assert_eq!(has_new_comment(before, after), is_right, "{after}");
+        }
     }
 }
