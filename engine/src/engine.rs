@@ -61,7 +61,7 @@ pub struct EngineOptions {
     pub kv_cache_bytes: Option<usize>,
     /// Number format of keys and values.
     pub kv_cache_type: CacheType,
-    /// Most sequences that run at once; the others wait in order of arrival.
+    /// Most sequences that run at once; the others wait, holes at a cursor in front, and each kind in order of arrival.
     pub max_running: usize,
     /// How wide a step may be.
     pub step: StepLimits,

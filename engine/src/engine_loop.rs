@@ -21,7 +21,7 @@ use crate::{
     error::EngineError,
     kv_cache::{CachedSequence, KvCache},
     model::{Batch, Model, Row},
-    scheduler::{StepLimits, share_rows},
+    scheduler::{Pending, StepLimits, share_rows},
     sequence::Sequence,
     speculative::{
         network::NetworkDrafter,
@@ -40,11 +40,11 @@ pub(crate) struct EngineLoop {
     cache: KvCache,
     limits: StepLimits,
     max_running: usize,
-    /// In order of arrival.
+    /// Urgent ones start first, and each kind in order of arrival.
     waiting: VecDeque<Sequence>,
     /// In order of admission.
     running: Vec<Sequence>,
-    /// The first one waiting did not fit into the KV cache; it is tried again when blocks are given back.
+    /// The first one waiting that is not urgent had no room; it is tried again when somebody is through.
     is_full: bool,
     costs: StepCosts,
     /// Whether a forward pass has run: the first one takes what is not repeated, such as pages from the system.
@@ -62,7 +62,7 @@ pub(crate) struct EngineLoop {
     // Kept between steps for their memory.
     rows: Vec<Row>,
     row_shares: Vec<usize>,
-    pending: Vec<usize>,
+    pending: Vec<Pending>,
     kept: Vec<usize>,
     logits: Vec<f32>,
 }
@@ -243,11 +243,8 @@ impl EngineLoop {
     /// by order of arrival. For the former, the youngest of the others make way.
     fn admit(&mut self) {
         while let Some(mut sequence) = self.take_next_waiting() {
-            let has_room = self.running.len() < self.max_running && !self.is_full;
-            let may_start = has_room
-                || self.running.is_empty()
-                || sequence.is_urgent && self.preempt(|it| !it.is_urgent).is_some();
-            if !may_start {
+            let has_place = self.running.len() < self.max_running || sequence.is_urgent && self.make_way();
+            if !has_place || self.is_full && !sequence.is_urgent && !self.running.is_empty() {
                 self.waiting.push_front(sequence);
                 break;
             }
@@ -260,20 +257,26 @@ impl EngineLoop {
             let n_pending = sequence.n_pending();
             if let Err(error) = self.cache.reserve(&mut sequence.cached, n_pending) {
                 self.give_back(&mut sequence);
-                let is_alone = self.running.is_empty();
-                if is_alone {
+                let goes_on = sequence.is_urgent && self.make_way();
+                self.is_full = true;
+                if self.running.is_empty() && !goes_on {
                     sequence.fail(error);
+                    self.is_full = false;
                 }
-                self.is_full = !is_alone;
                 self.waiting.push_front(sequence);
-                if is_alone {
-                    break;
+                if goes_on {
+                    continue;
                 }
-                continue;
+                break;
             }
             sequence.start();
             self.running.push(sequence);
         }
+    }
+
+    /// Sends the youngest sequence that is not urgent back to the queue, if there is one.
+    fn make_way(&mut self) -> bool {
+        self.preempt(|it| !it.is_urgent).is_some()
     }
 
     /// Takes who is to be started next from the queue.
@@ -285,7 +288,10 @@ impl EngineLoop {
     /// Decides which pending tokens run in this step, and drafts.
     fn share_step(&mut self) {
         self.pending.clear();
-        self.pending.extend(self.running.iter().map(|it| it.n_pending()));
+        self.pending.extend(self.running.iter().map(|it| Pending {
+            n_tokens: it.n_pending(),
+            is_urgent: it.is_urgent,
+        }));
         share_rows(&self.pending, self.limits, &mut self.row_shares);
         for (sequence, &share) in self.running.iter_mut().zip(&self.row_shares) {
             sequence.n_step_tokens = share;
@@ -378,7 +384,7 @@ impl EngineLoop {
     }
 
     /// Gives the step's rows their blocks. Where there are not enough, drafts are dropped first; then the youngest
-    /// sequence goes back to the queue, where it keeps its tokens and runs them again later.
+    /// sequence goes back to the queue, an urgent one only if there is no other, where it keeps its tokens and runs them again later.
     fn reserve_blocks(&mut self) {
         let mut sequence_idx = 0;
         while sequence_idx < self.running.len() {

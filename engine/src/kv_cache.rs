@@ -204,9 +204,19 @@ impl KvCache {
     /// layers, evicting remembered prefixes that no running sequence uses, least recently used first.
     ///
     /// # Errors
-    /// [`EngineError::CacheFull`] if running sequences hold the rest; blocks already given stay with the
-    /// sequence.
+    /// [`EngineError::CacheFull`] if running sequences hold the rest. Nothing is evicted then.
     pub fn reserve(&mut self, sequence: &mut CachedSequence, n_positions: usize) -> Result<(), EngineError> {
+        let needed = (sequence.len() + n_positions).div_ceil(BLOCK_LEN);
+        let lacking = needed.saturating_sub(sequence.blocks.len());
+        // A node that nobody holds has no descendant that somebody holds: all of them can be evicted.
+        let available = self.pool.n_free() + self.tree.n_unreferenced();
+        let full = EngineError::CacheFull {
+            needed_blocks: lacking,
+            free_blocks: available,
+        };
+        if lacking > available {
+            return Err(full);
+        }
         if self.states.are_needed() && sequence.state.is_none() {
             let Some(state) = self.take_state() else {
                 return Err(EngineError::CacheFull {
@@ -217,13 +227,9 @@ impl KvCache {
             self.states.clear(state);
             sequence.state = Some(state);
         }
-        let needed = (sequence.len() + n_positions).div_ceil(BLOCK_LEN);
-        while sequence.blocks.len() < needed {
+        for _ in 0..lacking {
             let Some(block) = self.take_block() else {
-                return Err(EngineError::CacheFull {
-                    needed_blocks: needed - sequence.blocks.len(),
-                    free_blocks: self.pool.n_free(),
-                });
+                return Err(full);
             };
             sequence.blocks.push(block);
         }

@@ -131,14 +131,14 @@ fn a_completion_beside_a_running_answer_gets_its_first_token_in_one_step() {
     );
 }
 
-/// The steps that the prompt takes by itself, and no more than one besides, whatever else runs.
+/// The steps that the prompt takes by itself, and no more than one besides, whatever else runs: answers, or prompts of theirs.
 #[test]
 fn a_long_completion_beside_running_answers_waits_a_step_at_most() {
-    let n_steps = |n_chats: u64| {
-        let mut engine_loop = engine_loop(3000, 40);
+    let n_steps = |n_chats: u64, chat_len: usize| {
+        let mut engine_loop = engine_loop(8000, 40);
         let chats: Vec<_> = (0..n_chats)
             .map(|seed| {
-                let (chat, reader) = sequence(50, seed, 10_000);
+                let (chat, reader) = sequence(chat_len, seed, 10_000);
                 engine_loop.submit(chat);
                 reader
             })
@@ -146,7 +146,7 @@ fn a_long_completion_beside_running_answers_waits_a_step_at_most() {
         for _ in 0..20 {
             engine_loop.step();
         }
-        let (completion, mut reader) = sequence(945, 99, 20);
+        let (completion, mut reader) = completion(945, 99);
         engine_loop.submit(completion);
         let n_steps = (1..100).find(|_| {
             engine_loop.step();
@@ -155,9 +155,12 @@ fn a_long_completion_beside_running_answers_waits_a_step_at_most() {
         drop(chats);
         n_steps.expect("a first token")
     };
-    let alone = n_steps(0);
-    for n_chats in [1, 8, 31] {
-        assert!(n_steps(n_chats) <= alone + 1, "{n_chats} chats");
+    let alone = n_steps(0, 0);
+    for (n_chats, chat_len) in [(1, 50), (8, 50), (31, 50), (1, 9000), (3, 9000), (20, 9000)] {
+        assert!(
+            n_steps(n_chats, chat_len) <= alone + 1,
+            "{n_chats} chats of {chat_len} tokens"
+        );
     }
 }
 
@@ -203,6 +206,28 @@ fn a_completion_does_not_wait_for_answers_to_end() {
         for (reader, seed) in chats.iter_mut().zip(0..) {
             assert_eq!(ids(&reader.tokens()), alone(seed), "answer {seed}");
         }
+        assert_eq!(engine_loop.cache.n_held_blocks(), 0);
+    }
+}
+
+#[test]
+fn a_completion_that_fits_stops_no_answer() {
+    let mut engine_loop = engine_loop(40, 8);
+    let (chat, mut chat_reader) = sequence(300, 1, 300);
+    let (large, _large_reader) = sequence(1100, 2, 10);
+    engine_loop.submit(chat);
+    engine_loop.step();
+    engine_loop.step();
+    engine_loop.submit(large);
+    engine_loop.step();
+    assert!(engine_loop.is_full, "the large one does not fit beside the other");
+    for seed in 3..6 {
+        chat_reader.tokens();
+        let (completion, mut reader) = completion(100, seed);
+        engine_loop.submit(completion);
+        engine_loop.step();
+        assert_eq!(reader.tokens().len(), 1);
+        assert!(!chat_reader.tokens().is_empty(), "the answer goes on");
     }
 }
 
@@ -234,7 +259,7 @@ fn a_completion_beside_a_long_prompt_gets_its_first_token_in_one_step() {
     let (chat, mut chat_reader) = sequence(5_000, 1, 10);
     engine_loop.submit(chat);
     engine_loop.step();
-    let (completion, mut completion_reader) = sequence(100, 2, 20);
+    let (completion, mut completion_reader) = completion(100, 2);
     engine_loop.submit(completion);
     engine_loop.step();
     assert_eq!(completion_reader.tokens().len(), 1);
@@ -423,6 +448,52 @@ fn trees_of_drafts_change_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn answers_and_completions_that_push_each_other_out_keep_their_text() {
+    let request = |seed: u64, speculation| Request {
+        prompt: if seed.is_multiple_of(2) {
+            Prompt::Fim(FimPrompt::default())
+        } else {
+            Prompt::default()
+        },
+        speculation,
+        ..Request::default()
+    };
+    let prompt_len = |seed: u64| 20 + seed as usize * 9;
+    let plain: Vec<Vec<u32>> = (0..8)
+        .map(|seed| {
+            let mut engine_loop = engine_loop(1000, 1);
+            let request = request(seed, Speculation::Off);
+            let (sequence, mut reader) = sequence_of(&request, prompt_len(seed), seed, 250);
+            engine_loop.submit(sequence);
+            run_until_idle(&mut engine_loop);
+            ids(&reader.tokens())
+        })
+        .collect();
+    let drafter = DrafterKind::References;
+    // Room for two or three of them.
+    let mut engine_loop = engine_loop(25, 8);
+    let mut readers = Vec::new();
+    for (seed, answer) in (0..).zip(&plain) {
+        let len = Some(12);
+        let request = request(seed, Speculation::Only { drafter, len });
+        let (mut sequence, reader) = sequence_of(&request, prompt_len(seed), seed, 250);
+        sequence.speculator.add(Tempting {
+            answer: answer.clone(),
+            prompt_len: sequence.prompt_len,
+        });
+        engine_loop.submit(sequence);
+        readers.push(reader);
+        engine_loop.step();
+        engine_loop.step();
+    }
+    run_until_idle(&mut engine_loop);
+    for (reader, plain) in readers.iter_mut().zip(&plain) {
+        assert_eq!(ids(&reader.tokens()), *plain);
+    }
+    assert_eq!(engine_loop.cache.n_held_blocks(), 0);
 }
 
 /// Takes as long as it is told, on a clock of its own, and tells of every pass.

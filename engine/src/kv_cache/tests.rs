@@ -206,8 +206,8 @@ fn a_full_cache_says_so_and_evicts_what_nobody_uses() {
         matches!(
             error,
             EngineError::CacheFull {
-                needed_blocks: 1,
-                free_blocks: 0
+                needed_blocks: 3,
+                free_blocks: 2
             }
         ),
         "{error}"
@@ -215,6 +215,23 @@ fn a_full_cache_says_so_and_evicts_what_nobody_uses() {
     cache.close(first);
     run(&mut cache, &mut second, &other);
     assert_rows(&cache, &second);
+}
+
+#[test]
+fn what_does_not_fit_evicts_nothing() {
+    let mut cache = cache(8);
+    let (held, remembered) = (prompt(64, 1), prompt(96, 2));
+    let mut first = cache.open(&held);
+    run(&mut cache, &mut first, &held);
+    let mut second = cache.open(&remembered);
+    run(&mut cache, &mut second, &remembered);
+    cache.close(second);
+    let mut third = cache.open(&[7]);
+    cache.reserve(&mut third, 7 * BLOCK_LEN).unwrap_err();
+    assert!(third.blocks().is_empty());
+    let again = cache.open(&remembered);
+    assert_eq!(again.len(), 95);
+    assert_rows(&cache, &again);
 }
 
 #[test]
