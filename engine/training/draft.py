@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import Network, RMSNorm, Shape, normalised, rope_table, rotate
+from model import Network, RMSNorm, Shape, normalised, rope_table, rotate, save
 from muon import Muon
 from train import PRESETS, Row, Rows
 
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(json.dumps({"step": step, "tokens": n_tokens, "loss": round(loss.item(), 4), "agreement": [round(x, 3) for x in agreement.tolist()]}), flush=True)
     rows.stop()
     weights = {name: tensor.cpu() for name, tensor in head.state_dict().items()}
-    torch.save({"shape": network.shape.as_dict(), "weights": weights, "draft_ids": draft_ids.cpu(), "tokens_seen": n_tokens}, args.out)
+    save({"shape": network.shape.as_dict(), "weights": weights, "draft_ids": draft_ids.cpu(), "tokens_seen": n_tokens}, args.out)
 
 
 if __name__ == "__main__":

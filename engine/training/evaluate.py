@@ -6,7 +6,6 @@ pass decides it. (The same text cut into other tokens is counted as wrong.)
 """
 
 import argparse
-import json
 import math
 import random
 from collections import defaultdict
@@ -18,7 +17,7 @@ from torch import Tensor
 
 import tokenizer as names
 from model import Network, Shape, one_example
-from pack import Encoder, Mix, edit_pieces, line_spans
+from pack import Encoder, Mix, edit_pieces, line_spans, records_of
 
 LANGUAGES = ["rust", "python", "typescript", "javascript", "go", "c", "cpp", "java", "php", "ruby", "lua", "shell"]
 
@@ -32,10 +31,8 @@ def load(checkpoint: Path) -> tuple[Network, dict]:
 
 def read_by_language(corpus: Path, seed: int) -> dict[str, list[dict]]:
     files = defaultdict(list)
-    with corpus.open() as file:
-        for line in file:
-            record = json.loads(line)
-            files[record["language"]].append(record)
+    for record in records_of(corpus):
+        files[record["language"]].append(record)
     for records in files.values():
         random.Random(seed).shuffle(records)
     return files
@@ -114,7 +111,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("held_out", type=Path, help="held_out.jsonl")
+    parser.add_argument("held_out", type=Path, help="held_out.jsonl, or .jsonl.xz")
+    parser.add_argument("--out", type=Path, help="file for what is printed, too")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--windows", type=int, default=30, help="windows of plain text per language")
     parser.add_argument("--places", type=int, default=200, help="infilling places per language")
@@ -125,14 +123,22 @@ def main(arguments: list[str] | None = None) -> None:
     network, state = load(args.checkpoint)
     encode = Encoder(Tokenizer.from_file(str(args.tokenizer)))
     by_language = read_by_language(args.held_out, args.seed)
-    print(f"{state['tokens_seen'] / 1e6:.1f} M tokens seen\n")
-    print("| language | nats/token | bits/byte | rest of line, exact | edit, exact |\n| --- | --- | --- | --- | --- |")
+    report = []
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+        report.append(line + "\n")
+
+    tell(f"{state['tokens_seen'] / 1e6:.1f} M tokens seen\n")
+    tell("| language | nats/token | bits/byte | rest of line, exact | edit, exact |\n| --- | --- | --- | --- | --- |")
     for language in args.languages:
         if records := by_language.get(language):
             nats, bits = text_loss(network, encode, records, args.length, args.windows)
             exact, tried = infilling(network, encode, records, args.length, args.places, args.seed)
             repeated, asked = edits(network, encode, records, args.length, args.edits, args.seed)
-            print(f"| {language} | {nats:.3f} | {bits:.3f} | {exact} / {tried} | {repeated} / {asked} |", flush=True)
+            tell(f"| {language} | {nats:.3f} | {bits:.3f} | {exact} / {tried} | {repeated} / {asked} |")
+    if args.out:
+        args.out.write_text("".join(report))
 
 
 if __name__ == "__main__":

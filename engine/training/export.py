@@ -15,7 +15,7 @@ import torch
 
 import tokenizer as names
 from draft import target_layers
-from model import Network, Shape
+from model import Network, Shape, save
 
 LAYER_TENSORS = {
     "attention_norm.weight": "attn_norm.weight",
@@ -144,7 +144,7 @@ def restore(file: Path, checkpoint: Path) -> None:
     ours = {gguf_name(name): name for name in Network(shape).state_dict()}
     weights = {ours[tensor.name]: torch.from_numpy(np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
                for tensor in reader.tensors}
-    torch.save({"shape": shape.as_dict(), "weights": weights, "tokens_seen": field("surmise.tokens_seen")}, checkpoint)
+    save({"shape": shape.as_dict(), "weights": weights, "tokens_seen": field("surmise.tokens_seen"), "seconds": 0.0}, checkpoint)
 
 
 HEAD_TENSORS = {

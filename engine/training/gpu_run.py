@@ -1,7 +1,7 @@
-"""The whole run on one GPU, from a packed bundle to GGUF files, in one command.
+"""The whole run on one GPU, from a packed bundle to GGUF files and a report on what they can do, in one command.
 
 Each stage leaves its result in OUT and is skipped if that is there, so the same command continues a run that was cut. Training
-ends by the clock (train.py has the schedule), and so does the head's, which gets `--draft-seconds` after it.
+ends when its minutes are over (train.py has the schedule), and so does the head's, which gets `--draft-seconds` after it.
 """
 
 import argparse
@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 
 import draft
+import evaluate
 import export
 import model
+import pack
 import train
 
 
@@ -53,9 +55,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lr-scale", type=float, default=1.0)
     parser.add_argument("--decay-from", type=float, default=0.55)
     parser.add_argument("--preset", choices=train.PRESETS, default="gpu")
-    parser.add_argument("--minutes", type=float, default=25, help="of training, compilation included")
+    parser.add_argument("--minutes", type=float, default=25, help="of training, after compilation")
     parser.add_argument("--draft-seconds", type=float, default=240)
     parser.add_argument("--draft-vocab-size", type=int, default=4096)
+    parser.add_argument("--places", type=int, default=200, help="places of each language in the report")
+    parser.add_argument("--max-steps", type=int, default=10**9, help="end training sooner")
+    parser.add_argument("--save-seconds", type=float, default=120, help="between checkpoints, which is what a cut costs at most")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args(arguments)
@@ -67,12 +72,18 @@ def main(arguments: list[str] | None = None) -> None:
 
     def learn() -> None:
         train.main([str(args.bundle), str(vocabulary), str(out), *shared, "--minutes", str(args.minutes), "--lr-scale", str(args.lr_scale),
-                    "--decay-from", str(args.decay_from), *(["--no-compile"] if args.no_compile else [])])
+                    "--decay-from", str(args.decay_from), "--save-seconds", str(args.save_seconds),
+                    "--max-steps", str(args.max_steps), *(["--no-compile"] if args.no_compile else [])])
 
     def learn_to_draft() -> None:
         # What compiling takes would be more than it gives in so short a time.
         draft.main([str(final), str(args.bundle), str(vocabulary), str(head), *shared, "--vocab-size", str(args.draft_vocab_size),
                     "--seconds", str(args.draft_seconds)])
+
+    def report() -> None:
+        length = min(1024, train.PRESETS[args.preset].row_tokens // 4)
+        evaluate.main([str(final), str(vocabulary), str(pack.parts_of(args.bundle, "held_out")[0]), "--out", str(out / "report.md"),
+                       "--length", str(length), "--places", str(args.places), "--edits", str(args.places // 5)])
 
     out.mkdir(parents=True, exist_ok=True)
     if args.continue_from:
@@ -82,6 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
     stage("export", model_file, lambda: export.main([str(final), str(vocabulary), str(model_file)]))
     stage("head", head, learn_to_draft)
     stage("export of the head", head_file, lambda: export.main([str(head), str(vocabulary), str(head_file), "--head"]))
+    # The last, as it can be had anywhere later.
+    stage("report", out / "report.md", report)
 
 
 if __name__ == "__main__":

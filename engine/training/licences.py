@@ -28,7 +28,8 @@ def is_permissive(expression: str) -> bool:
     expression = expression.strip().lower()
     if expression in PERMISSIVE:
         return True
-    for separator, enough in ((r"\s+or\s+|/", any), (r",?\s+and\s+", all)):
+    # Debian's comma binds least: `A or B, and C` needs C.
+    for separator, enough in ((r",\s+and\s+", all), (r"\s+or\s+|/", any), (r"\s+and\s+", all)):
         parts = split_outside_parentheses(expression, separator)
         if len(parts) > 1:
             return enough(map(is_permissive, parts))
@@ -76,8 +77,11 @@ def pip_licence(root: Path) -> str:
         return ""
     head = metadata.read_text(errors="replace").split("\n\n")[0]
     fields = re.findall(r"^(License-Expression|License): *(.+)$", head, re.M)
+    expression = next((value.strip() for name, value in fields if name == "License-Expression"), None)
+    if expression is not None:
+        return expression
     classifiers = re.findall(r"^Classifier: License ::(?: OSI Approved ::)? *(.+)$", head, re.M)
-    for candidate in [value.strip() for _, value in sorted(fields, reverse=True)] + [" and ".join(classifiers)]:
+    for candidate in [value.strip() for _, value in fields] + [" and ".join(classifiers)]:
         if is_permissive(candidate):
             return candidate
     return " / ".join(value for _, value in fields) or " and ".join(classifiers)

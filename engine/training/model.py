@@ -4,11 +4,20 @@ It reads examples laid end to end in one row of tokens; attention stays within e
 attentions are plain functions of tensors, so that `compile_functions` compiles each once for all layers.
 """
 
+import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def save(state: dict, path: Path) -> None:
+    """Atomic: whoever comes finds the old file or the new one, whenever this is cut."""
+    temporary = path.with_suffix(".partial")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)

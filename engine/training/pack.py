@@ -236,10 +236,15 @@ def grouped(records: Iterator[dict]) -> Iterator[list[dict]]:
         yield group
 
 
-def read_part(path: Path, rng: random.Random) -> Iterator[dict]:
-    """The records of one file (`.jsonl` or `.jsonl.xz`) in random order, but neighbours stay together so that one can be the other's context."""
+def records_of(path: Path) -> Iterator[dict]:
+    """The records of one file (`.jsonl` or `.jsonl.xz`)."""
     with lzma.open(path, "rt") if path.suffix == ".xz" else path.open() as file:
-        records = [json.loads(line) for line in file]
+        yield from map(json.loads, file)
+
+
+def read_part(path: Path, rng: random.Random) -> Iterator[dict]:
+    """The records of one file in random order, but neighbours stay together so that one can be the other's context."""
+    records = list(records_of(path))
     records = [record for record in records if without_specials(record["text"])]
     groups = list(grouped(iter(records)))
     rng.shuffle(groups)

@@ -9,8 +9,13 @@ import importlib.util
 import io
 import json
 import math
+import os
 import random
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -19,6 +24,12 @@ import corpus
 import licences
 
 HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "tokenizers", "gguf", "numpy"))
+
+
+def torch_load(path: Path) -> dict:
+    import torch
+
+    return torch.load(path, map_location="cpu")
 
 
 def python_file(idx: int) -> str:
@@ -42,8 +53,33 @@ class Filters(unittest.TestCase):
     def test_licences(self) -> None:
         for expression in ("MIT", "MIT OR Apache-2.0", "MIT/Apache-2.0", "(MIT OR GPL-3.0) AND BSD-3-Clause", "Apache-2.0 WITH LLVM-exception"):
             self.assertTrue(licences.is_permissive(expression), expression)
-        for expression in ("", "GPL-3.0", "MPL-2.0", "MIT AND LGPL-2.1", "Proprietary", "(MIT OR Zlib) AND GPL-2.0"):
+        for expression in ("", "GPL-3.0", "MPL-2.0", "MIT AND LGPL-2.1", "Proprietary", "(MIT OR Zlib) AND GPL-2.0", "Expat or GPL-3, and LGPL-2"):
             self.assertFalse(licences.is_permissive(expression), expression)
+
+    def test_licences_of_packages(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            def package(name: str, file: str, text: str) -> Path:
+                path = Path(folder) / name / file
+                path.parent.mkdir(parents=True)
+                path.write_text(text)
+                return Path(folder) / name
+
+            crate = package("crate", "Cargo.toml", '[package]\nname = "crate"\nlicense = "MIT OR Apache-2.0"\n')
+            self.assertEqual(licences.of_package("cargo", crate), ("MIT OR Apache-2.0", None))
+            unstated = package("unstated", "Cargo.toml", '[package]\nname = "unstated"\nlicense-file = "LICENCE"\n')
+            self.assertEqual(licences.of_package("cargo", unstated), ("", None))
+            script = package("script", "package/package.json", '{"name": "script", "license": "ISC"}')
+            self.assertEqual(licences.of_package("npm", script), ("ISC", None))
+            several = package("several", "package/package.json", '{"license": {"type": "GPL-3.0"}}')
+            self.assertEqual(licences.of_package("npm", several), ("", None))
+            wheel = package("wheel", "wheel-1.dist-info/METADATA", "Name: wheel\nClassifier: License :: OSI Approved :: MIT License\n\nText")
+            self.assertEqual(licences.of_package("pip", wheel), ("MIT License", None))
+            source = package("source", "debian/copyright", "Format: 1.0\n\nFiles: *\nCopyright: A\nLicense: Expat\n Text.\n\n"
+                             "Files: extras/* tools/build.c\nCopyright: B\nLicense: GPL-2+\n")
+            licence, of_file = licences.of_package("apt", source)
+            self.assertEqual(licence, "Expat")
+            self.assertEqual([of_file(path) for path in ("main.c", "extras/more.c", "tools/build.c", "tools/run.c")],
+                             ["Expat", "GPL-2+", "GPL-2+", "Expat"])
 
     def test_text_problems(self) -> None:
         text = python_file(0)
@@ -80,10 +116,19 @@ class Recipe(unittest.TestCase):
         write_package(raw, "kept_out", "BSD-3-Clause", [python_file(idx) for idx in range(100, 104)])
         write_package(raw, "tuned_on", "MIT", [python_file(idx) for idx in range(300, 302)])
         write_package(raw, "copyleft", "GPL-3.0-only", [python_file(200)])
+        source = raw / "apt" / "source" / "source-1.0"
+        (source / "debian").mkdir(parents=True)
+        (source / "code.py").write_text(python_file(400))
+        (source / "debian" / "rules.py").write_text(python_file(401))
+        (source / "tools.py").write_text(python_file(402))
+        (raw / "apt" / "source" / "debian").mkdir()
+        (raw / "apt" / "source" / "debian" / "test.py").write_text(python_file(403))
+        (raw / "apt" / "source" / "debian" / "copyright").write_text(
+            "Files: *\nLicense: Expat\n\nFiles: debian/* tools.py\nLicense: GPL-2+\n")
         with contextlib.redirect_stdout(io.StringIO()):
             corpus.build(raw, built, {"pip": {"packages": [], "held_out": ["kept_out"], "tuning": ["tuned_on"]}}, seed=0)
         manifest = json.loads((built / "manifest.json").read_text())
-        self.assertEqual(manifest["files"], {"train": {"python": 24}, "held_out": {"python": 4}, "tuning": {"python": 2}})
+        self.assertEqual(manifest["files"], {"train": {"python": 25}, "held_out": {"python": 4}, "tuning": {"python": 2}})
         self.assertNotIn("copyleft", (built / "NOTICE").read_text())
 
         vocabulary = folder / "tokenizer.json"
@@ -91,20 +136,14 @@ class Recipe(unittest.TestCase):
         run("bundle", built, vocabulary, folder / "bundle", "--parts", 2)
         self.assertEqual(len(list((folder / "bundle").glob("train-*.jsonl.xz"))), 2)
         out = folder / "out"
-        command = ["gpu_run", folder / "bundle", out, "--preset", "toy", "--no-compile", "--workers", 1, "--minutes", 0.25,
-                   "--draft-seconds", 3, "--draft-vocab-size", 128]
+        command = ["gpu_run", folder / "bundle", out, "--preset", "toy", "--no-compile", "--workers", 1, "--minutes", 10,
+                   "--max-steps", 40, "--draft-seconds", 2, "--draft-vocab-size", 128, "--places", 5]
         run(*command)
         self.assertIn("training: already there", run(*command))
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         self.assertLess(log[-1]["held_out"], math.log(512))
 
-        (out / "final.pt").unlink()
-        (out / "schedule.json").unlink()
-        run(*command)
-        resumed = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
-        self.assertGreater(resumed["tokens"], log[-1]["tokens"])
-        report = run("evaluate", out / "final.pt", vocabulary, built / "held_out.jsonl", "--length", 128, "--places", 4, "--edits", 2)
-        self.assertIn("| python |", report)
+        self.assertRegex((out / "report.md").read_text(), r"\| python \| \d\.\d+ \| \d\.\d+ \| \d / 5 \| \d / 1 \|")
 
         import gguf
 
@@ -121,6 +160,36 @@ class Recipe(unittest.TestCase):
         head = gguf.GGUFReader(out / "surmise-eagle3.gguf")
         self.assertEqual(list(head.get_field("eagle3.target_layers").contents()), [2, 2, 1])
         self.assertEqual(len(head.tensors), 14)
+        short = ["0.1" if argument == 10 else argument for argument in command[3:]]
+        self.check_cut([*command[:2], folder / "cut", *short], folder / "cut")
+
+    def check_cut(self, command: list, out: Path) -> None:
+        """The same command goes on with a run that was killed, from its last checkpoint and with the time that was left."""
+        script, *arguments = map(str, command)
+        process = [sys.executable, f"{script}.py", *arguments, "--save-seconds", "0"]
+        here, checkpoint = Path(__file__).parent, out / "checkpoint.pt"
+        # With all its workers, as by a machine that is taken away.
+        cut = subprocess.Popen(process, cwd=here, stdout=subprocess.DEVNULL, start_new_session=True)
+        try:
+            deadline = time.time() + 60
+            while not checkpoint.exists():
+                self.assertIsNone(cut.poll())
+                self.assertLess(time.time(), deadline)
+                time.sleep(0.02)
+        finally:
+            os.killpg(cut.pid, signal.SIGKILL)
+            cut.wait()
+        saved = torch_load(checkpoint)
+        self.assertGreater(saved["seconds"], 0.0)
+        self.assertFalse((out / "final.pt").exists())
+        subprocess.run(process, cwd=here, stdout=subprocess.DEVNULL, timeout=120, check=True)
+        final = torch_load(out / "final.pt")
+        self.assertGreater(final["tokens_seen"], saved["tokens_seen"])
+        minutes = float(arguments[arguments.index("--minutes") + 1])
+        self.assertGreaterEqual(final["seconds"], 60 * minutes)
+        starts = [line["tokens"] for line in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if line.get("event") == "start"]
+        self.assertEqual(starts, [0, saved["tokens_seen"]])
+        self.assertTrue((out / "report.md").exists())
 
 
 class Edits(unittest.TestCase):

@@ -1,9 +1,9 @@
 """Trains the network on examples cut on the fly by other processes, on a CPU or on one CUDA GPU, against the clock.
 
-The learning rate follows the time that has passed of the schedule (warm-up, stable, then down to zero), so a run ends on time
-whatever the speed of the machine. OUT/schedule.json says when it began and when it ends, in Unix time; it is read in every step, so a
-run can be given more or less time while it goes on. A checkpoint is written every two minutes; a run that was cut is continued by the
-same command. Parts of the corpus may arrive while it runs.
+The learning rate follows the time that has been trained of the time that there is (warm-up, stable, then down to zero), so a run ends
+on time whatever the speed of the machine. OUT/schedule.json says how many minutes there are; it is read in every step, so a run can be
+given more or fewer while it goes on. A checkpoint is written every two minutes; a run that was cut, whenever, is continued from it by the
+same command, with the time that was left. Parts of the corpus may arrive while it runs.
 """
 
 import argparse
@@ -160,18 +160,17 @@ class Training:
         losses = sum(self.network.loss(row.tokens, row.layout, row.targets).detach() for row in rows)
         return float(losses) / sum(row.n_targets for row in rows)
 
-    def save(self, path: Path) -> None:
-        """Atomic: a reader sees the old checkpoint or the new one."""
-        temporary = path.with_suffix(".partial")
-        torch.save({"shape": self.preset.shape.as_dict(), "weights": self.network.state_dict(), "tokens_seen": self.tokens_seen}, temporary)
-        os.replace(temporary, path)
+    def save(self, path: Path, seconds: float) -> None:
+        model.save({"shape": self.preset.shape.as_dict(), "weights": self.network.state_dict(), "tokens_seen": self.tokens_seen,
+                    "seconds": seconds}, path)
 
-    def resume(self, path: Path) -> None:
-        """The weights; the optimisers start afresh and warm up again."""
+    def resume(self, path: Path) -> float:
+        """Takes the weights, and returns the seconds that they were trained. The optimisers start afresh and warm up again."""
         state = torch.load(path, map_location=self.device)
         self.network.load_state_dict(state["weights"])
         self.tokens_seen = state["tokens_seen"]
         self.is_fresh = False
+        return state["seconds"]
 
 
 def held_out_rows(corpus: Path, tokenizer: Path, preset: Preset, device: str, n_rows: int) -> list[Row]:
@@ -188,34 +187,38 @@ def held_out_rows(corpus: Path, tokenizer: Path, preset: Preset, device: str, n_
 
 
 class Schedule:
-    """Where the run stands between its beginning (0) and its end (1)."""
+    """Where the run stands between its beginning (0) and its end (1). `trained` is how many seconds it had before it was cut."""
 
-    def __init__(self, path: Path, minutes: float) -> None:
-        self.path = path
-        if not path.exists():
-            path.write_text(json.dumps({"started": time.time(), "deadline": time.time() + 60 * minutes}))
-        self.read()
+    def __init__(self, path: Path, minutes: float, trained: float) -> None:
+        self.path, self.minutes = path, minutes
+        self.started = time.time() - trained
+        try:
+            self.read()
+        except (OSError, ValueError, KeyError):
+            path.write_text(json.dumps({"minutes": minutes}))
 
     def read(self) -> None:
-        times = json.loads(self.path.read_text())
-        self.started, self.deadline = times["started"], times["deadline"]
+        self.minutes = float(json.loads(self.path.read_text())["minutes"])
+
+    def seconds(self) -> float:
+        return time.time() - self.started
 
     def progress(self) -> float:
         try:
             self.read()
-        except ValueError:
+        except (OSError, ValueError, KeyError):
             pass  # Somebody is writing it; the old one will do for a step.
-        return (time.time() - self.started) / (self.deadline - self.started)
+        return self.seconds() / (60 * self.minutes)
 
 
-def run(training: Training, rows: Rows, held_out: list[Row], out: Path, log: TextIO, args: argparse.Namespace) -> None:
+def run(training: Training, trained: float, rows: Rows, held_out: list[Row], out: Path, log: TextIO, args: argparse.Namespace) -> None:
     def record(**fields) -> None:
         line = json.dumps({"time": round(time.time(), 1), "tokens": training.tokens_seen, **fields})
         print(line, flush=True)
         print(line, file=log, flush=True)
 
     record(event="start", parameters=sum(p.numel() for p in training.network.parameters()))
-    schedule = Schedule(out / "schedule.json", args.minutes)
+    schedule = Schedule(out / "schedule.json", args.minutes, trained)
     step, progress = 0, 0.0
     losses: list[Tensor] = []
     last_save = last_log = time.time()
@@ -236,10 +239,10 @@ def run(training: Training, rows: Rows, held_out: list[Row], out: Path, log: Tex
                 last_log = time.time()
             record(step=step, progress=round(progress, 4), loss=round(loss, 4), **fields)
             if time.time() - last_save > args.save_seconds:
-                training.save(out / "checkpoint.pt")
+                training.save(out / "checkpoint.pt", schedule.seconds())
                 last_save = time.time()
-    training.save(out / "checkpoint.pt")
-    training.save(out / "final.pt")
+    training.save(out / "checkpoint.pt", schedule.seconds())
+    training.save(out / "final.pt", schedule.seconds())
     record(event="end", held_out=round(training.held_out_loss(held_out), 4))
 
 
@@ -269,8 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = Rows(args.corpus, args.tokenizer, preset, device, args.workers, seed=int(checkpoint.exists() and checkpoint.stat().st_mtime))
     preset = replace(preset, muon_lr=preset.muon_lr * args.lr_scale, adam_lr=preset.adam_lr * args.lr_scale)
     training = Training(preset, device)
-    if checkpoint.exists():
-        training.resume(checkpoint)
+    trained = training.resume(checkpoint) if checkpoint.exists() else 0.0
     held_out = held_out_rows(args.corpus, args.tokenizer, preset, device, args.eval_rows)
     if not args.no_compile:
         model.compile_functions()
@@ -279,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
         training.network.loss(first.tokens, first.layout, first.targets).backward()
         training.network.zero_grad(set_to_none=True)
     with (args.out / "log.jsonl").open("a") as log:
-        run(training, rows, held_out, args.out, log, args)
+        run(training, trained, rows, held_out, args.out, log, args)
     rows.stop()
 
 
