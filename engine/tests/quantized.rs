@@ -9,7 +9,7 @@ use surmise_engine::{
     kernels::Isa,
     kv_cache::{CacheType, CachedSequence, KvCache},
     model::{
-        Checkpoint, Model, reference,
+        Checkpoint, Model, ModelConfig, reference,
         transformer::{LoadOptions, Transformer},
     },
     quant::dequantize_row,
@@ -34,23 +34,66 @@ const QUANTIZED_SHARES: [(GgmlType, f32); 5] = [
 /// How far llama.cpp may be from the dequantised weights, for logits that spread over 1 to 11 nats.
 const QUANTIZED_SANITY: f32 = 0.5;
 
-/// Root mean square that 8-bit weights and activations may move the logits of a model in FP8, at most positions, as a share
-/// of their spread: random models make five times as much of what moves their weights.
-const FP8_TOLERANCE: f32 = 0.07;
+/// Root mean square that fewer bits may move the logits of a position, as a share of the spread of all.
+#[derive(Clone, Copy)]
+struct Tolerance {
+    /// At most positions.
+    median: f32,
+    /// At any, unless a row chose another expert.
+    most: f32,
+}
 
-/// The same of a gated delta net, whose state adds up what moves its rows, and forgets slowly.
-const FP8_STATE_TOLERANCE: f32 = 0.15;
+/// 8-bit weights and activations in place of FP8: random models make five times as much of what moves their weights. The most
+/// is 0.11.
+const FP8_TOLERANCE: Tolerance = Tolerance {
+    median: 0.07,
+    most: 0.15,
+};
 
-/// Root mean square that keys and values in half precision may move logits, as a share of their spread. Most families are
-/// 0.0007 off; where a row chooses another expert, the rows after it see that.
-const F16_CACHE_TOLERANCE: f32 = 6e-3;
+/// The same of a gated delta net, whose state adds up what moves its rows, and forgets slowly: 0.6 at the most.
+const FP8_STATE_TOLERANCE: Tolerance = Tolerance {
+    median: 0.15,
+    most: 0.8,
+};
 
-/// The same of keys and values in 8 bits, where most families are 0.015 off.
-const Q8_0_CACHE_TOLERANCE: f32 = 0.07;
+/// Keys and values in half precision. Most families are 0.0007 off, and 0.007 at the most.
+const F16_CACHE_TOLERANCE: Tolerance = Tolerance {
+    median: 6e-3,
+    most: 0.01,
+};
+
+/// The same of keys and values in 8 bits, where most families are 0.015 off, and 0.18 at the most.
+const Q8_0_CACHE_TOLERANCE: Tolerance = Tolerance {
+    median: 0.07,
+    most: 0.25,
+};
+
+/// How far off a row may be that chose another expert, or looks at one that did: 0.8 at the most. Logits of another model would be
+/// 1.4 off.
+const OTHER_EXPERT_TOLERANCE: f32 = 1.0;
 
 /// Root mean square that 8-bit integers may be off, as a share of that of weights with a normal distribution; that of FP8
 /// itself is 2.6 %.
 const Q8_0_ERROR: f32 = 0.006;
+
+/// Compares the logits of each position.
+fn check_rows(at: &str, config: &ModelConfig, found: &[f32], expected: &[f32], tolerance: Tolerance) {
+    assert_eq!(found.len(), expected.len());
+    let spread = root_mean_square_difference(expected, &vec![0.0; expected.len()]);
+    let rows = found.chunks(config.vocab).zip(expected.chunks(config.vocab));
+    let mut shares: Vec<f32> = rows
+        .map(|(found, expected)| root_mean_square_difference(found, expected) / spread)
+        .collect();
+    shares.sort_by(f32::total_cmp);
+    let (median, most) = (shares[shares.len() / 2], shares[shares.len() - 1]);
+    eprintln!("{at}: {median} of the spread off, {most} at most");
+    assert!(median < tolerance.median, "{at}: {median} off");
+    let may_be_off = match config.experts {
+        None => tolerance.most,
+        Some(_) => OTHER_EXPERT_TOLERANCE,
+    };
+    assert!(most < may_be_off, "{at}: {most} off at the most");
+}
 
 /// FP8 with a scale for each block, row and matrix. With its numbers in single precision the logits are those of
 /// transformers; in 8-bit integers, as it is run, they stay near.
@@ -83,25 +126,12 @@ fn fp8_checkpoints_give_the_logits_of_transformers() {
             );
 
             let found = f32_logits(&checkpoint, isa, &tokens);
-            // Where a row chooses another expert, it is far off.
-            let rows = found
-                .chunks(found.len() / tokens.len())
-                .zip(expected.chunks(found.len() / tokens.len()));
-            let mut shares: Vec<f32> = rows
-                .map(|(found, expected)| root_mean_square_difference(found, expected) / spread)
-                .collect();
-            shares.sort_by(f32::total_cmp);
-            let share = shares[shares.len() / 2];
-            eprintln!(
-                "{model} on {}: {share} of the spread off in Q8_0, {} at most",
-                isa.name(),
-                shares[shares.len() - 1]
-            );
             let tolerance = match model {
                 "qwen3.5-fp8" => FP8_STATE_TOLERANCE,
                 _ => FP8_TOLERANCE,
             };
-            assert!(share < tolerance, "{model} on {}: {share}", isa.name());
+            let at = format!("{model} in Q8_0 on {}", isa.name());
+            check_rows(&at, checkpoint.config(), &found, &expected, tolerance);
         }
         let (mut error, mut whole) = (0.0, 0.0);
         for (_, tensor) in checkpoint
@@ -256,8 +286,7 @@ fn quantized_files_are_as_close_to_their_dequantized_weights_as_llama_cpp_is() {
     }
 }
 
-/// How far logits are off those of transformers with keys and values in fewer bits, at a position and as a share of the
-/// logits' spread: at most positions, since a row may choose another expert.
+/// How far logits are off those of transformers with keys and values in fewer bits.
 #[test]
 fn a_smaller_cache_moves_logits_only_a_little() {
     let others = [
@@ -269,7 +298,6 @@ fn a_smaller_cache_moves_logits_only_a_little() {
     for (model, file) in FAMILIES.map(|model| (model, ".")).into_iter().chain(others) {
         let checkpoint = open(fixture(model).join(file));
         let (tokens, expected) = expected(model, "logits");
-        let spread = root_mean_square_difference(&expected, &vec![0.0; expected.len()]);
         let mut model_of = load(&checkpoint, Isa::detect());
         let vocab = model_of.config().vocab;
         for (cache_type, tolerance) in [
@@ -279,23 +307,48 @@ fn a_smaller_cache_moves_logits_only_a_little() {
             let mut cache = KvCache::with_type(model_of.config(), 64, cache_type);
             let mut sequence = CachedSequence::default();
             let found = run(&mut model_of, &mut cache, &mut sequence, &tokens, 40);
-            let rows = found.chunks(vocab).zip(expected.chunks(vocab));
-            let mut shares: Vec<f32> = rows
-                .map(|(found, expected)| root_mean_square_difference(found, expected) / spread)
-                .collect();
-            shares.sort_by(f32::total_cmp);
-            let share = shares[shares.len() / 2];
-            eprintln!(
-                "{model}, {cache_type:?}: {share} off, {} at most",
-                shares[shares.len() - 1]
-            );
-            assert!(share < tolerance, "{model}, {cache_type:?}: {share} off");
+            let at = format!("{model}, {cache_type:?}");
+            check_rows(&at, checkpoint.config(), &found, &expected, tolerance);
 
             // Rows that are shared and copied keep their bits.
             cache.truncate(&mut sequence, 19);
             let left = sequence.len();
             let again = run(&mut model_of, &mut cache, &mut sequence, &tokens[left..], 40);
             assert_eq!(again, found[left * vocab..], "{model}, {cache_type:?}");
+        }
+    }
+}
+
+/// MXFP4 by the words of "OCP Microscaling Formats (MX) Specification 1.0", sections 5.3.3 and 5.4.1: E2M1 numbers, of which two
+/// share a byte, and a power of two for 32 of them. The exponent of all ones stands for no number: `not_numbers.rs` has what becomes
+/// of a file with it.
+#[test]
+fn mxfp4_stands_for_the_numbers_of_its_specification() {
+    let element = |bits: u8| -> f64 {
+        let sign = if bits & 8 == 0 { 1.0 } else { -1.0 };
+        let (exponent, mantissa) = (i32::from(bits >> 1 & 3), f64::from(bits & 1));
+        sign * match exponent {
+            0 => mantissa / 2.0,
+            _ => (1.0 + mantissa / 2.0) * 2_f64.powi(exponent - 1),
+        }
+    };
+    assert_eq!([0, 1, 2, 7, 9, 15].map(element), [0.0, 0.5, 1.0, 6.0, -0.5, -6.0]);
+    for exponent in 0..u8::MAX {
+        let scale = 2_f64.powi(i32::from(exponent) - 127);
+        for first in (0..=u8::MAX).step_by(16) {
+            let mut block = [exponent; 17];
+            for (byte, value) in block[1..].iter_mut().zip(first..) {
+                *byte = value;
+            }
+            let mut found = [0.0; 32];
+            dequantize_row(GgmlType::MXFP4, &block, &mut found);
+            for (idx, found) in found.into_iter().enumerate() {
+                // In ggml's blocks the low halves of the bytes come first.
+                let bits = block[1 + idx % 16] >> (idx / 16 * 4) & 15;
+                // What is beyond single precision is infinite.
+                let expected = (element(bits) * scale) as f32;
+                assert_eq!(found, expected, "{bits:#x} with the scale {exponent}");
+            }
         }
     }
 }
