@@ -7,7 +7,11 @@ use expect_test::expect;
 use gguf_builder::{Builder, strings};
 use serde::Deserialize;
 use serde_json::json;
-use surmise_engine::chat_template::{ChatTemplate, Conversation, Date, Value};
+use surmise_engine::{
+    answer::{AnswerFormat, CallForm, ReasoningForm},
+    chat_template::{ChatTemplate, Conversation, Date, Serde, Value},
+    tokenizer::Tokenizer,
+};
 
 mod chat_templates;
 mod gguf_builder;
@@ -223,6 +227,94 @@ fn templates_give_what_transformers_gives() {
         unsloth-mistral-Devstral-Small-2507: 12 texts, 0 refused
     "#]]
     .assert_eq(&table);
+}
+
+/// Files of GPT-OSS need not bring a template: what is written then is what OpenAI's writes, but for arguments that come as text,
+/// which it puts into quotes.
+#[test]
+fn gpt_oss_without_a_template_converses_as_with_openais() {
+    let fixture = fixture();
+    for architecture in ["gptoss", "gpt-oss"] {
+        let architecture = gguf_builder::Value::Str(architecture.into());
+        let file = Builder::new().pair("general.architecture", architecture);
+        let gguf = gguf_builder::open(&file.build()).unwrap();
+        let template = ChatTemplate::from_gguf(&gguf).unwrap().expect("a template");
+        let render = |case: &str| {
+            template
+                .render(&Conversation::from(&fixture.conversations[case]))
+                .unwrap()
+        };
+        for (case, expected) in &fixture.expected["openai-gpt-oss-120b"] {
+            match case.as_str() {
+                "call as text" => {
+                    let arguments = r#"json<|message|>{"city": "Z\u00fcrich", "days": 2}<|call|>"#;
+                    assert!(render(case).contains(arguments));
+                }
+                _ => assert_eq!(Some(render(case)), *expected, "{case}"),
+            }
+        }
+        let format = AnswerFormat::new(Some(&template), &Tokenizer::bytes());
+        let forms = (format.reasoning(), format.calls());
+        assert_eq!(forms, (ReasoningForm::Harmony, CallForm::Harmony));
+    }
+    let other = Builder::new().pair("general.architecture", gguf_builder::Value::Str("llama".into()));
+    let gguf = gguf_builder::open(&other.build()).unwrap();
+    assert!(ChatTemplate::from_gguf(&gguf).unwrap().is_none());
+}
+
+/// How GPT-OSS is told tools whose arguments are more than words and numbers: by OpenAI's guide to the format.
+#[test]
+fn gpt_oss_without_a_template_is_told_types() {
+    let file = Builder::new().pair("general.architecture", gguf_builder::Value::Str("gptoss".into()));
+    let gguf = gguf_builder::open(&file.build()).unwrap();
+    let template = ChatTemplate::from_gguf(&gguf).unwrap().expect("a template");
+    let tools = json!([
+        {"type": "function", "function": {"name": "edit", "description": "Changes a file", "parameters": {
+            "type": "object",
+            "properties": {
+                "paths": {"type": "array", "items": {"type": "string"}, "description": "Where"},
+                "mode": {"type": "string", "enum": ["all", "first"], "default": "first"},
+                "lines": {"type": "array", "items": {"type": "integer"}},
+                "dry": {"type": "boolean", "default": false},
+                "by": {"type": "object", "properties": {"name": {"type": "string", "nullable": true}}, "required": ["name"]},
+                "rest": {"type": "object"},
+                "any": {},
+            },
+            "required": ["paths"],
+        }}},
+        {"type": "function", "function": {"name": "undo"}},
+    ]);
+    let values = |json: &serde_json::Value| -> Vec<Value> {
+        let list = json.as_array().unwrap().iter();
+        list.map(|it| Value::from(Serde(it))).collect()
+    };
+    let text = template.render(&Conversation {
+        messages: values(&json!([{"role": "user", "content": "Hi."}])),
+        tools: values(&tools),
+        wants_answer: true,
+        ..Conversation::default()
+    });
+    let text = text.unwrap();
+    let (_, told) = text.split_once("namespace functions {\n\n").unwrap();
+    expect![[r#"
+        // Changes a file
+        type edit = (_: {
+        // Where
+        paths: string[],
+        mode?: "all" | "first", // default: first
+        lines?: number[],
+        dry?: boolean, // default: false
+        by?: {
+        name: string | null,
+        },
+        rest?: object,
+        any?: any,
+        }) => any;
+
+        type undo = () => any;
+
+        } // namespace functions<|end|><|start|>user<|message|>Hi.<|end|><|start|>assistant"#]]
+    .assert_eq(told);
 }
 
 /// Some models have two templates, one of them for conversations with tools.
