@@ -1,11 +1,13 @@
 //! GPT-OSS as Ollama's converter wrote it from August 2025 on, in the three spellings that people have: the same numbers as in
 //! llama.cpp's file, so the same logits, bit by bit.
 
-use gguf_builder::{Builder, Value, byte_level, strings};
+use gguf_builder::{Builder, Value, byte_level, strings, u32s};
 use references::{expected, f32_logits, fixture};
 use surmise_engine::{
+    Engine, EngineOptions, FimSupport, ModelSummary,
     kernels::Isa,
-    model::{Checkpoint, reference},
+    model::{Checkpoint, reference, transformer::Transformer},
+    request::{Prompt, Request, StopCondition},
     tokenizer::Tokenizer,
     weights::{GgmlType, Gguf, Tensor, WeightSource},
 };
@@ -87,8 +89,12 @@ fn metadata(original: &Gguf) -> Builder {
     builder
 }
 
-/// The fixture's model in one of Ollama's spellings.
+/// The fixture's model in one of Ollama's spellings, without a vocabulary.
 fn ollama_file(fused: Fused) -> Vec<u8> {
+    ollama_model(fused).build()
+}
+
+fn ollama_model(fused: Fused) -> Builder {
     let original = llama_cpp_file();
     let mut builder = metadata(&original);
     let mut add = |name: &str, shape: &[usize], dtype: GgmlType, data: &[u8]| {
@@ -153,7 +159,7 @@ fn ollama_file(fused: Fused) -> Vec<u8> {
             add(&name, &found.shape, found.dtype, found.bytes());
         }
     }
-    builder.build()
+    builder
 }
 
 #[test]
@@ -173,6 +179,68 @@ fn ollamas_files_of_gpt_oss_give_the_logits_of_llama_cpps_file() {
                 let found = f32_logits(&checkpoint, isa, &tokens);
                 let expected = f32_logits(&original, isa, &tokens);
                 assert!(found == expected, "{fused:?} on {}, {name}", isa.name());
+            }
+        }
+    }
+}
+
+/// A whole file, as the program opens it: the vocabulary's pre-tokenizer is called `default`, and there is no chat template.
+#[test]
+fn a_whole_file_is_loaded_and_asked_in_words() {
+    let original = llama_cpp_file();
+    let known = original.metadata();
+    let texts = |key: &str| strings(&known.require_str_array(key).unwrap());
+    let kinds = known.get_u32_array("tokenizer.ggml.token_type").unwrap().unwrap();
+    for fused in [Fused::All, Fused::GateAndUp, Fused::Nothing] {
+        let file = ollama_model(fused)
+            .pair("tokenizer.ggml.model", Value::Str(b"gpt2".to_vec()))
+            .pair("tokenizer.ggml.pre", Value::Str(b"default".to_vec()))
+            .pair("tokenizer.ggml.tokens", texts("tokenizer.ggml.tokens"))
+            .pair("tokenizer.ggml.token_type", u32s(kinds.iter().copied()))
+            .pair("tokenizer.ggml.merges", texts("tokenizer.ggml.merges"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sha256-0123");
+        std::fs::write(&path, file.build()).unwrap();
+        let source = WeightSource::File(path);
+        let options = EngineOptions {
+            threads: Some(2),
+            ..EngineOptions::default()
+        };
+        let summary = ModelSummary::read(&source, &options).unwrap();
+        assert_eq!(summary.number_format, "MXFP4", "{fused:?}");
+        let engine = Engine::load(source, options).unwrap();
+        assert_eq!(engine.info().fim, FimSupport::Conversation, "{fused:?}");
+        let request = Request {
+            prompt: Prompt::Tokens(vec![1, 2, 3]),
+            stop: StopCondition {
+                max_tokens: 4,
+                ignore_end_tokens: true,
+                ..StopCondition::default()
+            },
+            ..Request::default()
+        };
+        let answer = engine.generate(request).blocking_collect().unwrap();
+        assert_eq!(answer.tokens.len(), 4, "{fused:?}");
+    }
+}
+
+/// Bytes of a header that are others: refused, or harmless.
+#[test]
+fn damaged_files_do_no_harm() {
+    for fused in [Fused::All, Fused::GateAndUp] {
+        let bytes = ollama_file(fused);
+        let data = gguf_builder::open(&bytes).unwrap();
+        let header_bytes = bytes.len() - data.tensors().map(|it| it.n_bytes()).sum::<usize>();
+        for at in (0..header_bytes).step_by(11) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), damaged).unwrap();
+            let outcome = Gguf::open(WeightSource::File(file.path().into()))
+                .and_then(|gguf| Checkpoint::from_gguf(&gguf))
+                .and_then(|it| Transformer::load(it.weights(), it.config().clone(), 1, Isa::PORTABLE));
+            if let Err(error) = outcome {
+                assert!(error.to_string().len() > 15, "byte {at}: {error}");
             }
         }
     }
