@@ -184,6 +184,21 @@ fn ollamas_files_of_gpt_oss_give_the_logits_of_llama_cpps_file() {
     }
 }
 
+#[test]
+fn names_of_llama_cpp_will_do_in_ollamas_files() {
+    let original = llama_cpp_file();
+    let builder = original.tensors().fold(metadata(&original), |builder, info| {
+        let extents: Vec<u64> = info.shape.iter().rev().map(|it| *it as u64).collect();
+        let tensor = original.require(&info.name).unwrap();
+        builder.tensor(&info.name, &extents, info.dtype, tensor.bytes())
+    });
+    let renamed = Checkpoint::from_gguf(&gguf_builder::open(&builder.build()).unwrap()).unwrap();
+    let original = Checkpoint::from_gguf(&original).unwrap();
+    let (tokens, _) = expected("gpt-oss", "logits");
+    let logits = |checkpoint| f32_logits(checkpoint, Isa::detect(), &tokens);
+    assert!(logits(&renamed) == logits(&original));
+}
+
 /// A whole file, as the program opens it: the vocabulary's pre-tokenizer is called `default`, and there is no chat template.
 #[test]
 fn a_whole_file_is_loaded_and_asked_in_words() {
