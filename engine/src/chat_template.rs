@@ -48,6 +48,9 @@ const TOOL_USE: &str = "tool_use";
 /// File of a folder with special tokens, and often with the template.
 const CONFIG: &str = "tokenizer_config.json";
 
+/// The template of GPT-OSS, for files without one.
+const HARMONY: &str = include_str!("chat_template/harmony.jinja");
+
 /// A model's chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -148,14 +151,18 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The template in a GGUF file's metadata, if it has one, with the one called `tool_use` if there are several.
+    /// The template in a GGUF file's metadata, if it has one, with the one called `tool_use` if there are several. Files of GPT-OSS
+    /// need none: Ollama's have none.
     ///
     /// # Errors
     /// As [`new`](Self::new), and [`EngineError::BadFile`] for metadata of the wrong type.
     pub fn from_gguf(gguf: &Gguf) -> Result<Option<Self>, EngineError> {
         let metadata = gguf.metadata();
         let Some(source) = metadata.get_str("tokenizer.chat_template")? else {
-            return Ok(None);
+            return match metadata.get_str("general.architecture")? {
+                Some("gptoss" | "gpt-oss") => Self::new(HARMONY, BTreeMap::new()).map(Some),
+                _ => Ok(None),
+            };
         };
         let tokens = metadata.require_str_array("tokenizer.ggml.tokens")?;
         let mut special = BTreeMap::new();

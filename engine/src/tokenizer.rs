@@ -133,10 +133,12 @@ impl Tokenizer {
     }
 
     fn byte_level(metadata: &Metadata) -> Result<Self, EngineError> {
-        let splitter = match metadata.get_str("tokenizer.ggml.pre")? {
-            Some(name) => Splitter::by_name(name)?,
-            None => Splitter::by_name("(none)")?,
+        let pre = match metadata.get_str("general.architecture")? {
+            // Ollama's files of GPT-OSS say `default`, whatever that was for Ollama.
+            Some("gptoss") => "gpt-4o",
+            _ => metadata.get_str("tokenizer.ggml.pre")?.unwrap_or("(none)"),
         };
+        let splitter = Splitter::by_name(pre)?;
         let adds_bos = splitter.adds_bos;
         let characters = ByteChars::new();
         let (vocabulary, spellings) = read_vocabulary(metadata, &|text, out| characters.decode(text, out))?;

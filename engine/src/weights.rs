@@ -138,9 +138,10 @@ impl SharedBytes {
 }
 
 impl SharedBytes {
-    /// Gives back the pages that lie within; they are read from the file again when somebody looks.
+    /// Gives back the pages of a mapped file that lie within; they are read from it again when somebody looks. Bytes that are no
+    /// file's own mapping stay: nobody could bring them back.
     fn release(&self) {
-        if matches!(*self.storage, Storage::Owned(_)) {
+        if !matches!(*self.storage, Storage::Mapped(_)) {
             return;
         }
         #[cfg(unix)]
@@ -156,8 +157,8 @@ impl SharedBytes {
             let start = (range.start as usize).next_multiple_of(page_bytes);
             let end = range.end as usize / page_bytes * page_bytes;
             if start < end {
-                // SAFETY: whole pages of a private or read-only mapping of a file that nobody writes to: their contents come back
-                // from the file. A refusal only means that the memory stays taken.
+                // SAFETY: whole pages of a read-only mapping of a file that nobody writes to: their contents come back from the
+                // file. A refusal only means that the memory stays taken.
                 unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
             }
         }

@@ -292,6 +292,46 @@ fn absurd_configurations(config: &Value) -> Vec<(String, Value)> {
     copies
 }
 
+/// A tokenizer without merges, in both formats, or with some that are no pairs.
+fn damaged_merges() -> Vec<(String, Result<(), EngineError>)> {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixtures().join("llama3").join(file), folder.path().join(file)).unwrap();
+    }
+    let tokenizer: Value = serde_json::from_str(&tokenizer_json()).unwrap();
+    let wrong = [
+        json!(null),
+        json!("a b"),
+        json!(["ab"]),
+        json!([["a"]]),
+        json!([["a", 1]]),
+    ];
+    let of_folder = wrong.map(|merges| {
+        let at = format!("llama3, merges {merges}");
+        let mut tokenizer = tokenizer.clone();
+        tokenizer["model"]["merges"] = merges;
+        fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        (at.clone(), must_fail(folder.path(), &at))
+    });
+
+    let mut bytes = fs::read(fixtures().join("llama3/bf16.gguf")).unwrap();
+    let key = b"tokenizer.ggml.merges";
+    let start = bytes.windows(key.len()).position(|it| it == key).unwrap();
+    bytes[start + key.len() - 1] = b'_';
+    let path = folder.path().join("damaged.gguf");
+    fs::write(&path, bytes).unwrap();
+    let at = "llama3, no merges".to_owned();
+    let of_file = (at.clone(), must_fail(&path, &at));
+
+    let all: Vec<_> = of_folder.into_iter().chain([of_file]).collect();
+    for (at, outcome) in &all {
+        let error = outcome.as_ref().unwrap_err().to_string();
+        let is_named = error.contains("merge") || error.contains("expected a sequence");
+        assert!(is_named, "{at}: {error}");
+    }
+    all
+}
+
 /// A vocabulary of bytes.
 fn tokenizer_json() -> String {
     let bytes = (33..127).chain(161..173).chain(174..256).chain(256..324);
@@ -358,6 +398,7 @@ fn broken_files_are_refused_in_time() {
     for (at, outcome) in damaged_parts(&mut random)
         .into_iter()
         .chain(damaged_index(&mut random))
+        .chain(damaged_merges())
     {
         assert!(outcome.is_err() || at.contains("damage"), "{at}: loaded");
         count(outcome);

@@ -195,14 +195,38 @@ fn a_model_that_can_only_talk_is_asked_in_words() {
 #[test]
 fn an_unknown_architecture_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("config.json"), r#"{"model_type": "mamba3"}"#).unwrap();
-    let error = Checkpoint::from_folder(folder.path()).err().unwrap().to_string();
+    let architecture = |name: &str| {
+        let config = json!({ "model_type": name });
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        Checkpoint::from_folder(folder.path()).err().unwrap().to_string()
+    };
     assert_eq!(
-        error,
+        architecture("mamba3"),
         "architecture `mamba3` is not supported; known: llama, mistral, ministral3, qwen2, qwen3, qwen3_moe, qwen3_next, \
          qwen3_5_text, qwen3_5, qwen3_5_moe_text, qwen3_5_moe, deepseek_v2, deepseek_v3, glm4_moe_lite, gemma, gemma2, \
          gemma3_text, gemma3, gemma4_text, gemma4, gemma4_unified_text, gemma4_unified, gpt_oss, granite, phi3, starcoder2"
     );
+    for name in [
+        "granitemoehybrid",
+        "granitemoe",
+        "llama4",
+        "phimoe",
+        "gemma3n",
+        "qwen2_moe",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "glm4",
+        "glm4_moe",
+        "deepseek_v32",
+        "kimi_k2",
+        "lfm2",
+        "olmo3",
+        "seed_oss",
+    ] {
+        let error = architecture(name);
+        let expected = format!("architecture `{name}` is not supported; known: llama, ");
+        assert!(error.starts_with(&expected), "{error}");
+    }
 }
 
 #[test]

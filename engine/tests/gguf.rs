@@ -134,10 +134,32 @@ fn an_unknown_architecture_is_refused_by_name() {
     assert_eq!(
         architecture("mamba3"),
         "architecture `mamba3` is not supported; known: llama, mistral3, qwen2, qwen3, qwen3moe, qwen3next, qwen35, qwen35moe, \
-         deepseek2, gemma, gemma2, gemma3, gemma4, gpt-oss, granite, phi3, starcoder, starcoder2"
+         deepseek2, gemma, gemma2, gemma3, gemma4, gpt-oss, gptoss, granite, phi3, starcoder, starcoder2"
     );
-    // Families without a name of their own in GGUF files have no empty one either.
-    assert!(architecture("").starts_with("architecture `` is not supported"));
+    // Families without a name of their own in GGUF files have no empty one either; the others are next to some that are read.
+    for name in [
+        "",
+        "granitehybrid",
+        "granitemoe",
+        "llama4",
+        "phimoe",
+        "gemma3n",
+        "gemma-embedding",
+        "qwen2moe",
+        "qwen2vl",
+        "qwen3vl",
+        "glm4",
+        "glm4moe",
+        "deepseek",
+        "mistral4",
+        "lfm2",
+        "olmo3",
+        "seed_oss",
+    ] {
+        let error = architecture(name);
+        let expected = format!("architecture `{name}` is not supported; known: llama, ");
+        assert!(error.starts_with(&expected), "{error}");
+    }
 }
 
 #[test]
@@ -436,9 +458,9 @@ fn well_formed_but_not_for_us() {
             data: vec![0; 64],
             ..Builder::new()
         }
-        .entry("t", &[4], 4, 0),
+        .entry("t", &[4], 5, 0),
         expect![
-            "tensor type `id 4 of tensor `t`` is not supported; known: ggml's types up to NVFP4 (40), without those it removed"
+            "tensor type `id 5 of tensor `t`` is not supported; known: ggml's types up to NVFP4 (40), without those it removed"
         ],
     );
     refuse(

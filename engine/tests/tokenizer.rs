@@ -108,25 +108,78 @@ fn tokenizer_json_gives_the_same_tokens() {
     );
 }
 
+/// Texts of random characters of the kinds that expressions tell apart.
+fn random_texts(n_texts: usize) -> Vec<String> {
+    const PARTS: [&str; 36] = [
+        " ", " ", "  ", "\t", "\n", "\r\n", "a", "b", "XML", "é", "É", "ǅ", "ʰ", "\u{301}", "漢", "字", "か",
+        "カ", "한", "א", "1", "23", "٣", "Ⅷ", "½", ".", ",", "//", "#", "_", "$", "+", "。", "'s", "'LL",
+        "🦀",
+    ];
+    // Marsaglia's xorshift, the same in every run.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |bound: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 33) as usize % bound
+    };
+    let mut text = || -> String {
+        let n_parts = 1 + below(24);
+        (0..n_parts).map(|_| PARTS[below(PARTS.len())]).collect()
+    };
+    (0..n_texts).map(|_| text()).collect()
+}
+
 /// GPT-OSS has a vocabulary of its own, o200k, and llama.cpp's fixtures do not: its expression, its special tokens and
 /// another vocabulary's merges stand in, and the `tokenizers` crate says what they give. So they do for other pre-tokenizers
-/// without a fixture.
+/// without a fixture: the expressions are those that their models' `tokenizer.json` has.
 #[test]
-fn o200k_gives_the_tokens_of_the_reference() {
+fn pre_tokenizers_without_a_fixture_give_the_tokens_of_the_reference() {
     const WORDS: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|";
     let kimi = WORDS.replace(r"\p{M}]", r"\p{M}&&[^\p{Han}]]");
+    const BLANKS: &str = r"\s*[\r\n]+|\s+(?!\S)|\s+";
+    const CONTRACTED: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
     let patterns = [
         (
             "gpt-4o",
-            format!(r"{WORDS}\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
+            vec![format!(
+                r"{WORDS}\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{BLANKS}"
+            )],
         ),
         (
             "kimi-k2",
-            format!(r"[\p{{Han}}]+|{kimi}\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
+            vec![format!(
+                r"[\p{{Han}}]+|{kimi}\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{BLANKS}"
+            )],
         ),
         (
             "seed-coder",
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+".to_owned(),
+            vec![format!(
+                r"{CONTRACTED}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{BLANKS}"
+            )],
+        ),
+        (
+            "tekken",
+            vec![format!(
+                r"{}\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{BLANKS}",
+                WORDS.replace(&format!("{CONTRACTED}?"), "")
+            )],
+        ),
+        (
+            "dbrx",
+            vec![format!(
+                r"{CONTRACTED}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{BLANKS}"
+            )],
+        ),
+        (
+            "deepseek-v3",
+            vec![
+                r"\p{N}{1,3}".to_owned(),
+                "[一-龥぀-ゟ゠-ヿ]+".to_owned(),
+                format!(
+                    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{{|}}~][A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{BLANKS}"##
+                ),
+            ],
         ),
     ];
     const HARMONY: [&str; 7] = [
@@ -168,16 +221,18 @@ fn o200k_gives_the_tokens_of_the_reference() {
         ]
         .map(str::to_owned),
     );
-    for (name, pattern) in patterns {
+    inputs.extend(random_texts(400));
+    for (name, patterns) in patterns {
+        let split = |pattern| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+        let bytes =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        let pre_tokenizers: Vec<_> = patterns.iter().map(split).chain([bytes.clone()]).collect();
         let json = json!({
             "version": "1.0",
             "added_tokens": added,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
-                {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
-            ]},
-            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
-            "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
+            "decoder": bytes,
+            "model": {"type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": name == "tekken"},
         });
         let written = tempfile::tempdir().unwrap();
         let path = written.path().join("tokenizer.json");

@@ -2,8 +2,8 @@
 """Writes what transformers makes of chat templates: the fixtures of engine/tests/chat_template.rs.
 
 TEMPLATES is a folder with llama.cpp's collection of templates, named as there. For each of NAMES and each conversation,
-OUT gets the text that `apply_chat_template` gives, or the fact that the template refuses. Where Python fails in the template,
-there is nothing to compare with.
+OUT gets the text that `apply_chat_template` gives, or null where it raises: because the template refuses, or because Python
+fails in it.
 
 Needs transformers 5 and jinja2. usage: chat_templates.py TEMPLATES OUT.json
 """
@@ -12,7 +12,6 @@ import json
 import sys
 from pathlib import Path
 
-from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 NAMES = [
@@ -25,7 +24,9 @@ NAMES = [
     "ibm-granite-granite-4.1", "mistralai-Ministral-3-14B-Reasoning-2512", "GLM-4.6", "GLM-4.7-Flash",
     "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
     "meetkai-functionary-medium-v3.2", "fireworks-ai-llama-3-firefunction-v2",
-    "deepseek-ai-DeepSeek-V3.1", "deepseek-ai-DeepSeek-V3.2", "llama-cpp-deepseek-r1",
+    "deepseek-ai-DeepSeek-V3.1", "deepseek-ai-DeepSeek-V3.2", "llama-cpp-deepseek-r1", "meetkai-functionary-medium-v3.1",
+    "Bielik-11B-v3.0-Instruct", "GigaChat3-10B-A1.8B", "GigaChat3.1-10B-A1.8B", "moonshotai-Kimi-K2", "Kimi-K2-Instruct",
+    "Kimi-K2-Thinking", "MiMo-VL", "openbmb-MiniCPM5-1B", "unsloth-Apriel-1.5", "Apriel-1.6-15b-Thinker-fixed",
 ]  # fmt: skip
 
 WEATHER = {
@@ -57,8 +58,22 @@ CALL = {
         }
     ],
 }
+# As OpenAI has arguments.
+CALL_AS_TEXT = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        call | {"function": call["function"] | {"arguments": json.dumps(call["function"]["arguments"])}}
+        for call in CALL["tool_calls"]
+    ],
+}
 RESULT = {"role": "tool", "tool_call_id": "call12345", "name": "get_weather", "content": '{"sky": "clear"}'}
 REASONED = ANSWER | {"reasoning_content": "A shift.", "thinking": "A shift."}
+# What Firefunction calls tools, and the time that it wants to be told.
+FIREFUNCTION = {
+    "functions": json.dumps([WEATHER["function"]], ensure_ascii=False),
+    "datetime": "2026-03-05 12:34:56 UTC",
+}
 CONVERSATIONS = {
     "question": {"messages": [QUESTION]},
     "system": {"messages": [SYSTEM, QUESTION]},
@@ -68,11 +83,23 @@ CONVERSATIONS = {
     "high effort": {"messages": [QUESTION], "reasoning_effort": "high"},
     "tools": {"messages": [SYSTEM, QUESTION], "tools": [WEATHER]},
     "call": {"messages": [QUESTION, CALL, RESULT], "tools": [WEATHER]},
-    # What Firefunction calls tools.
-    "functions": {"messages": [SYSTEM, QUESTION], "functions": json.dumps([WEATHER["function"]], ensure_ascii=False)},
+    "call as text": {"messages": [QUESTION, CALL_AS_TEXT, RESULT], "tools": [WEATHER]},
+    "functions": {"messages": [SYSTEM, QUESTION]} | FIREFUNCTION,
+    "functions, call": {"messages": [QUESTION, CALL, RESULT, ANSWER, QUESTION]} | FIREFUNCTION,
     "ended": {"messages": [QUESTION, ANSWER], "add_generation_prompt": False},
 }
 COMMON = {"bos_token": "<BOS>", "eos_token": "<EOS>", "pad_token": "<PAD>", "unk_token": "<UNK>"}
+
+
+def render(template: str, arguments: dict) -> str:
+    try:
+        rendered, _ = render_jinja_template(chat_template=template, **arguments)
+    except TypeError:
+        if "tools" in arguments:
+            raise
+        # A template for conversations with tools goes through the tools that there are.
+        rendered, _ = render_jinja_template(chat_template=template, tools=[], **arguments)
+    return rendered[0]
 
 
 def main() -> None:
@@ -94,12 +121,10 @@ def main() -> None:
             arguments = {"add_generation_prompt": True} | COMMON | arguments
             arguments["conversations"] = [arguments.pop("messages")]
             try:
-                rendered, _ = render_jinja_template(chat_template=template, **arguments)
-                expected[name][conversation] = rendered[0]
+                expected[name][conversation] = render(template, arguments)
             except Exception as error:
                 print(f"{name}, {conversation}: {type(error).__name__}: {error}", file=sys.stderr)
-                if type(error) is TemplateError:
-                    expected[name][conversation] = None
+                expected[name][conversation] = None
     fixture = {"conversations": CONVERSATIONS, "expected": expected}
     out.write_text(json.dumps(fixture, indent=1, ensure_ascii=False) + "\n")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turns small Hugging Face checkpoints into the fixtures of engine/tests/forward.rs.
+"""Turns small Hugging Face checkpoints into the fixtures of engine/tests/forward.rs and quantized.rs.
 
 Reads SOURCE/<model>/{config.json, model.safetensors, expected.safetensors}, as checkpoints.py writes them, and
 writes OUT/<model>/: the checkpoint itself, the file that llama.cpp's own converter makes of it (bf16), or its quantised

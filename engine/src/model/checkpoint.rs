@@ -10,7 +10,7 @@ use super::{
     family::Family,
     head_groups::ungroup_heads,
     latent::split_joined,
-    mxfp4::unpack_experts,
+    mxfp4::{part_gate_and_up, unpack_experts, unpair_numbers},
     names::{canonical_gguf_name, canonical_hugging_face_name, split_layer},
     quantization::fp8_block,
 };
@@ -33,7 +33,7 @@ impl Checkpoint {
     /// [`EngineError::BadFile`] for a key that is missing or contradicts another.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, EngineError> {
         let family = Family::of_gguf(gguf.metadata().require_str("general.architecture")?)?;
-        let stated = Stated::from_gguf(gguf, family.gguf)?;
+        let stated = Stated::from_gguf(gguf, family)?;
         let n_prediction_layers = stated.n_prediction_layers;
         let config = stated
             .into_config(family)
@@ -49,6 +49,10 @@ impl Checkpoint {
         }
         drop_layers(&mut weights, "blk.", (config.n_layers, n_prediction_layers))?;
         weights.rename(|name| canonical_gguf_name(family, name))?;
+        unpair_numbers(&mut weights)?;
+        if family.gguf_gate_and_up_alternate {
+            part_gate_and_up(&mut weights, config.n_layers)?;
+        }
         split_joined(&mut weights, &config)?;
         ungroup_heads(&mut weights, &config)?;
         Ok(Self { config, weights })

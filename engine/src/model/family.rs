@@ -18,7 +18,7 @@ use super::{Activation, RopePairing, config::Stated};
 use crate::error::EngineError;
 
 /// Every family, under each name that files give it.
-const ARCHITECTURES: [&Family; 22] = [
+const ARCHITECTURES: [&Family; 23] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &mistral::MINISTRAL,
@@ -37,6 +37,7 @@ const ARCHITECTURES: [&Family; 22] = [
     &gemma4::FAMILY,
     &gemma4::UNIFIED,
     &gpt_oss::FAMILY,
+    &gpt_oss::OLLAMA,
     &granite::FAMILY,
     &phi3::FAMILY,
     &starcoder::FAMILY,
@@ -64,6 +65,10 @@ pub(super) struct Family {
     pub(super) gguf_names: &'static [(&'static str, &'static str)],
     /// Parts of tensor names in safetensors files, where they are not Llama's: (found, meant).
     pub(super) hugging_face_names: &'static [(&'static str, &'static str)],
+    /// Kind of RoPE scaling in GGUF files that give its factor alone.
+    pub(super) gguf_scaling: Option<&'static str>,
+    /// Whether rows of gate and up alternate where a GGUF file holds both in one tensor, rather than one after the other.
+    pub(super) gguf_gate_and_up_alternate: bool,
     /// What the `text_config` of checkpoints that also see pictures leaves out where it is as transformers' class for it has it.
     pub(super) text_defaults: &'static [(&'static str, usize)],
     pub(super) norm_subtracts_mean: bool,
@@ -95,6 +100,8 @@ impl Family {
         hugging_face_pairing: RopePairing::Halves,
         gguf_names: &[],
         hugging_face_names: &[],
+        gguf_scaling: None,
+        gguf_gate_and_up_alternate: false,
         text_defaults: &[],
         norm_subtracts_mean: false,
         learns_positions: false,

@@ -22,7 +22,10 @@ pub(super) fn fp8_block(folder: &Path, config: &Value) -> Result<[usize; 2], Eng
     let places = [config, config.get("text_config").unwrap_or(&Value::Null)];
     let stated = places
         .iter()
-        .flat_map(|place| [place.get("quantization_config"), place.get("compression_config")])
+        .flat_map(|place| {
+            // The last is MLX's, which has no other name for itself.
+            ["quantization_config", "compression_config", "quantization"].map(|key| place.get(key))
+        })
         .flatten()
         .find(|it| it.is_object())
         .or(own.get("quantization"));
@@ -30,7 +33,11 @@ pub(super) fn fp8_block(folder: &Path, config: &Value) -> Result<[usize; 2], Eng
         return Ok(fp8::DEFAULT_BLOCK);
     };
     let word = |key: &str| stated.get(key).and_then(Value::as_str);
-    let method = word("quant_method").unwrap_or("modelopt");
+    let method = match word("quant_method") {
+        Some(method) => method,
+        None if stated.get("bits").is_some() => "MLX",
+        None => "modelopt",
+    };
     let is_known = match method {
         "fp8" => word("fmt").is_none_or(|it| it.eq_ignore_ascii_case("e4m3")),
         "mxfp4" => true,
@@ -127,6 +134,24 @@ mod tests {
             (json!({"quant_method": "awq", "bits": 4}), "`awq, 4 bits`"),
             (json!({"quant_method": "gptq", "bits": 4}), "`gptq, 4 bits`"),
             (
+                json!({"quant_method": "auto-round", "bits": 4}),
+                "`auto-round, 4 bits`",
+            ),
+            (json!({"quant_method": "exl2", "bits": 4.0}), "`exl2, 4.0 bits`"),
+            (json!({"quant_method": "exl3", "bits": 3.5}), "`exl3, 3.5 bits`"),
+            (
+                json!({"quant_method": "quark", "export": {"weight_format": "real_quantized"}}),
+                "`quark`",
+            ),
+            (
+                json!({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}),
+                "`fbgemm_fp8`",
+            ),
+            (json!({"quant_method": "torchao"}), "`torchao`"),
+            (json!({"quant_method": "hqq"}), "`hqq`"),
+            (json!({"quant_method": "aqlm"}), "`aqlm`"),
+            (json!({"group_size": 64, "bits": 4}), "`MLX, 4 bits`"),
+            (
                 json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
                 "`bitsandbytes`",
             ),
@@ -149,6 +174,10 @@ mod tests {
             );
             assert!(error.contains("GGUF"), "{error}");
         }
+
+        let of_mlx = json!({"quantization": {"group_size": 64, "bits": 8, "mode": "affine"}});
+        let error = fp8_block(folder.path(), &of_mlx).unwrap_err().to_string();
+        assert!(error.starts_with("quantisation `MLX, 8 bits`"), "{error}");
 
         let own = json!({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "W4A16_AWQ"}});
         std::fs::write(folder.path().join("hf_quant_config.json"), own.to_string()).unwrap();

@@ -48,7 +48,10 @@ struct Model {
 
 /// A merge in the older spelling and in the newer one.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a merge expected: two tokens with a space between, or a list of two"
+)]
 enum Merge {
     Line(String),
     Pair(String, String),

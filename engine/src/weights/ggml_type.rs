@@ -42,18 +42,21 @@ pub enum GgmlType {
     TQ1_0,
     TQ2_0,
     MXFP4,
+    /// Ollama's, in its files of GPT-OSS from August 2025: a byte holds two neighbours, as in OpenAI's own.
+    MXFP4Pairs,
     NVFP4,
 }
 
 /// Id in the file, name as ggml prints it, elements in a block, bytes of a block.
 type Row = (u32, GgmlType, &'static str, usize, usize);
 
-/// Ids 4, 5, 31 to 33 and 36 to 38 belonged to types that ggml has removed.
-const TABLE: [Row; 33] = [
+/// Ids 5, 31 to 33 and 36 to 38 belonged to types that ggml has removed. So did 4, before there were GGUF files: Ollama took it.
+const TABLE: [Row; 34] = [
     (0, GgmlType::F32, "F32", 1, 4),
     (1, GgmlType::F16, "F16", 1, 2),
     (2, GgmlType::Q4_0, "Q4_0", 32, 18),
     (3, GgmlType::Q4_1, "Q4_1", 32, 20),
+    (4, GgmlType::MXFP4Pairs, "MXFP4_PAIRS", 32, 17),
     (6, GgmlType::Q5_0, "Q5_0", 32, 22),
     (7, GgmlType::Q5_1, "Q5_1", 32, 24),
     (8, GgmlType::Q8_0, "Q8_0", 32, 34),
@@ -168,7 +171,7 @@ mod tests {
             assert_eq!(row.1.id(), row.0);
         }
         assert!(TABLE.is_sorted_by(|a, b| a.0 < b.0));
-        for removed in [4, 5, 31, 32, 33, 36, 37, 38, 41, u32::MAX] {
+        for removed in [5, 31, 32, 33, 36, 37, 38, 41, u32::MAX] {
             assert_eq!(GgmlType::from_id(removed), None);
         }
     }

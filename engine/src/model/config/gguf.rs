@@ -1,7 +1,10 @@
 //! What the metadata of a GGUF file states, under the keys of the GGUF specification.
 
 use super::{
-    super::{DeltaNet, family::Source},
+    super::{
+        DeltaNet,
+        family::{Family, Source},
+    },
     Gate, LatentAttention, PerLayer, RopeScaling, Stated,
 };
 use crate::{
@@ -10,15 +13,15 @@ use crate::{
 };
 
 impl Stated {
-    /// Reads the keys of `architecture`.
+    /// Reads the keys of `family`.
     ///
     /// # Errors
     /// [`EngineError::BadFile`] for a key that is missing or has another type, [`EngineError::Unsupported`] for a kind of
     /// RoPE scaling that is not known.
-    pub(in crate::model) fn from_gguf(gguf: &Gguf, architecture: &str) -> Result<Self, EngineError> {
+    pub(in crate::model) fn from_gguf(gguf: &Gguf, family: &Family) -> Result<Self, EngineError> {
         let keys = Keys {
             metadata: gguf.metadata(),
-            architecture,
+            architecture: family.gguf,
         };
         let require = |name: &str| -> Result<usize, EngineError> {
             Ok(keys.metadata.require_u32(&keys.key(name))? as usize)
@@ -63,7 +66,7 @@ impl Stated {
             context_length: require("context_length")?,
             norm_epsilon,
             rope_theta: keys.number("rope.freq_base")?,
-            rope_scaling: keys.rope_scaling(gguf)?,
+            rope_scaling: keys.rope_scaling(gguf, family.gguf_scaling)?,
             yarn_score_scale: keys.yarn_score_scale()?,
             window_rope_theta: keys.number("rope.freq_base_swa")?,
             // Some converters write 0 for "none".
@@ -232,7 +235,7 @@ impl Keys<'_> {
         }))
     }
 
-    fn rope_scaling(&self, gguf: &Gguf) -> Result<RopeScaling, EngineError> {
+    fn rope_scaling(&self, gguf: &Gguf, default_kind: Option<&str>) -> Result<RopeScaling, EngineError> {
         if gguf.tensor("rope_freqs.weight").is_some() {
             return Ok(RopeScaling::Factors(
                 gguf.require("rope_freqs.weight")?.numbers()?,
@@ -254,6 +257,7 @@ impl Keys<'_> {
         };
         let factor = factor.filter(|it| *it != 0.0);
         let kind = self.metadata.get_str(&self.key("rope.scaling.type"))?;
+        let kind = kind.or(default_kind.filter(|_| factor.is_some()));
         match (kind, factor) {
             (Some("none"), _) | (None | Some("linear"), None) => Ok(RopeScaling::None),
             (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear(factor)),
