@@ -1,7 +1,14 @@
 //! The head, its tree and verification against what SafeAILab's own code gives for the same weights
 //! (`tests/fixtures/references/eagle3`).
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -9,8 +16,9 @@ use super::*;
 use crate::{
     engine::{Engine, EngineOptions},
     kernels::Isa,
-    model::{Model, transformer::Transformer},
+    model::{Model, ModelConfig, transformer::Transformer},
     request::{Prompt, Request, SamplingParams, Speculation, StopCondition},
+    sampler::split_mix,
     tokenizer::Tokenizer,
 };
 
@@ -209,7 +217,7 @@ fn drafts_change_nothing_and_prompts_are_remembered() {
         let checkpoint = target();
         let config = checkpoint.config().clone();
         let model = Transformer::load(checkpoint.weights(), config, 1, Isa::detect()).unwrap();
-        let tokenizer = std::sync::Arc::new(Tokenizer::bytes());
+        let tokenizer = Arc::new(Tokenizer::bytes());
         let options = EngineOptions::default();
         Engine::start_with_drafter(Box::new(model), drafter, tokenizer, None, options).unwrap()
     };
@@ -264,5 +272,200 @@ fn drafts_change_nothing_and_prompts_are_remembered() {
             assert!(n_accepted > 0);
             assert!(n_reused > 4 * 30);
         }
+    }
+}
+
+/// The fixture's target, but at random one of the tokens that were drafted comes next, or any other: paths of all shapes are
+/// kept. What it captures is the target's own.
+struct Wandering(Transformer);
+
+impl Model for Wandering {
+    fn config(&self) -> &ModelConfig {
+        self.0.config()
+    }
+
+    fn forward(
+        &mut self,
+        batch: Batch<'_>,
+        cache: &mut KvCache,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), EngineError> {
+        self.0.forward(batch, cache, logits)?;
+        let vocab = self.config().vocab;
+        let wanted = batch.rows.iter().filter(|row| row.wants_logits);
+        for (row, logits) in wanted.zip(logits.chunks_exact_mut(vocab)) {
+            let follows = |it: &&Row| {
+                it.sequence_idx == row.sequence_idx
+                    && it.parent_slot() == Some(row.slot())
+                    && it.slot() > row.slot()
+            };
+            let drafted: Vec<u32> = batch.rows.iter().filter(follows).map(|it| it.token).collect();
+            let random = split_mix(u64::from(row.token) << 32 | row.position() as u64) as usize;
+            let next = match drafted.get(random / 8 % drafted.len().max(1)) {
+                Some(&token) if !random.is_multiple_of(8) => token as usize,
+                _ => random / 8 % vocab,
+            };
+            logits.fill(0.0);
+            logits[next] = 30.0;
+        }
+        Ok(())
+    }
+
+    fn capture(&mut self, layers: &[usize]) -> Result<(), EngineError> {
+        self.0.capture(layers)
+    }
+
+    fn captured(&self) -> &[f32] {
+        self.0.captured()
+    }
+}
+
+/// Fails where a drafter's draft is not the one of a drafter and a target that have just read the sequence for the first
+/// time.
+struct Compared {
+    drafter: Eagle3,
+    fresh: Eagle3,
+    target: Transformer,
+    n_compared: Arc<AtomicUsize>,
+}
+
+impl Compared {
+    fn compare(&mut self, task: &DraftTask<'_>) {
+        let (&last, known) = task.tokens.split_last().unwrap();
+        let mut cache = KvCache::with_type(self.target.config(), 16, CacheType::F16);
+        let mut sequence = CachedSequence::default();
+        cache.reserve(&mut sequence, known.len()).unwrap();
+        let rows: Vec<Row> = known
+            .iter()
+            .zip(0..)
+            .map(|(&it, at)| Row::chain(it, at, 0, false))
+            .collect();
+        let batch = Batch {
+            rows: &rows,
+            sequences: &[&sequence],
+        };
+        self.target.forward(batch, &mut cache, &mut Vec::new()).unwrap();
+
+        self.fresh.close(0);
+        self.fresh.cache = KvCache::with_type(&self.fresh.head.config.shape, 64, CacheType::F32);
+        self.fresh.open(0, known);
+        let tokens = [known, &[last]].concat();
+        self.fresh.observe(0, &tokens, 0, self.target.captured()).unwrap();
+        let mut draft = Draft::default();
+        let expected = DraftTask {
+            sequence: 0,
+            tokens: &tokens,
+            max_len: task.max_len,
+            min_reach: task.min_reach,
+            draft: &mut draft,
+        };
+        self.fresh.draft(&mut [expected]).unwrap();
+        assert!(!draft.is_empty());
+        assert_eq!(*task.draft, draft, "after {} tokens", tokens.len());
+        let bits = |numbers: &[f32]| numbers.iter().map(|it| it.to_bits()).collect::<Vec<_>>();
+        let (found, expected) = (&self.drafter.sequences[&task.sequence], &self.fresh.sequences[&0]);
+        assert_eq!(bits(&found.last_logits), bits(&expected.last_logits));
+        assert_eq!(bits(&found.last_rolled), bits(&expected.last_rolled));
+        self.n_compared.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl NetworkDrafter for Compared {
+    fn kind(&self) -> DrafterKind {
+        self.drafter.kind()
+    }
+
+    fn captured_layers(&self) -> &[usize] {
+        self.drafter.captured_layers()
+    }
+
+    fn open(&mut self, sequence: u64, tokens: &[u32]) -> usize {
+        self.drafter.open(sequence, tokens)
+    }
+
+    fn observe(
+        &mut self,
+        sequence: u64,
+        tokens: &[u32],
+        first: usize,
+        captured: &[f32],
+    ) -> Result<(), EngineError> {
+        self.drafter.observe(sequence, tokens, first, captured)
+    }
+
+    fn draft(&mut self, tasks: &mut [DraftTask<'_>]) -> Result<(), EngineError> {
+        self.drafter.draft(tasks)?;
+        tasks.iter().for_each(|task| self.compare(task));
+        Ok(())
+    }
+
+    fn close(&mut self, sequence: u64) {
+        self.drafter.close(sequence);
+    }
+}
+
+/// Whatever path through a tree was kept, the next tree has the bits of one that is drafted from the text alone: the target's
+/// rows and its features are those of the path, and so are the head's own rows.
+#[test]
+fn drafts_after_kept_paths_are_those_of_a_fresh_head() {
+    let transformer = || {
+        let checkpoint = target();
+        let mut config = checkpoint.config().clone();
+        config.context_length = 1024;
+        Transformer::load(checkpoint.weights(), config, 1, Isa::detect()).unwrap()
+    };
+    for (tree, max_running) in [(TREE, 1), (TreeShape::default(), 3)] {
+        let mut fresh_target = transformer();
+        fresh_target.capture(eagle3(tree).captured_layers()).unwrap();
+        let n_compared = Arc::new(AtomicUsize::new(0));
+        let drafter = Compared {
+            drafter: eagle3(tree),
+            fresh: eagle3(tree),
+            target: fresh_target,
+            n_compared: Arc::clone(&n_compared),
+        };
+        let options = EngineOptions {
+            max_running,
+            ..EngineOptions::default()
+        };
+        let engine = Engine::start_with_drafter(
+            Box::new(Wandering(transformer())),
+            Some(Box::new(drafter)),
+            Arc::new(Tokenizer::bytes()),
+            None,
+            options,
+        )
+        .unwrap();
+        let generations: Vec<_> = (1..4)
+            .map(|seed| {
+                engine.generate(Request {
+                    prompt: Prompt::Tokens((0..30 + seed).map(|i| (i * 7 + i * i * seed) % 256).collect()),
+                    stop: StopCondition {
+                        max_tokens: 90,
+                        ignore_end_tokens: true,
+                        ..StopCondition::default()
+                    },
+                    speculation: Speculation::Only {
+                        drafter: DrafterKind::Eagle3,
+                        len: Some(8),
+                    },
+                    ..Request::default()
+                })
+            })
+            .collect();
+        let (mut n_steps, mut n_accepted) = (0, 0);
+        for generation in generations {
+            let answer = generation.blocking_collect().unwrap();
+            assert_eq!(answer.tokens.len(), 90);
+            let stats = answer.finish.speculation.of(DrafterKind::Eagle3).clone();
+            n_steps += stats.steps;
+            n_accepted += stats.accepted;
+        }
+        let n_compared = n_compared.load(Ordering::Relaxed);
+        assert!(n_compared >= n_steps, "{n_compared} of {n_steps}");
+        assert!(
+            n_steps > 60 && n_accepted > n_steps,
+            "{n_accepted} in {n_steps} steps"
+        );
     }
 }
