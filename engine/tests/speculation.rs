@@ -9,6 +9,7 @@ use surmise_engine::{
     kv_cache::KvCache,
     model::{
         Model,
+        dictated::{Dictated, Dictation},
         scripted::{HashedScript, ScriptedModel},
     },
     request::{CopyMixing, FinishReason, Prompt, Request, SamplingParams, Speculation, StopCondition},
@@ -571,6 +572,93 @@ fn answers_end_where_plain_ones_do_whoever_drafts() {
             }
             assert_eq!(n_stopped, 3 * 3, "{drafter}");
             assert!(n_accepted > 20, "{drafter}: {n_accepted}");
+        }
+    }
+}
+
+/// Where in the answer each step's accepted part of an edit draft begins, in bytes, and its tokens.
+fn edit_drafts(answer: &Answer) -> Vec<(usize, usize)> {
+    let mut drafts = Vec::new();
+    let (mut start, mut len) = (0, 0);
+    for token in &answer.tokens {
+        if token.drafter == Some(DrafterKind::Edit) {
+            len += 1;
+            continue;
+        }
+        // The step's own token ends it.
+        drafts.push((start, len));
+        (start, len) = (token.text_end, 0);
+    }
+    drafts.push((start, len));
+    drafts
+}
+
+/// Dozens of tokens in one step on what an edit leaves as it was, and again right after each of its changes.
+#[test]
+fn edit_drafts_are_long_on_both_sides_of_a_change() {
+    let tokenizer = byte_level_words();
+    let original = functions(false).concat();
+    let new_line = "    log(width, height);\n";
+    let inserted = original.find("    area + 7").unwrap();
+    let renamed = original.find("area_15").unwrap();
+    let (cut, cut_end) = (
+        original.find("fn area_22").unwrap(),
+        original.find("fn area_23").unwrap(),
+    );
+    let parts = [
+        &original[..inserted],
+        new_line,
+        &original[inserted..renamed],
+        "sum_15",
+        &original[renamed + "area_15".len()..cut],
+        &original[cut_end..],
+    ];
+    let edited = parts.concat();
+    let changes = [
+        inserted + new_line.len(),
+        renamed + new_line.len() + "sum".len(),
+        cut + new_line.len() - 1,
+    ];
+    let prompt = tokenizer
+        .encode(&format!("Improve this:\n{original}"), false)
+        .unwrap();
+    let expected = tokenizer.encode(&edited, false).unwrap();
+    let dictation = Dictation::default();
+    dictation.set(&prompt, &expected);
+    let noise = ScriptedModel::hashed(HashedScript {
+        vocab: tokenizer.vocab_size(),
+        ..MOODY
+    });
+    let model = Box::new(Dictated::new(Box::new(noise), dictation));
+    let engine = Engine::start(model, Arc::clone(&tokenizer), None, EngineOptions::default()).unwrap();
+    let drafter = DrafterKind::Edit;
+    for (len, least) in [(64, 32), (128, 96)] {
+        let request = Request {
+            prompt: Prompt::Tokens(prompt.clone()),
+            original: Some(original.clone()),
+            stop: StopCondition {
+                max_tokens: expected.len(),
+                ignore_end_tokens: true,
+                ..StopCondition::default()
+            },
+            speculation: Speculation::Only {
+                drafter,
+                len: Some(len),
+            },
+            ..Request::default()
+        };
+        let answer = engine.generate(request).blocking_collect().unwrap();
+        assert_eq!(answer.text, edited);
+        let drafts = edit_drafts(&answer);
+        let n_long = drafts.iter().filter(|(_, len)| *len >= least).count();
+        assert!(n_long > 8, "{len}: {drafts:?}");
+        for change in changes {
+            let next = drafts.iter().find(|(start, len)| *start >= change && *len >= 32);
+            // It takes a line to see where the answer goes on, and that the change is not made again.
+            assert!(
+                next.is_some_and(|(start, _)| start - change <= 40),
+                "{len}, {change}: {drafts:?}"
+            );
         }
     }
 }
