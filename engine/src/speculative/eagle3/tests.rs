@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fs,
     path::PathBuf,
     sync::{
         Arc,
@@ -39,8 +40,11 @@ struct Expected(HashMap<String, Tensor>);
 
 impl Expected {
     fn load() -> Self {
-        let path = fixture("expected.safetensors");
-        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
+        Self::open("expected.safetensors")
+    }
+
+    fn open(name: &str) -> Self {
+        Self(candle_core::safetensors::load(fixture(name), &Device::Cpu).unwrap())
     }
 
     fn numbers(&self, name: &str) -> Vec<f32> {
@@ -70,7 +74,11 @@ fn target() -> Checkpoint {
 }
 
 fn eagle3(tree: TreeShape) -> Eagle3 {
-    let source = WeightSource::File(fixture("draft"));
+    load(fixture("draft"), tree)
+}
+
+fn load(folder: PathBuf, tree: TreeShape) -> Eagle3 {
+    let source = WeightSource::File(folder);
     assert!(Eagle3::recognises(&source));
     let mut drafter = Eagle3::load(source, &target(), tree, 1 << 14, 1).unwrap();
     // As exact as the fixture.
@@ -158,6 +166,129 @@ fn a_chain_is_a_tree_without_branches() {
     assert!(draft.is_chain());
     let tokens: Vec<u32> = draft.tokens().collect();
     assert_eq!(tokens, expected.tokens("chain_tokens"));
+}
+
+/// What SGLang and vLLM know by these keys, against plain numpy (`tests/references/eagle3_variants.py`).
+#[test]
+fn variants_are_those_of_the_reference() {
+    let (prompt, expected) = (Expected::load(), Expected::open("variants/expected.safetensors"));
+    let config = fs::read_to_string(fixture("draft/config.json")).unwrap();
+    let chain = TreeShape {
+        n_levels: 4,
+        top_k: 1,
+        n_tokens: 5,
+    };
+    const STRETCHED: &str = r#""factor": 4.0, "original_max_position_embeddings": 16 },"#;
+    let scaled = |numbers: &str| format!(r#""rope_scaling": {{ {numbers}, {STRETCHED}"#);
+    let llama3 = r#""rope_type": "llama3", "low_freq_factor": 0.2, "high_freq_factor": 1.5"#;
+    for (name, keys, extra) in [
+        ("plain", String::new(), None),
+        ("plain", r#""fc_norm": false, "norm_output": false,"#.into(), None),
+        (
+            "norm_before_residual",
+            r#""norm_before_residual": true,"#.into(),
+            None,
+        ),
+        (
+            "norm_before_fc",
+            r#""norm_before_fc": true,"#.into(),
+            Some("input_norm"),
+        ),
+        (
+            "norm_before_fc",
+            r#""eagle_config": { "norm_before_fc": true },"#.into(),
+            Some("input_norm"),
+        ),
+        ("fc_norm", r#""fc_norm": true,"#.into(), Some("fc_norm")),
+        ("norm_output", r#""norm_output": true,"#.into(), None),
+        (
+            "eagle_3.1",
+            r#""fc_norm": true, "norm_output": true,"#.into(),
+            Some("fc_norm"),
+        ),
+        ("llama3", scaled(llama3), None),
+        // As transformers 5 writes it.
+        (
+            "llama3",
+            format!(r#""rope_parameters": {{ {llama3}, {STRETCHED}"#),
+            None,
+        ),
+        (
+            "yarn",
+            scaled(r#""rope_type": "yarn", "beta_fast": 2.0, "beta_slow": 0.1"#),
+            None,
+        ),
+        ("linear", scaled(r#""type": "linear""#), None),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |file: &str| folder.path().join(file);
+        let config = config.replacen('{', &format!("{{ {keys}"), 1);
+        fs::write(at("config.json"), config).unwrap();
+        fs::copy(fixture("draft/model.safetensors"), at("model.safetensors")).unwrap();
+        if let Some(extra) = extra {
+            let file = format!("{extra}.safetensors");
+            fs::copy(fixture("variants").join(&file), at(&file)).unwrap();
+            let first = if extra == "fc_norm" { "fc_norm.0" } else { extra };
+            let index = format!(
+                r#"{{ "weight_map": {{ "fc.weight": "model.safetensors", "{first}.weight": "{file}" }} }}"#
+            );
+            fs::write(at("model.safetensors.index.json"), index).unwrap();
+        }
+        let mut drafter = load(folder.path().into(), chain);
+        let draft = drafted(&mut drafter, &prompt, 24, 100);
+        let follower = &drafter.sequences[&1];
+        let at = format!("{name}: {keys}");
+        assert_close(
+            &follower.last_rolled,
+            &expected.numbers(&format!("{name}.rolled")),
+            &at,
+        );
+        assert_close(
+            &follower.last_logits,
+            &expected.numbers(&format!("{name}.logits")),
+            &at,
+        );
+        let tokens: Vec<u32> = draft.tokens().collect();
+        assert_eq!(tokens, expected.tokens(&format!("{name}.chain")), "{at}");
+    }
+}
+
+#[test]
+fn variants_that_are_not_known_are_refused() {
+    let config = fs::read_to_string(fixture("draft/config.json")).unwrap();
+    for (keys, expected) in [
+        (
+            r#""norm_before_fc": true, "fc_norm": true,"#,
+            "norm_before_fc and fc_norm at once",
+        ),
+        (r#""attention_bias": true,"#, "attention_bias"),
+        (
+            r#""eagle_config": { "use_aux_hidden_state": false },"#,
+            "use_aux_hidden_state: false",
+        ),
+        (
+            r#""rope_scaling": { "rope_type": "dynamic", "factor": 2.0 },"#,
+            "`dynamic` is not supported",
+        ),
+        (
+            r#""rope_scaling": { "rope_type": "yarn" },"#,
+            "factor: the key is missing",
+        ),
+        (r#""partial_rotary_factor": 0.5,"#, "0.5 found, 1 expected"),
+        // Its weights are not there.
+        (r#""fc_norm": true,"#, "fc_norm.0.weight"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config.replacen('{', &format!("{{ {keys}"), 1);
+        fs::write(folder.path().join("config.json"), config).unwrap();
+        let weights = folder.path().join("model.safetensors");
+        fs::copy(fixture("draft/model.safetensors"), weights).unwrap();
+        let source = WeightSource::File(folder.path().into());
+        let Err(error) = Eagle3::load(source, &target(), TREE, 1 << 10, 1) else {
+            panic!("{keys} is not refused");
+        };
+        assert!(error.to_string().contains(expected), "{error}");
+    }
 }
 
 /// The target's logits for the rows of a tree, and the path that greedy picks take through it.
