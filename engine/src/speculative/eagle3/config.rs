@@ -155,7 +155,8 @@ impl HeadFile {
                 (true, true) => return Err(unsupported("norm_before_fc and fc_norm at once")),
             },
             norm_before_residual: keys.flag("norm_before_residual"),
-            norm_output: keys.flag("norm_output"),
+            // The second is TensorRT-LLM's name for it.
+            norm_output: keys.flag("norm_output") || keys.flag("return_hidden_post_norm"),
             target_layers: keys.target_layers(target.n_layers)?,
         };
         Self::check(config, weights, target_ids, target)

@@ -202,6 +202,11 @@ fn variants_are_those_of_the_reference() {
         ("fc_norm", r#""fc_norm": true,"#.into(), Some("fc_norm")),
         ("norm_output", r#""norm_output": true,"#.into(), None),
         (
+            "norm_output",
+            r#""eagle_config": { "return_hidden_post_norm": true },"#.into(),
+            None,
+        ),
+        (
             "eagle_3.1",
             r#""fc_norm": true, "norm_output": true,"#.into(),
             Some("fc_norm"),
@@ -588,7 +593,7 @@ fn drafts_after_kept_paths_are_those_of_a_fresh_head() {
         for generation in generations {
             let answer = generation.blocking_collect().unwrap();
             assert_eq!(answer.tokens.len(), 90);
-            let stats = answer.finish.speculation.of(DrafterKind::Eagle3).clone();
+            let stats = *answer.finish.speculation.of(DrafterKind::Eagle3);
             n_steps += stats.steps;
             n_accepted += stats.accepted;
         }
