@@ -15,6 +15,7 @@ pub mod scripted;
 pub mod transformer;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use config::published_rope;
 pub use rope::{Rope, RopePairing};
 
 use crate::{

@@ -9,9 +9,10 @@ use gguf_builder::{Builder, Value};
 use half::bf16;
 use surmise_engine::{
     Answer, Engine, EngineOptions, WeightSource,
+    grammar::Grammar,
     kernels::Isa,
     model::{Checkpoint, Model, transformer::Transformer},
-    request::{DrafterStats, Prompt, Request, SamplingParams, Speculation, StopCondition},
+    request::{DrafterStats, FinishReason, Prompt, Request, SamplingParams, Speculation, StopCondition},
     speculative::{
         drafter::{Draft, DrafterKind},
         eagle3::{Eagle3, TreeShape},
@@ -345,8 +346,9 @@ fn long_answers_are_the_same_in_every_batch_beside_lookups_and_alone() {
                 head.accepted += stats.of(drafter).accepted;
                 lookups += stats.of(DrafterKind::PromptLookup).proposed;
             }
+            // Where the policy decides, it may find that the head does not pay.
             assert!(
-                head.accepted < head.proposed,
+                is_slow || head.accepted < head.proposed,
                 "{tree:?}, {speculation:?}: {head:?}"
             );
             let has_lookups = !matches!(speculation, Speculation::Only { .. });
@@ -355,4 +357,78 @@ fn long_answers_are_the_same_in_every_batch_beside_lookups_and_alone() {
         }
     }
     assert!(n_accepted > 3, "{n_accepted}");
+}
+
+/// Stop strings, stop tokens, penalties and forms end or bend an answer with a head's trees as they do without.
+#[test]
+fn trees_change_neither_ends_nor_forms() {
+    let drafter = DrafterKind::Eagle3;
+    let (plain, drafting) = (
+        engine(None, 4, false),
+        engine(Some(TreeShape::default()), 4, false),
+    );
+    let answer = |engine: &Engine, request: Request| engine.generate(request).blocking_collect().unwrap();
+    let (mut n_stopped, mut n_accepted, mut n_accepted_in_form) = (0, 0, 0);
+    for seed in 1..5 {
+        let request = |speculation| Request {
+            sampling: SamplingParams {
+                temperature: 1.2,
+                top_p: 0.9,
+                min_p: 0.01,
+                repetition_penalty: 1.1,
+                presence_penalty: 0.2,
+                seed: u64::from(seed),
+                ..SamplingParams::default()
+            },
+            ..request(seed, 200, 0.0, speculation)
+        };
+        let alone = Speculation::Only {
+            drafter,
+            len: Some(8),
+        };
+        let long = answer(&plain, request(Speculation::Off));
+        // Two characters that stand far from the beginning, as they first come up.
+        let chars: Vec<(usize, char)> = long.text.char_indices().collect();
+        let is_new = |at: &usize| {
+            let (start, _) = chars[*at];
+            let (end, last) = chars[at + 1];
+            long.text.find(&long.text[start..end + last.len_utf8()]) == Some(start)
+        };
+        let at = (chars.len() / 2..chars.len() - 1).find(is_new).unwrap();
+        let string: String = chars[at..at + 2].iter().map(|it| it.1).collect();
+        let token = long.tokens[150].id;
+        for (strings, tokens) in [(vec![string], vec![]), (vec![], vec![token]), (vec![], vec![])] {
+            let with = |speculation| {
+                let mut request = request(speculation);
+                request.stop.strings = strings.clone();
+                request.stop.tokens = tokens.clone();
+                request
+            };
+            let expected = answer(&plain, with(Speculation::Off));
+            let found = answer(&drafting, with(alone));
+            assert_eq!(bits(&found), bits(&expected));
+            assert_eq!(found.text, expected.text);
+            assert_eq!(found.finish.reason, expected.finish.reason);
+            n_stopped += usize::from(found.finish.reason != FinishReason::Length);
+            n_accepted += found.finish.speculation.of(drafter).accepted;
+        }
+        let in_form = |speculation| {
+            let mut request = request(speculation);
+            request.grammar = Some(Grammar::Regex("[ -Z]{300}".into()));
+            request.stop.ignore_end_tokens = false;
+            request
+        };
+        let expected = answer(&plain, in_form(Speculation::Off));
+        let found = answer(&drafting, in_form(alone));
+        assert!(expected.text.bytes().all(|it| (b' '..=b'Z').contains(&it)));
+        assert_eq!(bits(&found), bits(&expected));
+        assert_eq!(found.finish.reason, expected.finish.reason);
+        n_accepted_in_form += found.finish.speculation.of(drafter).accepted;
+    }
+    assert_eq!(n_stopped, 4 * 2);
+    // The head is random, so it is right by accident only.
+    assert!(
+        n_accepted > 10 && n_accepted_in_form > 3,
+        "{n_accepted}, {n_accepted_in_form}"
+    );
 }

@@ -4,7 +4,11 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use drafters::{Forgetful, Knowing, bits};
@@ -24,7 +28,12 @@ mod gguf_builder;
 
 /// Sequences of each model, and tokens of each answer.
 const N_SEQUENCES: u32 = 4;
-const N_TOKENS: usize = 40;
+const N_TOKENS: usize = 96;
+
+/// Fewest steps with which each family is tested, all its files, drafters and sizes of batches together, and fewest for each
+/// drafter and for each size of batches.
+const MIN_FAMILY_STEPS: usize = 2_000;
+const MIN_DRAFTER_STEPS: usize = 5_000;
 
 /// Every file and folder with a model, one format of each.
 fn models() -> Vec<PathBuf> {
@@ -139,96 +148,138 @@ fn disturbed(text: &str) -> String {
     changed.collect()
 }
 
+/// Steps so far, and what was proposed and accepted in them.
+#[derive(Debug, Default)]
+struct Tally {
+    family_steps: BTreeMap<String, usize>,
+    /// Of sequences alone, and of several at once.
+    batch_steps: [usize; 2],
+    /// Proposed, accepted, and steps.
+    of_drafter: BTreeMap<&'static str, [usize; 3]>,
+}
+
+impl Tally {
+    fn add(&mut self, family: &str, batch_idx: usize, drafter: DrafterKind, counts: [usize; 3]) {
+        let [.., n_steps] = counts;
+        *self.family_steps.entry(family.to_owned()).or_default() += n_steps;
+        self.batch_steps[batch_idx] += n_steps;
+        let sums = self.of_drafter.entry(drafter.name()).or_default();
+        for (sum, count) in sums.iter_mut().zip(counts) {
+            *sum += count;
+        }
+    }
+}
+
+/// Every drafter on one model.
+fn check(path: &Path, tally: &Mutex<Tally>) {
+    let name = path
+        .strip_prefix(path.ancestors().nth(2).unwrap())
+        .unwrap()
+        .display();
+    let checkpoint = checkpoint(path);
+    let tokenizer = characters(checkpoint.config().vocab);
+    let none = vec![None; N_SEQUENCES as usize];
+    let alone = start(&checkpoint, &tokenizer, draft_model(&checkpoint, &tokenizer), 1);
+    let plain = answers(&alone, &none, Speculation::Off);
+    let texts = (0..).zip(&plain).map(|(seed, plain)| {
+        let answer = plain.tokens.iter().map(|it| it.id);
+        prompt(seed).into_iter().chain(answer).collect()
+    });
+    let texts: Vec<Vec<u32>> = texts.collect();
+    let originals: Vec<_> = plain.iter().map(|it| Some(disturbed(&it.text))).collect();
+    let knowing = || Box::new(Knowing::new(texts.clone(), checkpoint.config().vocab));
+    let together = N_SEQUENCES as usize;
+    let with_draft_model = [
+        alone,
+        start(
+            &checkpoint,
+            &tokenizer,
+            draft_model(&checkpoint, &tokenizer),
+            together,
+        ),
+    ];
+    let with_trees = [
+        start(&checkpoint, &tokenizer, knowing(), 1),
+        start(&checkpoint, &tokenizer, knowing(), together),
+    ];
+    for drafter in [
+        DrafterKind::PromptLookup,
+        DrafterKind::References,
+        DrafterKind::Edit,
+        DrafterKind::DraftModel,
+        DrafterKind::Eagle3,
+    ] {
+        let engines = match drafter {
+            DrafterKind::Eagle3 => &with_trees,
+            _ => &with_draft_model,
+        };
+        for (batch_idx, engine) in engines.iter().enumerate() {
+            for (idx, text) in originals.iter().flatten().enumerate() {
+                engine.set_reference(&idx.to_string(), text).unwrap();
+            }
+            let speculation = Speculation::Only {
+                drafter,
+                len: Some(6),
+            };
+            let (mut n_proposed, mut n_accepted, mut n_steps) = (0, 0, 0);
+            for (answer, plain) in answers(engine, &originals, speculation).iter().zip(&plain) {
+                assert_eq!(bits(answer), bits(plain), "{name}, {drafter}");
+                let stats = answer.finish.speculation;
+                n_proposed += stats.of(drafter).proposed;
+                n_accepted += stats.of(drafter).accepted;
+                n_steps += stats.steps;
+            }
+            // A random model need not repeat itself.
+            if drafter != DrafterKind::PromptLookup {
+                assert!(
+                    0 < n_accepted && n_accepted < n_proposed,
+                    "{name}, {drafter}: {n_accepted} of {n_proposed}"
+                );
+            }
+            // Families that no GGUF file has a name for go by their folders'.
+            let family = match checkpoint.config().architecture.as_str() {
+                "" => path.file_name().unwrap().to_str().unwrap(),
+                architecture => architecture,
+            };
+            let mut tally = tally.lock().unwrap();
+            tally.add(family, batch_idx, drafter, [n_proposed, n_accepted, n_steps]);
+        }
+    }
+    let beside_others = answers(&with_draft_model[1], &none, Speculation::Off);
+    for (answer, plain) in beside_others.iter().zip(&plain) {
+        assert_eq!(bits(answer), bits(plain), "{name}");
+    }
+}
+
 #[test]
 fn each_drafter_gives_the_bits_of_plain_decoding_on_every_family() {
-    // Proposed and accepted.
-    let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    let (mut n_models, mut n_steps) = (0, 0);
-    for path in models() {
-        let name = path
-            .strip_prefix(path.ancestors().nth(2).unwrap())
-            .unwrap()
-            .display();
-        let checkpoint = checkpoint(&path);
-        let tokenizer = characters(checkpoint.config().vocab);
-        let none = vec![None; N_SEQUENCES as usize];
-        let alone = start(&checkpoint, &tokenizer, draft_model(&checkpoint, &tokenizer), 1);
-        let plain = answers(&alone, &none, Speculation::Off);
-        let texts = (0..).zip(&plain).map(|(seed, plain)| {
-            let answer = plain.tokens.iter().map(|it| it.id);
-            prompt(seed).into_iter().chain(answer).collect()
-        });
-        let texts: Vec<Vec<u32>> = texts.collect();
-        let originals: Vec<_> = plain.iter().map(|it| Some(disturbed(&it.text))).collect();
-        let knowing = || Box::new(Knowing::new(texts.clone(), checkpoint.config().vocab));
-        let together = N_SEQUENCES as usize;
-        let with_draft_model = [
-            alone,
-            start(
-                &checkpoint,
-                &tokenizer,
-                draft_model(&checkpoint, &tokenizer),
-                together,
-            ),
-        ];
-        let with_trees = [
-            start(&checkpoint, &tokenizer, knowing(), 1),
-            start(&checkpoint, &tokenizer, knowing(), together),
-        ];
-        for drafter in [
-            DrafterKind::PromptLookup,
-            DrafterKind::References,
-            DrafterKind::Edit,
-            DrafterKind::DraftModel,
-            DrafterKind::Eagle3,
-        ] {
-            let engines = match drafter {
-                DrafterKind::Eagle3 => &with_trees,
-                _ => &with_draft_model,
-            };
-            for engine in engines {
-                for (idx, text) in originals.iter().flatten().enumerate() {
-                    engine.set_reference(&idx.to_string(), text).unwrap();
+    let (models, tally) = (models(), Mutex::new(Tally::default()));
+    let next = AtomicUsize::new(0);
+    // Each engine computes on one thread.
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(path) = models.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    check(path, &tally);
                 }
-                let speculation = Speculation::Only {
-                    drafter,
-                    len: Some(6),
-                };
-                let (mut n_proposed, mut n_accepted) = (0, 0);
-                for (answer, plain) in answers(engine, &originals, speculation).iter().zip(&plain) {
-                    assert_eq!(bits(answer), bits(plain), "{name}, {drafter}");
-                    let stats = answer.finish.speculation;
-                    n_proposed += stats.of(drafter).proposed;
-                    n_accepted += stats.of(drafter).accepted;
-                    n_steps += stats.steps;
-                }
-                // A random model need not repeat itself.
-                if drafter != DrafterKind::PromptLookup {
-                    assert!(
-                        0 < n_accepted && n_accepted < n_proposed,
-                        "{name}, {drafter}: {n_accepted} of {n_proposed}"
-                    );
-                }
-                let counts = counts.entry(drafter.name()).or_default();
-                counts.0 += n_proposed;
-                counts.1 += n_accepted;
-            }
+            });
         }
-        let beside_others = answers(&with_draft_model[1], &none, Speculation::Off);
-        for (answer, plain) in beside_others.iter().zip(&plain) {
-            assert_eq!(bits(answer), bits(plain), "{name}");
-        }
-        n_models += 1;
+    });
+    let tally = tally.into_inner().unwrap();
+    eprintln!("{} models, {tally:?}", models.len());
+    assert!(models.len() >= 30, "{} models", models.len());
+    for (family, n_steps) in tally.family_steps {
+        assert!(n_steps >= MIN_FAMILY_STEPS, "{family}: {n_steps} steps");
     }
-    eprintln!("{n_models} models, {n_steps} steps, {counts:?}");
     assert!(
-        n_models >= 30 && n_steps > 10_000,
-        "{n_models} models, {n_steps} steps"
+        tally.batch_steps.iter().all(|it| *it >= MIN_DRAFTER_STEPS),
+        "{:?}",
+        tally.batch_steps
     );
-    for (drafter, (n_proposed, n_accepted)) in counts {
+    for (drafter, [n_proposed, n_accepted, n_steps]) in tally.of_drafter {
         assert!(
-            100 < n_accepted && n_accepted < n_proposed,
-            "{drafter}: {n_accepted} of {n_proposed}"
+            n_steps >= MIN_DRAFTER_STEPS && 100 < n_accepted && n_accepted < n_proposed,
+            "{drafter}: {n_accepted} of {n_proposed} in {n_steps} steps"
         );
     }
 }

@@ -2,13 +2,14 @@
 
 use std::{path::Path, sync::Arc};
 
-use drafters::{Knowing, Slow, bits};
-use gguf_builder::{Value, byte_level, open, sentencepiece, strings};
+use drafters::{Knowing, Slow, bits, disturbed, draft_model, retelling};
+use gguf_builder::{Value, byte_level, open, pairs, sentencepiece, strings};
 use surmise_engine::{
     Answer, Engine, EngineOptions, WeightSource,
     kv_cache::KvCache,
     model::{
         Model,
+        dictated::{Dictated, Dictation},
         scripted::{HashedScript, ScriptedModel},
     },
     request::{CopyMixing, FinishReason, Prompt, Request, SamplingParams, Speculation, StopCondition},
@@ -32,26 +33,20 @@ const MOODY: HashedScript = HashedScript {
 const CALM: HashedScript = HashedScript { surprise: 0, ..MOODY };
 
 fn moody(max_running: usize) -> Engine {
+    let tokenizer = Arc::new(Tokenizer::bytes());
+    let calm = ScriptedModel::hashed(CALM);
+    let drafter = draft_model(calm, &tokenizer, &tokenizer, MOODY.vocab);
+    start(MOODY, drafter, max_running)
+}
+
+fn start(script: HashedScript, drafter: Box<dyn NetworkDrafter>, max_running: usize) -> Engine {
     let options = EngineOptions {
         max_running,
         kv_cache_bytes: Some(8 << 20),
         ..Default::default()
     };
-    let model = Box::new(ScriptedModel::hashed(MOODY));
-    let tokenizer = Arc::new(Tokenizer::bytes());
-    let drafter = draft_model(ScriptedModel::hashed(CALM), &tokenizer, &tokenizer);
-    Engine::start_with_drafter(model, Some(drafter), tokenizer, None, options).unwrap()
-}
-
-/// A drafter that runs `model`, whose tokens are `own`, for a target whose tokens are `target`.
-fn draft_model(
-    model: ScriptedModel,
-    own: &Arc<Tokenizer>,
-    target: &Arc<Tokenizer>,
-) -> Box<dyn NetworkDrafter> {
-    let cache = KvCache::new(model.config(), 1000);
-    let (own, target) = (Arc::clone(own), Arc::clone(target));
-    Box::new(DraftModel::new(Box::new(model), own, cache, target, 48))
+    let model = Box::new(ScriptedModel::hashed(script));
+    Engine::start_with_drafter(model, Some(drafter), Arc::new(Tokenizer::bytes()), None, options).unwrap()
 }
 
 fn request(seed: u32, n_tokens: usize, sampling: &SamplingParams, speculation: Speculation) -> Request {
@@ -66,15 +61,6 @@ fn request(seed: u32, n_tokens: usize, sampling: &SamplingParams, speculation: S
         speculation,
         ..Default::default()
     }
-}
-
-/// The text with some bytes changed, as an edit or another version of a file would have it.
-fn disturbed(text: &str) -> String {
-    let changed = text.chars().enumerate().map(|(idx, char)| match idx % 23 {
-        7 => '_',
-        _ => char,
-    });
-    changed.collect()
 }
 
 #[test]
@@ -406,7 +392,7 @@ fn a_model_with_states_drafts_for_one() {
 fn lookups_and_a_draft_model_draft_in_turns() {
     let start = || {
         let tokenizer = Arc::new(Tokenizer::bytes());
-        let drafter = draft_model(ScriptedModel::hashed(CALM), &tokenizer, &tokenizer);
+        let drafter = draft_model(ScriptedModel::hashed(CALM), &tokenizer, &tokenizer, MOODY.vocab);
         let model = Box::new(Slow(ScriptedModel::hashed(MOODY)));
         let options = EngineOptions::default();
         Engine::start_with_drafter(model, Some(drafter), tokenizer, None, options).unwrap()
@@ -464,7 +450,7 @@ fn a_network_that_does_not_pay_is_passed_over() {
         let engine =
             Engine::start_with_drafter(model, Some(Box::new(drafter)), tokenizer, None, options).unwrap();
         let greedy = SamplingParams::default();
-        let answers = (0..18).map(|seed| {
+        let answers = (0..40).map(|seed| {
             let answer = engine.generate(request(seed, 60, &greedy, Speculation::Auto));
             answer.blocking_collect().unwrap()
         });
@@ -473,8 +459,9 @@ fn a_network_that_does_not_pay_is_passed_over() {
     };
     let (target, calm) = (|| ScriptedModel::hashed(MOODY), || ScriptedModel::hashed(CALM));
     let n_useless = n_drafted_for(Box::new(target()), Box::new(Slow(calm())));
-    assert!((1..=2).contains(&n_useless), "{n_useless}");
+    assert!((1..=4).contains(&n_useless), "{n_useless}");
     let n_useful = n_drafted_for(Box::new(Slow(target())), Box::new(calm()));
+    // A pause of the machine at the wrong time may have it passed over once.
     assert!(n_useful > 14, "{n_useful}");
 }
 
@@ -492,11 +479,32 @@ fn answers_end_where_plain_ones_do_whoever_drafts() {
         seed: 4,
         ..greedy.clone()
     };
-    for sampling in [greedy, warm] {
-        let engine = moody(3);
-        let answer = |engine: &Engine, request: Request| engine.generate(request).blocking_collect().unwrap();
+    let bytes = Arc::new(Tokenizer::bytes());
+    let pairs = Arc::new(pairs());
+    let answer = |engine: &Engine, request: Request| engine.generate(request).blocking_collect().unwrap();
+    // Copying takes longer passages to be sure than lookup does.
+    let steady = HashedScript {
+        surprise: 71,
+        ..MOODY
+    };
+    let lukewarm = SamplingParams {
+        temperature: 0.03,
+        ..warm.clone()
+    };
+    for (sampling, copy, script) in [
+        (&greedy, CopyMixing::Off, MOODY),
+        (&warm, CopyMixing::Off, MOODY),
+        (&greedy, CopyMixing::On, steady),
+        (&lukewarm, CopyMixing::On, steady),
+    ] {
+        let sampling = SamplingParams {
+            copy,
+            ..sampling.clone()
+        };
+        let calm = draft_model(ScriptedModel::hashed(CALM), &bytes, &bytes, MOODY.vocab);
+        let looking_up = start(script, calm, 3);
         let long: Vec<Answer> = (0..3)
-            .map(|seed| answer(&engine, request(seed, 300, &sampling, Speculation::Off)))
+            .map(|seed| answer(&looking_up, request(seed, 300, &sampling, Speculation::Off)))
             .collect();
         let texts = (0..).zip(&long).map(|(seed, long)| {
             let Prompt::Tokens(prompt) = request(seed, 0, &sampling, Speculation::Off).prompt else {
@@ -504,22 +512,28 @@ fn answers_end_where_plain_ones_do_whoever_drafts() {
             };
             [prompt, long.tokens.iter().map(|it| it.id).collect()].concat()
         });
-        let knowing = Box::new(Knowing::new(texts.collect(), 48));
-        let model = Box::new(ScriptedModel::hashed(MOODY));
-        let tokenizer = Arc::new(Tokenizer::bytes());
-        let options = EngineOptions::default();
-        let with_trees = Engine::start_with_drafter(model, Some(knowing), tokenizer, None, options).unwrap();
+        let texts: Vec<Vec<u32>> = texts.collect();
         for (idx, long) in long.iter().enumerate() {
-            engine
+            looking_up
                 .set_reference(&idx.to_string(), &disturbed(&long.text))
                 .unwrap();
         }
-        for drafter in DrafterKind::ALL.into_iter().filter(|it| *it != DrafterKind::Copy) {
-            let engine = if drafter == DrafterKind::Eagle3 {
-                &with_trees
-            } else {
-                &engine
-            };
+        let stories: Vec<String> = texts.iter().map(|it| bytes.decode(it)).collect();
+        let translating = draft_model(retelling(&pairs, &stories), &pairs, &bytes, MOODY.vocab);
+        let translating = start(script, translating, 3);
+        let with_trees = start(script, Box::new(Knowing::new(texts, MOODY.vocab)), 3);
+        let first = match copy {
+            CopyMixing::On => DrafterKind::Copy,
+            _ => DrafterKind::PromptLookup,
+        };
+        for (drafter, engine) in [
+            (first, &looking_up),
+            (DrafterKind::References, &looking_up),
+            (DrafterKind::Edit, &looking_up),
+            (DrafterKind::DraftModel, &looking_up),
+            (DrafterKind::DraftModel, &translating),
+            (DrafterKind::Eagle3, &with_trees),
+        ] {
             let (mut n_accepted, mut n_stopped) = (0, 0);
             for (long, seed) in long.iter().zip(0..) {
                 // One token is one byte here.
@@ -539,25 +553,112 @@ fn answers_end_where_plain_ones_do_whoever_drafts() {
                     stop(&[], &[rarest], 300),
                     stop(&["never"], &[100], 177),
                 ] {
+                    let with = |speculation| Request {
+                        original: Some(disturbed(&long.text)),
+                        stop: stop.clone(),
+                        ..request(seed, 300, &sampling, speculation)
+                    };
+                    let plain = answer(engine, with(Speculation::Off));
+                    n_stopped += usize::from(plain.finish.reason != FinishReason::Length);
                     for len in [None, Some(1), Some(9)] {
-                        let with = |speculation| Request {
-                            original: Some(disturbed(&long.text)),
-                            stop: stop.clone(),
-                            ..request(seed, 300, &sampling, speculation)
-                        };
-                        let plain = answer(engine, with(Speculation::Off));
                         let drafted = answer(engine, with(Speculation::Only { drafter, len }));
                         let at = format!("{drafter}, {len:?}, {stop:?}");
                         assert_eq!(drafted.text, plain.text, "{at}");
                         assert_eq!(bits(&drafted), bits(&plain), "{at}");
                         assert_eq!(drafted.finish.reason, plain.finish.reason, "{at}");
-                        n_stopped += usize::from(plain.finish.reason != FinishReason::Length);
                         n_accepted += drafted.finish.speculation.of(drafter).accepted;
                     }
                 }
             }
-            assert_eq!(n_stopped, 3 * 3 * 3, "{drafter}");
+            assert_eq!(n_stopped, 3 * 3, "{drafter}");
             assert!(n_accepted > 20, "{drafter}: {n_accepted}");
+        }
+    }
+}
+
+/// Where in the answer each step's accepted part of an edit draft begins, in bytes, and its tokens.
+fn edit_drafts(answer: &Answer) -> Vec<(usize, usize)> {
+    let mut drafts = Vec::new();
+    let (mut start, mut len) = (0, 0);
+    for token in &answer.tokens {
+        if token.drafter == Some(DrafterKind::Edit) {
+            len += 1;
+            continue;
+        }
+        // The step's own token ends it.
+        drafts.push((start, len));
+        (start, len) = (token.text_end, 0);
+    }
+    drafts.push((start, len));
+    drafts
+}
+
+/// Dozens of tokens in one step on what an edit leaves as it was, and again right after each of its changes.
+#[test]
+fn edit_drafts_are_long_on_both_sides_of_a_change() {
+    let tokenizer = byte_level_words();
+    let original = functions(false).concat();
+    let new_line = "    log(width, height);\n";
+    let inserted = original.find("    area + 7").unwrap();
+    let renamed = original.find("area_15").unwrap();
+    let (cut, cut_end) = (
+        original.find("fn area_22").unwrap(),
+        original.find("fn area_23").unwrap(),
+    );
+    let parts = [
+        &original[..inserted],
+        new_line,
+        &original[inserted..renamed],
+        "sum_15",
+        &original[renamed + "area_15".len()..cut],
+        &original[cut_end..],
+    ];
+    let edited = parts.concat();
+    let changes = [
+        inserted + new_line.len(),
+        renamed + new_line.len() + "sum".len(),
+        cut + new_line.len() - 1,
+    ];
+    let prompt = tokenizer
+        .encode(&format!("Improve this:\n{original}"), false)
+        .unwrap();
+    let expected = tokenizer.encode(&edited, false).unwrap();
+    let dictation = Dictation::default();
+    dictation.set(&prompt, &expected);
+    let noise = ScriptedModel::hashed(HashedScript {
+        vocab: tokenizer.vocab_size(),
+        ..MOODY
+    });
+    let model = Box::new(Dictated::new(Box::new(noise), dictation));
+    let engine = Engine::start(model, Arc::clone(&tokenizer), None, EngineOptions::default()).unwrap();
+    let drafter = DrafterKind::Edit;
+    for (len, least) in [(64, 32), (128, 96)] {
+        let request = Request {
+            prompt: Prompt::Tokens(prompt.clone()),
+            original: Some(original.clone()),
+            stop: StopCondition {
+                max_tokens: expected.len(),
+                ignore_end_tokens: true,
+                ..StopCondition::default()
+            },
+            speculation: Speculation::Only {
+                drafter,
+                len: Some(len),
+            },
+            ..Request::default()
+        };
+        let answer = engine.generate(request).blocking_collect().unwrap();
+        assert_eq!(answer.text, edited);
+        let drafts = edit_drafts(&answer);
+        let n_long = drafts.iter().filter(|(_, len)| *len >= least).count();
+        assert!(n_long > 8, "{len}: {drafts:?}");
+        for change in changes {
+            let next = drafts.iter().find(|(start, len)| *start >= change && *len >= 32);
+            // It takes a line to see where the answer goes on, and that the change is not made again.
+            assert!(
+                next.is_some_and(|(start, _)| start - change <= 40),
+                "{len}, {change}: {drafts:?}"
+            );
         }
     }
 }

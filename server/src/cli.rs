@@ -21,7 +21,11 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use surmise_engine::EngineError;
+use surmise_engine::{
+    EngineError,
+    request::Speculation,
+    speculative::{MAX_FIXED_DRAFT, drafter::DrafterKind},
+};
 
 use crate::{
     config::{self, Config, Layer, Problem},
@@ -97,6 +101,21 @@ struct ModelArgs {
     no_speculation: bool,
 }
 
+/// Who drafts, for experiments, and who did.
+#[derive(Debug, Clone, Args)]
+struct DraftArgs {
+    /// Who drafts, and how many tokens at a time: `auto`, `off`, a number of tokens, a drafter such as `prompt_lookup`, or both,
+    /// such as `edit:64`. The text is the same, the speed is not.
+    #[arg(long, value_name = "POLICY", conflicts_with = "no_speculation", value_parser = parse_speculation)]
+    speculation: Option<Speculation>,
+    /// Print what the model wrote with each token in the colour of the drafter that proposed it.
+    #[arg(long, conflicts_with = "json")]
+    trace: bool,
+    /// Write the same as a page for a browser.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 struct CompleteArgs {
     /// The place, as editors print it: line and column count from 1.
@@ -105,12 +124,8 @@ struct CompleteArgs {
     /// Print everything there is to know about it as JSON.
     #[arg(long)]
     json: bool,
-    /// Print what the model wrote with each token in the colour of the drafter that proposed it.
-    #[arg(long, conflicts_with = "json")]
-    trace: bool,
-    /// Write the same as a page for a browser.
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    draft: DraftArgs,
     /// Most tokens in the suggestion.
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
@@ -144,6 +159,8 @@ struct EditArgs {
     /// Print everything there is to know about it as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    draft: DraftArgs,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -363,6 +380,9 @@ pub enum CliError {
     /// A setting cannot be followed.
     #[error("{0}")]
     Setting(Problem),
+    /// The only drafter allowed is not there.
+    #[error("nothing is there for `--speculation {0}` to run; name a file or a folder with `--draft-model`")]
+    NoDrafter(DrafterKind),
     /// The model cannot be loaded or run.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -508,6 +528,29 @@ impl ModelArgs {
     }
 }
 
+impl DraftArgs {
+    /// How drafts are made: as asked for, or else as the settings say.
+    fn speculation(&self, config: &Config) -> Result<Speculation, CliError> {
+        match self.speculation {
+            Some(Speculation::Only {
+                drafter: drafter @ (DrafterKind::DraftModel | DrafterKind::Eagle3),
+                ..
+            }) if config.engine.draft_model.is_empty() => Err(CliError::NoDrafter(drafter)),
+            Some(speculation) => Ok(speculation),
+            None => Ok(config.engine.speculation()),
+        }
+    }
+
+    /// Writes the page that was asked for, if one was.
+    fn write_page(&self, page: impl FnOnce() -> String) -> Result<(), CliError> {
+        let Some(path) = &self.html else { return Ok(()) };
+        std::fs::write(path, page()).map_err(|source| CliError::WriteFile {
+            path: path.clone(),
+            source,
+        })
+    }
+}
+
 /// One line that keeps changing, where somebody may be watching; an empty one clears it.
 fn progress(message: &str) {
     let mut err = io::stderr();
@@ -524,9 +567,61 @@ fn parse_temperature(text: &str) -> Result<f32, String> {
     }
 }
 
+fn parse_speculation(text: &str) -> Result<Speculation, String> {
+    let known = || {
+        let drafters = DrafterKind::ALL.map(DrafterKind::name).join(", ");
+        format!(
+            "expected `auto`, `off`, a number of tokens from 1 to {MAX_FIXED_DRAFT}, or a drafter, with or without such a number \
+             after a colon; the drafters are {drafters}"
+        )
+    };
+    let len = |text: &str| match text.parse() {
+        Ok(len @ 1..=MAX_FIXED_DRAFT) => Ok(len),
+        _ => Err(known()),
+    };
+    let (name, after) = match text.split_once(':') {
+        Some((name, after)) => (name, Some(after)),
+        None => (text, None),
+    };
+    let drafter = DrafterKind::ALL.into_iter().find(|it| it.name() == name);
+    match (drafter, after) {
+        (Some(drafter), after) => Ok(Speculation::Only {
+            drafter,
+            len: after.map(len).transpose()?,
+        }),
+        (None, None) if name == "auto" => Ok(Speculation::Auto),
+        (None, None) if name == "off" => Ok(Speculation::Off),
+        (None, None) => Ok(Speculation::Fixed(len(name)?)),
+        (None, Some(_)) => Err(known()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policies() {
+        let only = |drafter, len| Ok(Speculation::Only { drafter, len });
+        for (text, expected) in [
+            ("auto", Ok(Speculation::Auto)),
+            ("off", Ok(Speculation::Off)),
+            ("64", Ok(Speculation::Fixed(64))),
+            ("edit", only(DrafterKind::Edit, None)),
+            ("eagle3:128", only(DrafterKind::Eagle3, Some(128))),
+        ] {
+            assert_eq!(parse_speculation(text), expected, "{text}");
+        }
+        for text in [
+            "", "0", "129", "on", "edit:", "edit:0", "edit:x", "auto:3", "edits:3",
+        ] {
+            let error = parse_speculation(text).unwrap_err();
+            assert!(
+                error.contains("from 1 to 128") && error.ends_with("draft_model, eagle3"),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn the_command_line_holds_together() {

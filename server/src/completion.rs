@@ -18,7 +18,7 @@ use std::{
 use serde::{Serialize, Serializer};
 use surmise_engine::{
     Engine, Generation,
-    request::{Event, Finish, Prompt, Request, SamplingParams, Speculation, StopCondition},
+    request::{Event, Finish, GeneratedToken, Prompt, Request, SamplingParams, Speculation, StopCondition},
     speculative::drafter::DrafterKind,
 };
 use surmise_grammars::Extent;
@@ -94,7 +94,7 @@ pub struct Trace {
 }
 
 /// A token that the model wrote.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TracedToken {
     /// Its text; U+FFFD stands for parts of a character.
     pub text: String,
@@ -103,6 +103,16 @@ pub struct TracedToken {
     /// Who drafted it; none if the model wrote it without a draft.
     #[serde(serialize_with = "drafter_name")]
     pub drafter: Option<DrafterKind>,
+}
+
+impl TracedToken {
+    pub(crate) fn new(engine: &Engine, token: &GeneratedToken) -> Self {
+        Self {
+            text: engine.tokenizer().decode(&[token.id]),
+            probability: f64::from(token.logprob).exp(),
+            drafter: token.drafter,
+        }
+    }
 }
 
 fn drafter_name<S: Serializer>(drafter: &Option<DrafterKind>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -216,11 +226,7 @@ async fn read(
                 trace.generated.push_str(&text);
                 for token in tokens {
                     trace.logprobs.push((token.text_end, token.logprob));
-                    trace.tokens.push(TracedToken {
-                        text: engine.tokenizer().decode(&[token.id]),
-                        probability: f64::from(token.logprob).exp(),
-                        drafter: token.drafter,
-                    });
+                    trace.tokens.push(TracedToken::new(engine, &token));
                 }
                 if text.contains('\n') && postprocess::is_complete(candidate, &trace.generated) {
                     enough = true;

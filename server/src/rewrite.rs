@@ -15,7 +15,10 @@ use surmise_engine::{
 };
 use surmise_grammars::worsens;
 
-use crate::{completion::context::path_for_prompt, document::Document};
+use crate::{
+    completion::{TracedToken, context::path_for_prompt},
+    document::Document,
+};
 
 /// Tokens that an answer may have beyond one and a half times those of the lines it rewrites.
 const ADDED_TOKENS: usize = 96;
@@ -46,6 +49,8 @@ pub struct Rewriting {
     pub after: String,
     /// Whether the document would have more syntax errors than it has.
     pub breaks_syntax: bool,
+    /// What the model wrote, token by token.
+    pub tokens: Vec<TracedToken>,
     /// How the generation ended, and what it cost.
     pub finish: Finish,
 }
@@ -133,6 +138,11 @@ pub async fn rewrite(engine: &Engine, query: &RewriteQuery) -> Result<Rewriting,
         range,
         before,
         after,
+        tokens: answer
+            .tokens
+            .iter()
+            .map(|it| TracedToken::new(engine, it))
+            .collect(),
         finish: answer.finish,
     })
 }

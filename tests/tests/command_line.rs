@@ -36,6 +36,15 @@ fn usage_errors_say_what_was_expected() {
             For more information, try '--help'.
         "#]],
     );
+    check(
+        &["complete", "a.rs:1:1", "--speculation", "edits"],
+        2,
+        expect![[r#"
+            error: invalid value 'edits' for '--speculation <POLICY>': expected `auto`, `off`, a number of tokens from 1 to 128, or a drafter, with or without such a number after a colon; the drafters are prompt_lookup, copy, references, edit, draft_model, eagle3
+
+            For more information, try '--help'.
+        "#]],
+    );
 }
 
 #[test]
@@ -68,6 +77,13 @@ fn what_cannot_be_done_is_said_in_one_line() {
         1,
         expect![[r#"
             error: command line: `completion.max_tokens`: expected a number from 1 to 1024, found 0
+        "#]],
+    );
+    check(
+        &["complete", &place, "--speculation", "eagle3:8"],
+        1,
+        expect![[r#"
+            error: nothing is there for `--speculation eagle3` to run; name a file or a folder with `--draft-model`
         "#]],
     );
 }

@@ -91,6 +91,47 @@ fn drafts_change_nothing_but_the_time() {
 }
 
 #[test]
+fn a_policy_changes_nothing_and_a_trace_tells_who_drafted() {
+    let place = format!("{}:46-52", fixtures::relative("java/Scheduler.java"));
+    let page = file("trace.html", b"");
+    let edit = |extra: &[&str]| {
+        let output = run(&[&["edit", &place, "wrap the body in error handling"], extra].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let reports = ["edit:64", "off", "12"].map(|policy| -> Value {
+        let report = edit(&["--speculation", policy, "--json"]);
+        serde_json::from_str(&report).expect("JSON")
+    });
+    let [drafted, plain, _] = &reports;
+    assert!(reports.iter().all(|it| it["after"] == plain["after"]));
+    assert_eq!(plain["speculation"]["proposed"], 0, "{plain}");
+    let stats = &drafted["speculation"];
+    assert!(stats["accepted"].as_u64() > Some(20), "{stats}");
+    assert_eq!(
+        stats["accepted"], stats["drafters"]["edit"]["accepted"],
+        "{stats}"
+    );
+    let tokens = drafted["tokens"].as_array().expect("tokens");
+    let n_drafted = tokens.iter().filter(|it| it["drafter"] == "edit").count();
+    assert_eq!(stats["accepted"], n_drafted, "{stats}");
+
+    let html = page.display().to_string();
+    let printed = edit(&["--speculation", "edit:64", "--trace", "--html", &html]);
+    let (_, trace) = printed.split_once("\n\n").expect("a trace after the difference");
+    assert!(
+        trace.contains("\nedit ") && trace.contains(" steps · draft "),
+        "{trace}"
+    );
+    let page = fs::read_to_string(page).expect("a page");
+    assert!(page.contains("java/Scheduler.java:46-52</h1>"), "{page}");
+    assert!(
+        page.contains("</span>edit<") && page.contains("title=\"edit, "),
+        "{page}"
+    );
+}
+
+#[test]
 fn what_cannot_be_rewritten_is_said_in_one_line() {
     let check = |place: &str, instruction: &str, code: i32, expected: &str| {
         let output = run(&["edit", place, instruction]);

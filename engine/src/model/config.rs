@@ -3,6 +3,10 @@
 mod gguf;
 mod hugging_face;
 
+use std::path::Path;
+
+use serde_json::Value;
+
 use super::{
     Activation, CacheShape, DeltaNet, ExpertChoice, ExpertGroups, Gate, LatentAttention, LayerConfig,
     ModelConfig, Norm, QueryGrowth,
@@ -13,6 +17,9 @@ use crate::{error::EngineError, kernels::delta_rule::STATE_COLUMNS, kv_cache::BL
 
 /// Largest width, count or length that a file may give; beyond it, activations alone would take gigabytes.
 const MAX_WIDTH: usize = 1 << 20;
+
+/// Base of the rotary embedding where a file has none.
+const DEFAULT_THETA: f32 = 10_000.0;
 
 /// Most layers that a file may give.
 const MAX_LAYERS: usize = 1 << 12;
@@ -331,7 +338,7 @@ impl Stated {
             Rope::new(pairing, theta, n_dims, scaling, self.context_length)
                 .map_err(|reason| Fault::new("rope scaling", reason))
         };
-        let theta = self.rope_theta.unwrap_or(10_000.0);
+        let theta = self.rope_theta.unwrap_or(DEFAULT_THETA);
         let n_dims = self.rope_dims.unwrap_or(head_dim);
         let mut ropes = vec![rope(theta, n_dims, head_dim, &self.rope_scaling)?];
         // Layers that see a window need no longer contexts: their own base goes unscaled.
@@ -415,6 +422,14 @@ impl Stated {
     }
 }
 
+/// Base and scaling of a rotary embedding as `config`, the `config.json` at `path`, has them.
+///
+/// # Errors
+/// [`EngineError::BadFile`] for a number that is missing, or a scaling that is not known.
+pub(crate) fn published_rope(config: &Value, path: &Path) -> Result<(f32, RopeScaling), EngineError> {
+    hugging_face::rope(config).map_err(|fault| fault.of(path))
+}
+
 /// A number in a file that cannot be used.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -428,7 +443,7 @@ impl Fault {
     }
 
     /// As the error of a file.
-    pub(super) fn of(self, path: &std::path::Path) -> EngineError {
+    pub(super) fn of(self, path: &Path) -> EngineError {
         EngineError::BadFile {
             path: path.into(),
             field: self.field.into(),

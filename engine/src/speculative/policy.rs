@@ -193,8 +193,8 @@ impl Balance {
 /// What one forward pass that verifies drafts costs by its number of rows, as measured on this model and machine: first
 /// while the engine has nothing to do, then by every such pass.
 ///
-/// Widths fall into buckets; between measured buckets the cost is interpolated, beyond the last one it is
-/// extrapolated with an optimistic slope, so that wide steps are tried and then measured.
+/// Widths fall into buckets; between measured buckets the cost is interpolated, beyond the last one it grows as it does
+/// elsewhere, so that wide steps are tried and then measured.
 #[derive(Debug, Default)]
 pub(crate) struct StepCosts {
     /// Decayed mean of seconds, by bucket; `None` until measured.
@@ -203,8 +203,9 @@ pub(crate) struct StepCosts {
 
 /// Rows in a step, one bucket each; a step counts for the nearest bucket at or above its width.
 const WIDTHS: [usize; 14] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256];
-/// Cost of a further row before anything is known, as a share of a step's cost.
-const PRIOR_SLOPE: f64 = 0.02;
+/// Cost of a further row before anything is known, as a share of what a step of one row costs: what it is for small models,
+/// whose weights are soon read. For large ones it is a third of that; but those have long steps, of which the first few tell.
+const PRIOR_SLOPE: f64 = 0.07;
 /// Weight of a new measurement.
 const RECENCY: f64 = 0.25;
 /// A wide step that was slow by accident must not stay unused for ever: with each step, the buckets that are not
@@ -264,9 +265,10 @@ impl StepCosts {
     }
 }
 
-/// Cost of a step of `n_rows` rows if one of `from` rows costs `seconds` and nothing else is known.
+/// Cost of a step of `n_rows` rows if one of `from` rows, no more, costs `seconds` and nothing else is known.
 fn extrapolate(seconds: f64, from: usize, n_rows: usize) -> f64 {
-    seconds * (1.0 + PRIOR_SLOPE * n_rows.saturating_sub(from) as f64)
+    let relative = |n_rows: usize| 1.0 + PRIOR_SLOPE * n_rows.saturating_sub(1) as f64;
+    seconds * relative(n_rows.max(from)) / relative(from)
 }
 
 fn bucket_of(n_rows: usize) -> usize {
@@ -404,8 +406,19 @@ mod tests {
         let costs = costs(&[(1, 1.0), (8, 2.0)]);
         assert!((costs.estimate(1) - 0.01).abs() < 1e-9);
         assert!((costs.estimate(4) - 0.01 * (1.0 + 3.0 / 7.0)).abs() < 1e-9);
-        assert!(costs.estimate(32) > costs.estimate(8));
+        // Beyond what was measured, the cost of a row is that of the prior.
+        let relative = |n_rows: f64| 1.0 + PRIOR_SLOPE * (n_rows - 1.0);
+        assert!((costs.estimate(32) - 0.02 * relative(32.0) / relative(8.0)).abs() < 1e-9);
         assert!(costs.estimate(1000) > costs.estimate(256));
+    }
+
+    /// Before anything is measured, a draft has to be likely enough for what a row costs on a small model.
+    #[test]
+    fn drafts_are_modest_before_anything_is_measured() {
+        let costs = StepCosts::default();
+        assert_eq!(draft_length(ONE_SEQUENCE, 0.06, 32, &costs), 0);
+        assert!((1..=2).contains(&draft_length(ONE_SEQUENCE, 0.3, 32, &costs)));
+        assert!((12..=24).contains(&draft_length(ONE_SEQUENCE, 0.95, 32, &costs)));
     }
 
     #[test]

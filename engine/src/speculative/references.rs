@@ -2,7 +2,8 @@
 //!
 //! The texts are given to the engine as plain streams of tokens and are shared by all requests. Where several places
 //! agree with the end of a sequence equally well, the most frequent continuation wins, token by token (as the counts
-//! in the suffix trees of "SuffixDecoding", Oliaro et al. 2024).
+//! in the suffix trees of "SuffixDecoding", Oliaro et al. 2024). Places are found by their last eight tokens, and only where
+//! none agrees in so many by the last three: what follows something common hides nothing that agrees for longer.
 
 use std::{
     collections::HashMap,
@@ -13,15 +14,17 @@ use std::{
 use super::drafter::{Draft, Drafter, DrafterKind, Evidence};
 use crate::suffix_index::{SuffixIndex, common_suffix};
 
-/// Tokens kept if nothing else is asked for: the code of some hundred files, and 20 MB with the index.
+/// Tokens kept if nothing else is asked for: the code of some hundred files, and 28 MB with the indices.
 pub const DEFAULT_CAPACITY: usize = 1 << 20;
 
 /// Fewest tokens that have to agree.
 const MIN_MATCH: usize = 3;
+/// Tokens by which places are looked up first.
+const LONG_MATCH: usize = 8;
 /// Matches are compared up to this many tokens; longer ones count as equal.
 const MAX_MATCH: usize = 16;
-/// Places that one draft looks at, most recent first.
-const MAX_PROBES: usize = 64;
+/// Places of one index that a draft looks at, most recent first: some microseconds.
+const MAX_PROBES: usize = 256;
 /// What ends a stream. It is no token, so it matches nothing.
 const BORDER: u32 = u32::MAX;
 
@@ -37,7 +40,10 @@ struct Streams {
     /// All streams one after the other, with borders between them and in place of those that are gone.
     tokens: Vec<u32>,
     spans: HashMap<String, Range<usize>>,
-    index: SuffixIndex<MIN_MATCH>,
+    /// Tokens of the spans, and the border after each.
+    n_live: usize,
+    by_long_match: SuffixIndex<LONG_MATCH>,
+    by_short_match: SuffixIndex<MIN_MATCH>,
 }
 
 impl Default for References {
@@ -68,6 +74,10 @@ impl References {
             streams.compact(self.capacity / 2);
         }
         streams.append(name.to_owned(), tokens);
+        // Places in old versions of a text that is being edited are looked at in vain.
+        if streams.tokens.len() > 2 * streams.n_live {
+            streams.compact(self.capacity);
+        }
     }
 
     /// Forgets the text called `name`.
@@ -87,11 +97,14 @@ impl Streams {
         self.tokens.extend_from_slice(tokens);
         self.spans.insert(name, start..self.tokens.len());
         self.tokens.push(BORDER);
-        self.index.extend(&self.tokens);
+        self.n_live += tokens.len() + 1;
+        self.by_long_match.extend(&self.tokens);
+        self.by_short_match.extend(&self.tokens);
     }
 
     fn remove(&mut self, name: &str) {
         if let Some(span) = self.spans.remove(name) {
+            self.n_live -= span.len() + 1;
             self.tokens[span].fill(BORDER);
         }
     }
@@ -116,8 +129,25 @@ impl Streams {
     /// The places that agree longest with the end of `tokens`, as the indices after them, and how far they agree.
     fn longest_matches(&self, tokens: &[u32], places: &mut Vec<usize>) -> usize {
         places.clear();
-        let mut best_len = MIN_MATCH;
-        for end in self.index.ends_like(tokens).take(MAX_PROBES) {
+        let long = self.by_long_match.ends_like(tokens);
+        let match_len = self.longest_among(long, LONG_MATCH, tokens, places);
+        if !places.is_empty() {
+            return match_len;
+        }
+        let short = self.by_short_match.ends_like(tokens);
+        self.longest_among(short, MIN_MATCH, tokens, places)
+    }
+
+    /// The same among the first of `ends`, if they agree in `least` tokens.
+    fn longest_among(
+        &self,
+        ends: impl Iterator<Item = usize>,
+        least: usize,
+        tokens: &[u32],
+        places: &mut Vec<usize>,
+    ) -> usize {
+        let mut best_len = least;
+        for end in ends.take(MAX_PROBES) {
             let len = common_suffix(&self.tokens[..end], tokens, MAX_MATCH);
             if len > best_len {
                 best_len = len;
@@ -220,6 +250,46 @@ mod tests {
         let references = Arc::default();
         References::set(&references, "a", &[1, 2, 3, 4, 1, 2, 3, 4, 9, 1, 2, 3, 5]);
         assert_eq!(draft(&references, &[9, 1, 2, 3]), [5]);
+    }
+
+    #[test]
+    fn what_is_common_hides_nothing_that_agrees_for_longer() {
+        let references = Arc::default();
+        let context: Vec<u32> = (10..20).collect();
+        References::set(&references, "old", &[&context[..], &[7]].concat());
+        let end = &context[7..];
+        for other in 0..400 {
+            references.set(&other.to_string(), &[&[100 + other], end, &[8]].concat());
+        }
+        assert_eq!(draft(&references, &context), [7]);
+        assert_eq!(draft(&references, end), [8]);
+    }
+
+    #[test]
+    fn frequency_counts_for_more_than_recency() {
+        let references = Arc::default();
+        let context: Vec<u32> = (10..30).collect();
+        for (idx, next) in [7; 130].into_iter().chain([8; 120]).enumerate() {
+            References::set(&references, &idx.to_string(), &[&context[..], &[next]].concat());
+        }
+        assert_eq!(draft(&references, &context), [7]);
+        // Another ten of the rarer one.
+        for idx in 250..261 {
+            references.set(&idx.to_string(), &[&context[..], &[8]].concat());
+        }
+        assert_eq!(draft(&references, &context), [8]);
+    }
+
+    #[test]
+    fn versions_that_are_gone_hide_nothing() {
+        let references = Arc::default();
+        References::set(&references, "other", &[1, 2, 3, 7]);
+        for version in 0..1000 {
+            references.set("edited", &[100 + version, 1, 2, 3]);
+        }
+        references.set("edited", &[9, 9]);
+        assert_eq!(draft(&references, &[1, 2, 3]), [7]);
+        assert!(references.streams.read().unwrap().tokens.len() < 50);
     }
 
     #[test]

@@ -2,22 +2,67 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use surmise_engine::{
     Answer, EngineError,
     kv_cache::KvCache,
-    model::{Batch, Model, ModelConfig},
+    model::{Batch, Model, ModelConfig, scripted::ScriptedModel},
     speculative::{
+        draft_model::DraftModel,
         drafter::{Draft, DrafterKind, Evidence},
         network::{DraftTask, NetworkDrafter},
     },
+    tokenizer::Tokenizer,
 };
 
 /// Ids and probabilities of an answer, bit by bit.
 pub fn bits(answer: &Answer) -> Vec<(u32, u32)> {
     let tokens = answer.tokens.iter();
     tokens.map(|it| (it.id, it.logprob.to_bits())).collect()
+}
+
+/// The text with some characters changed, as an edit or another version of a file would have it.
+pub fn disturbed(text: &str) -> String {
+    let changed = text.chars().enumerate().map(|(idx, char)| match idx % 23 {
+        7 => '_',
+        _ => char,
+    });
+    changed.collect()
+}
+
+/// A drafter that runs `model`, whose tokens are `own`, for a target with `vocab` of the tokens of `target`.
+pub fn draft_model(
+    model: ScriptedModel,
+    own: &Arc<Tokenizer>,
+    target: &Arc<Tokenizer>,
+    vocab: usize,
+) -> Box<dyn NetworkDrafter> {
+    let cache = KvCache::new(model.config(), 1000);
+    let (own, target) = (Arc::clone(own), Arc::clone(target));
+    Box::new(DraftModel::new(Box::new(model), own, cache, target, vocab))
+}
+
+/// Characters that [`retelling`] has to see to know what comes next, and that it writes then.
+const PIECE: usize = 12;
+
+/// A model that has read `texts` and goes on as they do, but for an exclamation mark now and then.
+pub fn retelling(tokenizer: &Arc<Tokenizer>, texts: &[String]) -> ScriptedModel {
+    let mut replies: Vec<(String, String)> = Vec::new();
+    for text in texts {
+        let chars: Vec<char> = text.chars().collect();
+        let mut pieces = chars.chunks(PIECE).map(String::from_iter).peekable();
+        while let (Some(piece), Some(next)) = (pieces.next(), pieces.peek()) {
+            let mut reply = next.clone();
+            if replies.len() % 3 == 2 {
+                reply.pop();
+                reply.push('!');
+            }
+            replies.push((piece, reply));
+        }
+    }
+    let replies: Vec<(&str, &str)> = replies.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    ScriptedModel::replay(Arc::clone(tokenizer), &replies).unwrap()
 }
 
 /// Knows what is to come, and drafts trees in which the right token is one of several, or none. It stands for an EAGLE-3

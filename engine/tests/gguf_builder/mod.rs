@@ -4,6 +4,7 @@
 
 use surmise_engine::{
     EngineError,
+    tokenizer::Tokenizer,
     weights::{GgmlType, Gguf, WeightSource},
 };
 
@@ -146,6 +147,25 @@ pub fn byte_level(pre: &str, tokens: &[(&str, u32)]) -> Builder {
         .pair("tokenizer.ggml.pre", Value::Str(pre.as_bytes().to_vec()))
         .pair("tokenizer.ggml.tokens", strings(&texts))
         .pair("tokenizer.ggml.token_type", u32s(kinds))
+}
+
+/// A byte-level vocabulary in which some pairs of characters are tokens too.
+pub fn pairs() -> Tokenizer {
+    const PAIRS: [&str; 12] = [
+        "\"#", "$%", "()", "*+", ",-", "./", "\",", "[\"", "ma", "a,", "(a", "bc",
+    ];
+    let mut tokens: Vec<(&str, u32)> = PAIRS.iter().map(|it| (*it, 1)).collect();
+    tokens.push(("<end>", 3));
+    let merges: Vec<String> = PAIRS
+        .iter()
+        .map(|it| format!("{} {}", &it[..1], &it[1..]))
+        .collect();
+    let merges: Vec<&str> = merges.iter().map(String::as_str).collect();
+    let end_token = Value::U32(256 + PAIRS.len() as u32);
+    let file = byte_level("qwen2", &tokens)
+        .pair("tokenizer.ggml.merges", strings(&merges))
+        .pair("tokenizer.ggml.eos_token_id", end_token);
+    Tokenizer::from_gguf(&open(&file.build()).unwrap()).unwrap()
 }
 
 /// The character that stands for each byte.

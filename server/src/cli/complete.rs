@@ -10,7 +10,9 @@ use surmise_engine::request::SamplingParams;
 
 use crate::{
     cli::{
-        CliError, CompleteArgs, ExtentArg, prompt_root, read_document, render, settings, style::Style, trace,
+        CliError, CompleteArgs, ExtentArg, Place, prompt_root, read_document, render, settings,
+        style::Style,
+        trace::{self, Written},
     },
     completion::{Completion, Query, complete, report::millis, trigger::Trigger, withheld::Withheld},
     config::{Config, Layer},
@@ -22,7 +24,7 @@ use crate::{
 pub(super) fn run(args: &CompleteArgs) -> Result<i32, CliError> {
     let config = settings(layer(args))?;
     let document = read_document(&args.place.file, args.place.line)?;
-    let query = query(args, &config, document);
+    let query = query(args, &config, document)?;
     let started = Instant::now();
     let engine = model::load(&config)?;
     let load_time = started.elapsed();
@@ -34,6 +36,10 @@ pub(super) fn run(args: &CompleteArgs) -> Result<i32, CliError> {
         .build()?;
     let completion = runtime.block_on(complete(&engine, &query));
 
+    let written = Written {
+        tokens: &completion.trace.tokens,
+        finish: completion.trace.finish.as_ref(),
+    };
     let mut out = std::io::stdout().lock();
     if args.json {
         let mut report = completion.report(&query.document);
@@ -44,17 +50,15 @@ pub(super) fn run(args: &CompleteArgs) -> Result<i32, CliError> {
     } else {
         let style = Style::new(out.is_terminal());
         write!(out, "{}", render::completion(&query, &completion, style))?;
-        if args.trace {
-            write!(out, "\n{}", trace::text(&completion.trace, out.is_terminal()))?;
+        if args.draft.trace {
+            write!(out, "\n{}", trace::text(written, out.is_terminal()))?;
         }
     }
-    if let Some(path) = &args.html {
-        let page = trace::page(&args.place, &query, &completion.trace);
-        std::fs::write(path, page).map_err(|source| CliError::WriteFile {
-            path: path.clone(),
-            source,
-        })?;
-    }
+    args.draft.write_page(|| {
+        let Place { file, line, column } = &args.place;
+        let title = format!("{}:{line}:{column}", file.display());
+        trace::page(&title, &query.document, query.at..query.at, written)
+    })?;
     match completion {
         Completion {
             outcome: Err(Withheld::EngineFailed { message }),
@@ -77,12 +81,12 @@ fn layer(args: &CompleteArgs) -> Layer {
     layer
 }
 
-fn query(args: &CompleteArgs, config: &Config, document: Document) -> Query {
+fn query(args: &CompleteArgs, config: &Config, document: Document) -> Result<Query, CliError> {
     let position = Position {
         line: args.place.line - 1,
         column: args.place.column - 1,
     };
-    Query {
+    Ok(Query {
         at: offset_at(&document.text, position, Encoding::Utf32),
         document,
         trigger: Trigger::Invoked,
@@ -93,7 +97,7 @@ fn query(args: &CompleteArgs, config: &Config, document: Document) -> Query {
             seed: args.seed,
             ..Default::default()
         },
-        speculation: config.engine.speculation(),
+        speculation: args.draft.speculation(config)?,
         beside: Default::default(),
-    }
+    })
 }

@@ -10,7 +10,11 @@ use similar::TextDiff;
 use surmise_engine::request::{LineChange, RewriteTask};
 
 use crate::{
-    cli::{CliError, EditArgs, prompt_root, read_document, settings, style::Style},
+    cli::{
+        CliError, EditArgs, prompt_root, read_document, settings,
+        style::Style,
+        trace::{self, Written},
+    },
     completion::report::{self, tokens_per_second},
     model,
     rewrite::{RewriteQuery, Rewriting, rewrite},
@@ -29,7 +33,7 @@ pub(super) fn run(args: &EditArgs) -> Result<i32, CliError> {
         lines,
         task: task(args),
         root: prompt_root(file),
-        speculation: config.engine.speculation(),
+        speculation: args.draft.speculation(&config)?,
     };
     let engine = model::load(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -40,6 +44,10 @@ pub(super) fn run(args: &EditArgs) -> Result<i32, CliError> {
     let old = query.document.text.to_string();
     let new = rewriting.apply(&query.document);
     let difference = unified(file, &old, &new);
+    let written = Written {
+        tokens: &rewriting.tokens,
+        finish: Some(&rewriting.finish),
+    };
     let mut out = std::io::stdout().lock();
     if args.json {
         let report = json!({
@@ -50,6 +58,7 @@ pub(super) fn run(args: &EditArgs) -> Result<i32, CliError> {
             "breaks_syntax": rewriting.breaks_syntax,
             "diff": difference,
             "model": engine.info().model_name,
+            "tokens": rewriting.tokens,
             "speculation": report::speculation(&rewriting.finish.speculation),
             "tokens_per_second": tokens_per_second(&rewriting.finish),
             "usage": {
@@ -60,10 +69,18 @@ pub(super) fn run(args: &EditArgs) -> Result<i32, CliError> {
         writeln!(out, "{report:#}")?;
     } else {
         write!(out, "{}", coloured(&difference, Style::new(out.is_terminal())))?;
+        if args.draft.trace {
+            write!(out, "\n{}", trace::text(written, out.is_terminal()))?;
+        }
         let err = std::io::stderr();
         let Style { faint, reset, .. } = Style::new(err.is_terminal());
         writeln!(err.lock(), "{faint}{}{reset}", costs(&rewriting))?;
     }
+    args.draft.write_page(|| {
+        let lines = &query.lines;
+        let title = format!("{}:{}-{}", file.display(), lines.start + 1, lines.end);
+        trace::page(&title, &query.document, rewriting.range.clone(), written)
+    })?;
     if args.write && old != new {
         if rewriting.breaks_syntax {
             return Err(CliError::BreaksSyntax(file.clone()));

@@ -1,13 +1,20 @@
 //! What the model wrote, token by token, in the colours of the drafters that proposed it: for a terminal and as a page.
 
-use std::fmt::Write;
+use std::{fmt::Write, ops::Range};
 
-use surmise_engine::{request::SpeculationStats, speculative::drafter::DrafterKind};
-
-use crate::{
-    cli::Place,
-    completion::{Query, Trace},
+use surmise_engine::{
+    request::{Finish, SpeculationStats},
+    speculative::drafter::DrafterKind,
 };
+
+use crate::{completion::TracedToken, document::Document};
+
+/// What a model wrote, and what the engine says about it if it came to an end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Written<'a> {
+    pub(super) tokens: &'a [TracedToken],
+    pub(super) finish: Option<&'a Finish>,
+}
 
 /// Colour of a drafter, in CSS and as one of the 256 of terminals.
 fn colour(drafter: DrafterKind) -> (&'static str, u8) {
@@ -25,9 +32,9 @@ fn colour(drafter: DrafterKind) -> (&'static str, u8) {
 const LINE_BREAK: &str = "↵";
 
 /// For a terminal. Without colours, drafted tokens stand in brackets.
-pub(super) fn text(trace: &Trace, has_colours: bool) -> String {
+pub(super) fn text(written: Written<'_>, has_colours: bool) -> String {
     let mut out = String::new();
-    for token in &trace.tokens {
+    for token in written.tokens {
         let text = token.text.replace('\n', &format!("{LINE_BREAK}\n"));
         // `write!` to a string cannot fail.
         let _ = match token.drafter {
@@ -37,7 +44,7 @@ pub(super) fn text(trace: &Trace, has_colours: bool) -> String {
         };
     }
     out.push('\n');
-    let Some(finish) = &trace.finish else { return out };
+    let Some(finish) = written.finish else { return out };
     let stats = &finish.speculation;
     for drafter in used(stats) {
         let counts = stats.of(drafter);
@@ -89,17 +96,15 @@ th:first-child, td:first-child { text-align: left; }
 .key { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 3px; margin-right: 0.5em; }
 ";
 
-/// A page for a browser: the text where it would stand in the document, and a table of what each drafter did.
-pub(super) fn page(place: &Place, query: &Query, trace: &Trace) -> String {
-    let place = format!("{}:{}:{}", place.file.display(), place.line, place.column);
+/// A page for a browser: the text in place of some bytes of the document, and a table of what each drafter did.
+pub(super) fn page(place: &str, document: &Document, replaced: Range<usize>, written: Written<'_>) -> String {
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>Surmise at {place}</title>\n\
          <style>\n{STYLE}</style>\n<h1>{place}</h1>\n",
-        place = escape(&place)
+        place = escape(place)
     );
-    let document = &query.document;
-    let before = document.excerpt(0..query.at);
-    let after = document.excerpt(query.at..document.text.len_bytes());
+    let before = document.excerpt(0..replaced.start);
+    let after = document.excerpt(replaced.end..document.text.len_bytes());
     // Some lines of the document around the text, for orientation.
     let start = before.rmatch_indices('\n').nth(8).map_or(0, |(at, _)| at + 1);
     let end = after.match_indices('\n').nth(8).map_or(after.len(), |(at, _)| at);
@@ -108,7 +113,7 @@ pub(super) fn page(place: &Place, query: &Query, trace: &Trace) -> String {
         "<pre><span class=\"context\">{}</span>",
         escape(&before[start..])
     );
-    for token in &trace.tokens {
+    for token in written.tokens {
         let text = escape(&token.text).replace('\n', &format!("{LINE_BREAK}\n"));
         let percent = token.probability * 100.0;
         let _ = match token.drafter {
@@ -128,7 +133,7 @@ pub(super) fn page(place: &Place, query: &Query, trace: &Trace) -> String {
         "<span class=\"context\">{}</span></pre>",
         escape(&after[..end])
     );
-    if let Some(finish) = &trace.finish {
+    if let Some(finish) = written.finish {
         table(&finish.speculation, &mut out);
     }
     out
@@ -172,10 +177,6 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        completion::{TracedToken, trigger::Trigger},
-        document::Document,
-    };
 
     #[test]
     fn tokens_have_the_colour_of_their_drafter() {
@@ -184,23 +185,14 @@ mod tests {
             probability: 0.5,
             drafter,
         };
-        let trace = Trace {
-            tokens: vec![token("a", None), token("<b\n", Some(DrafterKind::Copy))],
-            ..Trace::default()
+        let written = Written {
+            tokens: &[token("a", None), token("<b\n", Some(DrafterKind::Copy))],
+            finish: None,
         };
-        assert_eq!(text(&trace, false), "a[<b↵\n]\n");
-        assert!(text(&trace, true).contains("\x1b[38;5;37m<b↵\n\x1b[0m"));
-        let query = Query {
-            document: Document::new(None, None, None, "x < y"),
-            at: 4,
-            trigger: Trigger::Invoked,
-            root: None,
-            config: Default::default(),
-            sampling: Default::default(),
-            speculation: Default::default(),
-            beside: Default::default(),
-        };
-        let page = page(&"a.rs:1:5".parse().unwrap(), &query, &trace);
+        assert_eq!(text(written, false), "a[<b↵\n]\n");
+        assert!(text(written, true).contains("\x1b[38;5;37m<b↵\n\x1b[0m"));
+        let document = Document::new(None, None, None, "x < gone y");
+        let page = page("a.rs:1:5", &document, 4..9, written);
         assert!(page.contains(
             "<span class=\"context\">x &lt; </span><span class=\"plain\" title=\"model, 50 %\">a</span>"
         ));

@@ -156,6 +156,7 @@ mod tests {
             range,
             after: after.to_owned(),
             breaks_syntax: false,
+            tokens: Vec::new(),
             finish: Finish {
                 reason: FinishReason::StopToken(0),
                 usage: Default::default(),

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     super::{DeltaNet, family::Source},
-    Fault, Gate, LatentAttention, PerLayer, RopeScaling, Stated,
+    DEFAULT_THETA, Fault, Gate, LatentAttention, PerLayer, RopeScaling, Stated,
 };
 
 impl Stated {
@@ -118,6 +118,20 @@ impl Stated {
             has_state: keys.has_state(),
         })
     }
+}
+
+/// Base and scaling of the rotary embedding of all layers, wherever `config` says them.
+pub(super) fn rope(config: &Value) -> Result<(f32, RopeScaling), Fault> {
+    let keys = Keys(config);
+    let (scaling, share) = keys.rope_scaling()?;
+    if let Some(share) = share.filter(|it| *it != 1.0) {
+        return Err(Fault::new(
+            "partial_rotary_factor",
+            format!("{share} found, 1 expected"),
+        ));
+    }
+    let theta = keys.rope_number("full_attention", "rope_theta")?;
+    Ok((theta.unwrap_or(DEFAULT_THETA), scaling))
 }
 
 #[derive(Clone, Copy)]

@@ -1,13 +1,13 @@
 //! What the files of an EAGLE-3 head say: shape, constants, and tensors under one set of names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::{
     error::EngineError,
     model::{
-        CacheShape, ModelConfig,
+        CacheShape, ModelConfig, published_rope,
         rope::{Rope, RopePairing, RopeScaling},
     },
     weights::{Gguf, WeightSource, Weights, fp8, safetensors},
@@ -29,17 +29,29 @@ pub(super) struct HeadConfig {
     pub(super) vocab: usize,
     pub(super) feed_forward: usize,
     pub(super) rope: Rope,
+    /// What is normed of the target's residual streams before they are fused.
+    pub(super) fusion_norm: FusionNorm,
     /// Whether the residual stream starts from the normed feature; else from the feature itself.
     pub(super) norm_before_residual: bool,
+    /// Whether the feature for the next row is normed as the scores' input is, as in EAGLE-3.1; else it is the residual stream.
+    pub(super) norm_output: bool,
     /// Layers of the target whose entering residual streams it reads.
     pub(super) target_layers: Vec<usize>,
 }
 
-/// Residual streams that a head reads.
-const N_TARGET_LAYERS: usize = 3;
+/// What is normed of the captured streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FusionNorm {
+    None,
+    /// All of them together.
+    Whole,
+    /// Each of them, by a norm of its own.
+    Each,
+}
 
 /// GGUF's names of tensors, and those of the published checkpoints.
-const GGUF_NAMES: [(&str, &str); 15] = [
+const GGUF_NAMES: [(&str, &str); 16] = [
+    ("enc.output_norm.weight", "input_norm.weight"),
     ("fc.weight", "fc.weight"),
     ("blk.0.attn_norm.weight", "midlayer.input_layernorm.weight"),
     ("blk.0.attn_norm_2.weight", "midlayer.hidden_norm.weight"),
@@ -115,12 +127,12 @@ impl HeadFile {
         let hidden = keys.size("hidden_size")?;
         let n_heads = keys.size("num_attention_heads")?;
         let head_dim = keys.optional_size("head_dim")?.unwrap_or(hidden / n_heads);
-        let theta = keys.number("rope_theta")?.unwrap_or(10_000.0);
+        let (theta, scaling) = published_rope(config, &keys.file())?;
         let rope = Rope::new(
             RopePairing::Halves,
             theta,
             head_dim,
-            &keys.rope_scaling()?,
+            &scaling,
             target.context_length,
         )
         .map_err(|reason| keys.bad("rope_scaling", reason))?;
@@ -136,7 +148,15 @@ impl HeadFile {
             vocab,
             feed_forward: keys.size("intermediate_size")?,
             rope,
+            fusion_norm: match (keys.flag("norm_before_fc"), keys.flag("fc_norm")) {
+                (false, false) => FusionNorm::None,
+                (true, false) => FusionNorm::Whole,
+                (false, true) => FusionNorm::Each,
+                (true, true) => return Err(unsupported("norm_before_fc and fc_norm at once")),
+            },
             norm_before_residual: keys.flag("norm_before_residual"),
+            // The second is TensorRT-LLM's name for it.
+            norm_output: keys.flag("norm_output") || keys.flag("return_hidden_post_norm"),
             target_layers: keys.target_layers(target.n_layers)?,
         };
         Self::check(config, weights, target_ids, target)
@@ -147,11 +167,9 @@ impl HeadFile {
         let size = |name: &str| -> Result<usize, EngineError> {
             Ok(metadata.require_u32(&format!("eagle3.{name}"))? as usize)
         };
-        for flag in ["eagle3.norm_before_fc", "eagle3.fc_norm"] {
-            if metadata.get_bool(flag)?.unwrap_or(false) {
-                return Err(unsupported(flag));
-            }
-        }
+        let flag = |name: &str| -> Result<bool, EngineError> {
+            Ok(metadata.get_bool(&format!("eagle3.{name}"))?.unwrap_or(false))
+        };
         let mut weights = gguf.weights();
         // Rotation factors are refused below, as every tensor that is not used.
         weights.rename(|name| {
@@ -189,7 +207,13 @@ impl HeadFile {
             vocab,
             feed_forward: size("feed_forward_length")?,
             rope,
-            norm_before_residual: metadata.get_bool("eagle3.norm_before_residual")?.unwrap_or(false),
+            fusion_norm: if flag("norm_before_fc")? {
+                FusionNorm::Whole
+            } else {
+                FusionNorm::None
+            },
+            norm_before_residual: flag("norm_before_residual")?,
+            norm_output: false,
             target_layers: layers.map_or_else(
                 || usual_layers(target.n_layers),
                 |layers| layers.into_iter().map(|it| it as usize).collect(),
@@ -212,7 +236,7 @@ impl HeadFile {
         } = config.shape.caches[0];
         let has_shape =
             n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads) && head_dim > 0 && head_dim % 2 == 0;
-        if !has_shape || config.target_layers.len() != N_TARGET_LAYERS {
+        if !has_shape || config.target_layers.is_empty() {
             return Err(weights.bad(
                 "fc.weight",
                 format!(
@@ -271,7 +295,7 @@ fn unsupported(variant: &str) -> EngineError {
     EngineError::Unsupported {
         what: "variant of EAGLE-3",
         found: variant.to_owned(),
-        known: "heads of one layer as SafeAILab and SGLang publish them, with `norm_before_residual`".into(),
+        known: "heads of one layer without biases, with the norms that SGLang and vLLM know".into(),
     }
 }
 
@@ -304,13 +328,14 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn refuse_variants(&self) -> Result<(), EngineError> {
-        for flag in ["norm_before_fc", "fc_norm", "attention_bias", "bias", "mlp_bias"] {
+        for flag in ["attention_bias", "bias", "mlp_bias"] {
             if self.flag(flag) {
                 return Err(unsupported(flag));
             }
         }
-        if self.whole.get("norm_output") == Some(&Value::Bool(false)) {
-            return Err(unsupported("norm_output: false"));
+        let eagle = self.whole.get("eagle_config");
+        if eagle.and_then(|it| it.get("use_aux_hidden_state")) == Some(&Value::Bool(false)) {
+            return Err(unsupported("use_aux_hidden_state: false"));
         }
         match self.optional_size("num_hidden_layers")? {
             None | Some(1) => Ok(()),
@@ -318,10 +343,16 @@ impl Keys<'_> {
         }
     }
 
+    /// Whether a flag is set, at the top or beside the ids of layers, where NVIDIA has some.
     fn flag(&self, name: &str) -> bool {
-        [self.whole, self.config]
-            .iter()
-            .any(|it| it.get(name) == Some(&Value::Bool(true)))
+        [
+            Some(self.whole),
+            Some(self.config),
+            self.whole.get("eagle_config"),
+        ]
+        .into_iter()
+        .flatten()
+        .any(|it| it.get(name) == Some(&Value::Bool(true)))
     }
 
     fn optional_size(&self, name: &str) -> Result<Option<usize>, EngineError> {
@@ -349,33 +380,6 @@ impl Keys<'_> {
         }
     }
 
-    fn rope_scaling(&self) -> Result<RopeScaling, EngineError> {
-        let Some(scaling) = self.config.get("rope_scaling").filter(|it| !it.is_null()) else {
-            return Ok(RopeScaling::None);
-        };
-        let number = |name: &str| {
-            let number = scaling.get(name).and_then(Value::as_f64);
-            number.ok_or_else(|| self.bad(&format!("rope_scaling.{name}"), "a number expected".into()))
-        };
-        match scaling
-            .get("rope_type")
-            .or(scaling.get("type"))
-            .and_then(Value::as_str)
-        {
-            Some("default") => Ok(RopeScaling::None),
-            Some("llama3") => Ok(RopeScaling::Llama3 {
-                factor: number("factor")? as f32,
-                low: number("low_freq_factor")? as f32,
-                high: number("high_freq_factor")? as f32,
-                original: number("original_max_position_embeddings")? as usize,
-            }),
-            other => Err(unsupported(&format!(
-                "rope_scaling {}",
-                other.unwrap_or("without a type")
-            ))),
-        }
-    }
-
     /// Two conventions: nested ids name the layer whose output is read, ids at the top the layer whose input is.
     fn target_layers(&self, n_layers: usize) -> Result<Vec<usize>, EngineError> {
         const NAME: &str = "eagle_aux_hidden_state_layer_ids";
@@ -389,14 +393,18 @@ impl Keys<'_> {
         let layers = ids
             .map(|id| Some(id.as_u64()? as usize + offset))
             .collect::<Option<Vec<_>>>();
-        layers.ok_or_else(|| self.bad(NAME, "three numbers of layers expected".into()))
+        layers.ok_or_else(|| self.bad(NAME, "numbers of layers expected".into()))
     }
 
     fn bad(&self, field: &str, reason: String) -> EngineError {
         EngineError::BadFile {
-            path: self.path.join("config.json"),
+            path: self.file(),
             field: field.to_owned(),
             reason,
         }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path.join("config.json")
     }
 }

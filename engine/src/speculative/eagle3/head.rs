@@ -3,7 +3,7 @@
 //! Li et al. 2025, "EAGLE-3: Scaling up Inference Acceleration of Large Language Models via Training-Time Test". A
 //! feature is either the fusion of three residual streams of the target, or what the layer made of the row before.
 
-use super::config::{HeadConfig, HeadFile};
+use super::config::{FusionNorm, HeadConfig, HeadFile};
 use crate::{
     error::EngineError,
     kernels::{
@@ -26,7 +26,9 @@ pub(super) struct Head {
     pool: ThreadPool,
     /// For each token of the head the target's; none where they are the same.
     target_ids: Option<Vec<u32>>,
-    /// `(hidden, 3 * target hidden)`.
+    /// Weights of the norms of captured streams: each goes over as many numbers as it has.
+    fusion_norms: Vec<Vec<f32>>,
+    /// `(hidden, captured layers * target hidden)`.
     fusion: Matrix,
     embedding: Matrix,
     token_norm: Vec<f32>,
@@ -48,6 +50,8 @@ pub(super) struct Head {
 #[derive(Default)]
 struct Buffers {
     quantized: QuantizedRows,
+    /// Captured streams, normed, `(rows, captured layers * target hidden)`.
+    captured: Vec<f32>,
     /// Token and feature, each normed, `(rows, 2 * hidden)`.
     input: Vec<f32>,
     /// Residual stream, `(rows, hidden)`: at the end of a pass, the features for the next rows.
@@ -119,16 +123,20 @@ impl Head {
                 &mut arena,
             )
         };
+        let n_captured = config.target_layers.len();
+        let fusion_norms = match config.fusion_norm {
+            FusionNorm::None => Vec::new(),
+            FusionNorm::Whole => vec![vector(weights, "input_norm.weight", n_captured * target.hidden)?],
+            FusionNorm::Each => (0..n_captured)
+                .map(|idx| vector(weights, &format!("fc_norm.{idx}.weight"), target.hidden))
+                .collect::<Result<_, _>>()?,
+        };
         let head = Self {
             target_hidden: target.hidden,
             isa,
             target_ids,
-            fusion: matrix(
-                weights,
-                "fc.weight",
-                hidden,
-                config.target_layers.len() * target.hidden,
-            )?,
+            fusion_norms,
+            fusion: matrix(weights, "fc.weight", hidden, n_captured * target.hidden)?,
             embedding: Matrix::of_rows(shared(
                 weights,
                 "embed_tokens.weight",
@@ -200,11 +208,23 @@ impl Head {
         let width = self.captured_width();
         let (n_rows, start) = (captured.len() / width, features.len());
         features.resize(start + n_rows * self.config.shape.hidden, 0.0);
-        let quantized = &mut self.buffers.quantized;
-        quantized.set_rows(self.isa, &mut self.pool, captured, width);
+        let own = &mut self.buffers;
+        own.captured.clear();
+        own.captured.extend_from_slice(captured);
+        let (mut streams, mut normed) = (captured, &mut own.captured[..]);
+        for weight in self.fusion_norms.iter().cycle() {
+            let Some((stream, others)) = streams.split_at_checked(weight.len()) else {
+                break;
+            };
+            let (out, others_out) = normed.split_at_mut(weight.len());
+            rms_norm(self.isa, stream, weight, self.config.shape.norm.epsilon, out);
+            (streams, normed) = (others, others_out);
+        }
+        own.quantized
+            .set_rows(self.isa, &mut self.pool, &own.captured, width);
         let input = Input {
-            rows: captured,
-            quantized,
+            rows: &own.captured,
+            quantized: &own.quantized,
         };
         let product = Product {
             matrix: &self.fusion,
@@ -359,7 +379,12 @@ impl Head {
         };
         multiply(isa, pool, input, n_rows, [product]);
         add_to(&mut own.residual, &own.projected);
-        rolled.clone_from(&own.residual);
+        if self.config.norm_output {
+            own.norm_residual(isa, pool, &self.output_norm, epsilon);
+            rolled.clone_from(&own.normed);
+        } else {
+            rolled.clone_from(&own.residual);
+        }
 
         let wanted = batch
             .rows
@@ -372,7 +397,12 @@ impl Head {
         logits.resize(n_wanted * self.config.vocab, 0.0);
         if n_wanted > 0 {
             own.normed.truncate(own.residual.len());
-            own.norm_residual(isa, pool, &self.output_norm, epsilon);
+            if self.config.norm_output {
+                own.normed.copy_from_slice(&own.residual);
+                own.quantized.set_rows(isa, pool, &own.normed, hidden);
+            } else {
+                own.norm_residual(isa, pool, &self.output_norm, epsilon);
+            }
             let input = Input {
                 rows: &own.normed,
                 quantized: &own.quantized,
