@@ -323,6 +323,7 @@ impl EngineLoop {
         }
         let start = Instant::now();
         let outcome = network.drafter.draft(&mut tasks);
+        let has_drafted = tasks.iter().any(|it| !it.draft.is_empty());
         drop(tasks);
         let duration = start.elapsed();
         if let Err(error) = outcome {
@@ -331,11 +332,13 @@ impl EngineLoop {
             return;
         }
         let seconds = duration.as_secs_f64();
-        network.draft_seconds = match network.draft_seconds {
-            0.0 => seconds,
-            // A first draft reads a whole prompt.
-            mean => mean + NETWORK_RECENCY * (seconds.min(4.0 * mean) - mean),
-        };
+        // It may only have read a part of a prompt.
+        if has_drafted {
+            network.draft_seconds = match network.draft_seconds {
+                0.0 => seconds,
+                mean => mean + NETWORK_RECENCY * (seconds.min(4.0 * mean) - mean),
+            };
+        }
         let share = seconds / asking.len() as f64;
         for sequence in asking {
             sequence.network_seconds += share;

@@ -213,6 +213,9 @@ impl Speculator {
             return load;
         };
         self.stats.draft_nanos += drafting.as_nanos() as u64;
+        if network.draft.is_empty() {
+            return load;
+        }
         rank(&network.draft, &network.experience.acceptance, &mut self.ranking);
         if !is_fixed {
             self.ranking.truncate(draft_length(load, &self.ranking, costs));

@@ -16,7 +16,7 @@ use crate::{
     tokenizer::{TextStart, Tokenizer},
 };
 
-/// Rows of a prompt that one pass runs.
+/// Rows of a prompt that one pass runs, and one call at most for each sequence: all others wait meanwhile.
 const PREFILL_ROWS: usize = 256;
 /// Tokens at the end of a sequence that are always translated anew: a later one may change how text is cut.
 const UNSETTLED: usize = 16;
@@ -76,13 +76,13 @@ impl DraftModel {
         }
     }
 
-    /// Runs all but the last chunk of what the model has not seen of a sequence, and makes room for that chunk and
-    /// `max_len` tokens more.
-    fn catch_up(&mut self, sequence: u64, max_len: usize) -> Result<(), EngineError> {
+    /// Runs a chunk of what the model has not seen of a sequence, if that is more than a chunk. Returns whether no more than one is
+    /// left; then there is room for it and `max_len` tokens more.
+    fn catch_up(&mut self, sequence: u64, max_len: usize) -> Result<bool, EngineError> {
         let Some(follower) = self.sequences.get_mut(&sequence) else {
-            return Ok(());
+            return Ok(false);
         };
-        while follower.n_pending() > PREFILL_ROWS {
+        if follower.n_pending() > PREFILL_ROWS {
             self.cache.reserve(&mut follower.cached, PREFILL_ROWS)?;
             self.rows.clear();
             follower.push_pending(0, PREFILL_ROWS, &mut self.rows);
@@ -92,9 +92,11 @@ impl DraftModel {
             };
             self.model.forward(batch, &mut self.cache, &mut self.logits)?;
             follower.commit(PREFILL_ROWS, &mut self.cache);
+            return Ok(false);
         }
         let n_rows = follower.n_pending() + max_len;
-        self.cache.reserve(&mut follower.cached, n_rows)
+        self.cache.reserve(&mut follower.cached, n_rows)?;
+        Ok(true)
     }
 
     /// Runs `rows`, which were pushed for the given sequences in order.
@@ -141,7 +143,8 @@ impl NetworkDrafter for DraftModel {
                 continue;
             }
             match self.catch_up(task.sequence, task.max_len) {
-                Ok(()) => paths.push(Path {
+                Ok(false) => {}
+                Ok(true) => paths.push(Path {
                     task: idx,
                     tokens: Vec::new(),
                     probabilities: Vec::new(),
@@ -339,4 +342,64 @@ fn most_probable(logits: &[f32]) -> (u32, f32) {
     }
     let total: f32 = logits.iter().map(|logit| (logit - logits[best]).exp()).sum();
     (best as u32, 1.0 / total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{
+            ModelConfig,
+            scripted::{HashedScript, ScriptedModel},
+        },
+        speculative::drafter::Draft,
+    };
+
+    /// Fails where a pass has more rows than one may have.
+    struct Narrow(ScriptedModel);
+
+    impl Model for Narrow {
+        fn config(&self) -> &ModelConfig {
+            self.0.config()
+        }
+
+        fn forward(
+            &mut self,
+            batch: Batch<'_>,
+            cache: &mut KvCache,
+            logits: &mut Vec<f32>,
+        ) -> Result<(), EngineError> {
+            assert!(batch.rows.len() <= PREFILL_ROWS, "{} rows", batch.rows.len());
+            self.0.forward(batch, cache, logits)
+        }
+    }
+
+    #[test]
+    fn a_long_prompt_is_read_a_chunk_at_a_time() {
+        let model = ScriptedModel::hashed(HashedScript {
+            vocab: 40,
+            order: 2,
+            surprise: 9,
+            spread: 8,
+            seed: 1,
+        });
+        let cache = KvCache::new(model.config(), 100);
+        let tokenizer = Arc::new(Tokenizer::bytes());
+        let model = Box::new(Narrow(model));
+        let mut drafter = DraftModel::new(model, Arc::clone(&tokenizer), cache, tokenizer, 40);
+        let tokens: Vec<u32> = (0..3 * PREFILL_ROWS as u32 + 10).map(|it| it * 7 % 40).collect();
+        let mut draft = Draft::default();
+        let n_calls = (1..10).find(|_| {
+            let mut tasks = [DraftTask {
+                sequence: 1,
+                tokens: &tokens,
+                max_len: 4,
+                min_reach: 0.0,
+                draft: &mut draft,
+            }];
+            drafter.draft(&mut tasks).unwrap();
+            !draft.is_empty()
+        });
+        assert_eq!((n_calls, draft.len()), (Some(4), 4));
+    }
 }
