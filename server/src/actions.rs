@@ -69,7 +69,7 @@ pub const ACTIONS: &[Action] = &[
             "handle errors",
         ],
         place: Place::FunctionBody,
-        promise: Promise::KeepsLines,
+        promise: Promise::RaisesAgain,
         trained_lines: Some(20),
     },
     Action {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         OnceLock,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
 };
@@ -14,12 +14,15 @@ use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy};
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// Most jobs that wait. Each holds on to what it is about: documents and their trees.
+const MAX_WAITING: usize = 32;
+
 /// A thread of low priority that does one job after the other, so that none takes a core from an answer that somebody waits
 /// for. It starts with the first, and sleeps when there is none.
 #[derive(Debug)]
 pub struct Background {
     name: &'static str,
-    jobs: OnceLock<Sender<Job>>,
+    jobs: OnceLock<SyncSender<Job>>,
 }
 
 impl Background {
@@ -31,10 +34,10 @@ impl Background {
         }
     }
 
-    /// Does `job` some time soon.
+    /// Does `job` some time soon. Where so many wait that the thread seems not to come to run, it is dropped instead, here.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let jobs = self.jobs.get_or_init(|| {
-            let (sender, jobs) = channel();
+            let (sender, jobs) = sync_channel(MAX_WAITING);
             if let Err(error) = thread::Builder::new()
                 .name(self.name.to_owned())
                 .spawn(|| work(jobs))
@@ -43,8 +46,8 @@ impl Background {
             }
             sender
         });
-        // Fails only if there is no thread; then the job is dropped.
-        let _ = jobs.send(Box::new(job));
+        // Fails if there are too many, or no thread.
+        let _ = jobs.try_send(Box::new(job));
     }
 }
 
@@ -73,7 +76,25 @@ fn lower_priority() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
+
+    #[test]
+    fn what_is_too_much_is_dropped() {
+        let background = Background::new("test");
+        let (go_on, wait) = channel::<()>();
+        let (sender, done) = channel();
+        background.run(move || wait.recv().unwrap());
+        for idx in 0..3 * MAX_WAITING {
+            let sender = sender.clone();
+            background.run(move || sender.send(idx).unwrap());
+        }
+        drop(sender);
+        go_on.send(()).unwrap();
+        let n_done = done.iter().count();
+        assert!((MAX_WAITING - 1..=MAX_WAITING + 1).contains(&n_done), "{n_done}");
+    }
 
     #[test]
     fn jobs_are_done_in_order_by_one_thread_whatever_becomes_of_them() {

@@ -11,8 +11,8 @@ use surmise_grammars::{Language, Syntax, comments_in, strings_in};
 pub enum Promise {
     /// Everything but the quotes around strings, single or double.
     OnlyQuotes,
-    /// Every line with something in it, in order, but for its indentation.
-    KeepsLines,
+    /// Every line with something in it, in order, but for its indentation. What is new tries them, catches errors and raises them again.
+    RaisesAgain,
     /// Everything but the marks before comments, and white space at the beginning of lines.
     OnlyCommentMarks,
     /// Everything but comments, docstrings and white space.
@@ -28,7 +28,9 @@ impl Promise {
     pub fn is_kept(self, language: Language, before: &str, after: &str) -> bool {
         match self {
             Self::OnlyQuotes => without_quotes(language, before) == without_quotes(language, after),
-            Self::KeepsLines => is_subsequence(&trimmed(before), &trimmed(after)),
+            Self::RaisesAgain => {
+                added_lines(&trimmed(before), &trimmed(after)).is_some_and(|added| raises_again(&added))
+            }
             Self::OnlyCommentMarks => {
                 let bare = |text: &str| -> Vec<String> {
                     trimmed(text)
@@ -56,7 +58,7 @@ impl Promise {
     pub fn broken(self) -> &'static str {
         match self {
             Self::OnlyQuotes => "more than the quotes",
-            Self::KeepsLines => "lines that should stay",
+            Self::RaisesAgain => "lines that should stay, or kept errors to itself",
             Self::OnlyCommentMarks => "more than the comment marks",
             Self::OnlyComments => "more than comments",
             Self::OnlyCase => "more than the style of names",
@@ -72,9 +74,29 @@ fn trimmed(text: &str) -> Vec<&str> {
         .collect()
 }
 
-fn is_subsequence(part: &[&str], whole: &[&str]) -> bool {
-    let mut rest = whole.iter();
-    part.iter().all(|line| rest.any(|it| it == line))
+/// The lines of `whole` beside those of `part`; none if it does not have all of those, in their order.
+fn added_lines<'t>(part: &[&str], whole: &[&'t str]) -> Option<Vec<&'t str>> {
+    let mut missing = part.iter().peekable();
+    let added = whole.iter().filter(|line| missing.next_if_eq(line).is_none());
+    let added = added.copied().collect();
+    missing.next().is_none().then_some(added)
+}
+
+/// Whether lines make one block that is tried and one that catches what goes wrong in it and raises that, or more about it, again.
+fn raises_again(lines: &[&str]) -> bool {
+    /// With braces in lines of their own, and a line that tells of the error.
+    const MOST_LINES: usize = 8;
+    let count = |words: &[&str]| {
+        let is_wanted = |line: &&&str| {
+            line.split(|it: char| !it.is_alphanumeric() && it != '_')
+                .any(|word| words.contains(&word))
+        };
+        lines.iter().filter(is_wanted).count()
+    };
+    lines.len() <= MOST_LINES
+        && count(&["try", "begin"]) == 1
+        && count(&["except", "catch", "rescue"]) == 1
+        && count(&["raise", "throw"]) == 1
 }
 
 fn without_mark(language: Language, line: &str) -> &str {
@@ -144,18 +166,39 @@ mod tests {
             (OnlyQuotes, Language::Python, "f(\"a\")", "f('b')", false),
             (OnlyQuotes, Language::Python, "f(\"a\")", "f('a')\n", false),
             (
-                KeepsLines,
+                RaisesAgain,
                 Language::Python,
                 "def f():\n    a()\n    b()",
                 "def f():\n    try:\n        a()\n        b()\n    except E:\n        raise",
                 true,
             ),
             (
-                KeepsLines,
+                RaisesAgain,
                 Language::Python,
                 "def f():\n    a()\n    b()",
                 "def f():\n    try:\n        a()\n    except E:\n        raise",
                 false,
+            ),
+            (
+                RaisesAgain,
+                Language::Python,
+                "def f():\n    a()",
+                "def f():\n    try:\n        a()\n    except E:\n        pass",
+                false,
+            ),
+            (
+                RaisesAgain,
+                Language::Python,
+                "def f():\n    a()",
+                "def f():\n    a()\n    a()",
+                false,
+            ),
+            (
+                RaisesAgain,
+                Language::TypeScript,
+                "function f() {\n  a();\n}",
+                "function f() {\n  try {\n    a();\n  } catch (error) {\n    console.error(error);\n    throw error;\n  }\n}",
+                true,
             ),
             (
                 OnlyCommentMarks,

@@ -79,7 +79,7 @@ pub struct EditOutcome {
     pub n_lines: usize,
     /// Whether the lines are as expected.
     pub is_exact: bool,
-    /// Edit similarity to what is expected, 0 to 1.
+    /// Edit similarity to what is expected, 0 to 1; of a comment that may say anything, whether it is there.
     pub similarity: f64,
     /// Whether they are as they were.
     pub is_unchanged: bool,
@@ -196,7 +196,12 @@ fn judge(edit: &Edit, rewriting: Result<Rewriting, RewriteError>, elapsed: Durat
         language: query.document.language().name(),
         n_lines: query.lines.len(),
         is_exact: found.is_some_and(|it| !it.breaks_syntax) && is_right,
-        similarity: similarity(after, expected),
+        // Lines that stay as they are would be similar to what they are with a comment.
+        similarity: if *adds_comment {
+            f64::from(u8::from(is_right))
+        } else {
+            similarity(after, expected)
+        },
         is_unchanged: found.is_some_and(|it| it.after == it.before),
         breaks_syntax: found.is_some_and(|it| it.breaks_syntax),
         expected: expected.clone(),

@@ -86,9 +86,12 @@ impl Nearby {
         let files = paths.into_iter().rev();
         let mut files: Vec<NearFile> = files.filter_map(|path| read(engine, path, &known)).collect();
         files.reverse();
-        if let Some(near) = self.lock().iter_mut().find(|it| it.document == *path) {
-            near.files = files;
-        }
+        let mut documents = self.lock();
+        let near = documents.iter_mut().find(|it| it.document == *path);
+        let replaced = near.map(|it| std::mem::replace(&mut it.files, files));
+        // Freeing large texts takes a while, on a thread that may have to wait for its core: not while others wait for the lock.
+        drop(documents);
+        drop(replaced);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Near>> {
