@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::{Isa, Kind};
+use super::Isa;
 
 /// Independent accumulators in every reduction.
 const LANES: usize = 8;
@@ -16,7 +16,7 @@ pub(crate) fn widen(isa: Isa, halves: &[f16], out: &mut [f32]) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the kind is only made where the instructions were detected, F16C among them.
-        Kind::Avx2(_) => unsafe { widen_f16c(halves, out) },
+        super::Kind::Avx2(_) => unsafe { widen_f16c(halves, out) },
         _ => widen_one_by_one(halves, out),
     }
 }
