@@ -9,12 +9,14 @@ safely so is left alone (None).
 import difflib
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{2,}")
 NUMBER = re.compile(r"(?<![\w.])[0-9]{1,4}(?![\w.])")
-CALL = re.compile(r"([A-Za-z_][A-Za-z0-9_]{2,})\(([^()\n]*)\)")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+CALLED = re.compile(r"([A-Za-z_][A-Za-z0-9_]+)!?\(")
 STRING = {'"': re.compile(r'"([^"\'\\\n]*)"'), "'": re.compile(r"'([^\"'\\\n]{2,})'")}
 KEYWORDS = frozenset(
     "and abstract async await bool break case catch class const continue def default defer del delete elif else end enum except export "
@@ -22,14 +24,29 @@ KEYWORDS = frozenset(
     "match mod module mut namespace new nil None not null package pass private protected pub public raise require return select self Self "
     "short static str string struct super switch template then this throw throws trait true True False try type typedef typeof union "
     "unless until unsafe use using var void when where while with yield unsigned char double size_t".split())
+TYPE_FIRST = frozenset(["java", "csharp", "c", "cpp"])
 BRACES = frozenset(["rust", "javascript", "typescript", "go", "c", "cpp", "java", "csharp", "php"])
 QUOTED_TWICE = frozenset(["python", "javascript", "typescript", "ruby", "php", "lua", "shell"])
 LINE_COMMENT = {"python": "#", "ruby": "#", "shell": "#", "yaml": "#", "toml": "#", "lua": "--", "sql": "--"} | dict.fromkeys(BRACES, "//")
 DEFINITION = re.compile(r"\b(?:def|fn|func|function)\s+$")
-MEMBER = re.compile(r"(?:\.|->|::)\s*$")
+MEMBER = re.compile(r"(?:\.|->|::)[ \t]*\Z")
 KEY = {"python": re.compile(r"\s*=[^=]"), "rust": re.compile(r"\s*:[^:]"), "javascript": re.compile(r"\s*:"), "typescript": re.compile(r"\s*\??:"),
        "go": re.compile(r"\s*:[^=]"), "ruby": re.compile(r":\s"), "php": re.compile(r"\s*:[^:]"), "csharp": re.compile(r"\s*:")}
 BRACKETS = {")": "(", "]": "[", "}": "{"}
+RECEIVERS = frozenset(["self", "cls", "&self", "&mut self", "mut self", "this"])
+# What follows the indentation where a field is declared, and what opens the body that it is declared in.
+FIELD = {
+    "python": (r"{name}\s*:\s", r"class\b"), "rust": (r"(?:pub(?:\([^)]*\))?\s+)?{name}:\s", r"struct\b"), "go": (r"{name}\s+[\w*\[\].]", r"struct\s*$"),
+    "typescript": (r"(?:(?:private|public|protected|readonly|static|declare)\s+)*#?{name}[?!]?\s*[:=;]", r"\b(?:class|interface)\b"),
+    "javascript": (r"(?:static\s+)?#?{name}\s*[=;]", r"\bclass\b"),
+}
+FUNCTION = re.compile(r"\b(?:def|fn|func|function)\b.*\(|^\s*(?!(?:if|for|while|switch|return|else|catch|new|case|await|throw|do|try|match|with|using|lock|synchronized)\b)"
+                      r"(?:[\w<>\[\],.?*&:~]+\s+)*[*&]*[\w:~#]+\s*\([^;{}]*\)?[^;=]*\{\s*$")
+TYPE = re.compile(r"^\s*(?:export |default |public |private |abstract |final |static |pub(?:\([^)]*\))? )*(?:class|struct|interface|enum|trait|type)\s+\w")
+DOCUMENTATION = ("document this", "document this", "add documentation", "add a doc comment", "write the documentation", "add a comment", "describe what this does")
+NEW_NAMES = ("item", "value", "result", "total", "entry", "node", "data", "buffer", "user", "count", "amount", "source", "target", "state", "key", "record",
+             "token", "field", "task", "message", "length", "size", "rank", "done", "info", "line", "word", "lower", "upper", "first", "last", "current",
+             "next_item", "parent", "child", "left", "right", "score", "weight", "owner", "label", "title", "handler", "output", "input", "page", "row", "column", "duration")
 PARAMETERS = ("verbose", "timeout", "limit", "options", "context", "depth", "strict", "name", "offset", "retries", "logger", "index", "key",
               "flags", "prefix", "count", "config", "force", "default_value", "max_size", "dry_run", "callback", "path", "width", "mode")
 PARAMETER_TYPE = {
@@ -41,15 +58,16 @@ TYPES = {
     "go": ("int", "bool", "string", "context.Context"), "java": ("int", "boolean", "String", "long"), "csharp": ("int", "bool", "string"),
     "c": ("int", "size_t", "const char *"), "cpp": ("int", "bool", "size_t", "const std::string&"),
 }
+# One way in each language: what an answer will be can be told beforehand.
 HANDLERS = {
-    "python": ("try:", "except Exception as error:", ('raise RuntimeError("{name} failed") from error', 'print(f"{name} failed: {{error}}")\n{indent}raise')),
-    "ruby": ("begin", "rescue StandardError => error", ('raise "{name} failed: #{{error.message}}"', "warn error.message\n{indent}raise")),
-    "javascript": ("try {", "}} catch (error) {{", ("console.error(error);\n{indent}throw error;", 'throw new Error("{name} failed", {{ cause: error }});')),
-    "typescript": ("try {", "}} catch (error) {{", ("console.error(error);\n{indent}throw error;", 'throw new Error("{name} failed", {{ cause: error }});')),
-    "java": ("try {", "}} catch (Exception e) {{", ('throw new RuntimeException("{name} failed", e);',)),
-    "csharp": ("try\n{indent}{{", "}}\n{indent}catch (Exception e)\n{indent}{{", ('throw new InvalidOperationException("{name} failed", e);',)),
-    "php": ("try {", "}} catch (\\Exception $e) {{", ("throw new \\RuntimeException('{name} failed', 0, $e);",)),
-    "cpp": ("try {", "}} catch (const std::exception& e) {{", ('std::cerr << "{name} failed: " << e.what() << std::endl;\n{indent}throw;',)),
+    "python": ("try:", "except Exception as error:", 'raise RuntimeError("{name} failed") from error'),
+    "ruby": ("begin", "rescue StandardError => error", 'raise "{name} failed: #{{error.message}}"'),
+    "javascript": ("try {", "}} catch (error) {{", "console.error(error);\n{indent}throw error;"),
+    "typescript": ("try {", "}} catch (error) {{", "console.error(error);\n{indent}throw error;"),
+    "java": ("try {", "}} catch (Exception e) {{", 'throw new RuntimeException("{name} failed", e);'),
+    "csharp": ("try\n{indent}{{", "}}\n{indent}catch (Exception e)\n{indent}{{", 'throw new InvalidOperationException("{name} failed", e);'),
+    "php": ("try {", "}} catch (\\Exception $e) {{", "throw new \\RuntimeException('{name} failed', 0, $e);"),
+    "cpp": ("try {", "}} catch (const std::exception& e) {{", 'std::cerr << "{name} failed: " << e.what() << std::endl;\n{indent}throw;'),
 }
 
 
@@ -70,24 +88,86 @@ def replace_word(text: str, old: str, new: str) -> str:
     return re.sub(rf"\b{re.escape(old)}\b", lambda _: new, text)
 
 
-def code_spans(text: str, language: str) -> list[tuple[int, int]]:
-    """Half-open spans of what is neither comment nor string; what is in braces in a string counts as code, as it is interpolated there."""
+@dataclass(frozen=True)
+class Piece:
+    """A half-open span of a text; what is in braces in a string is code, as it is interpolated there."""
+
+    kind: Literal["code", "comment", "string"]
+    start: int
+    end: int
+
+
+def pieces(text: str, language: str) -> list[Piece]:
+    """What is code, comment and string, in order."""
     mark = re.escape(LINE_COMMENT.get(language, "//"))
+    if mark == "\\#":
+        mark = r"(?<!\S)#"
     # Elsewhere a single quote is a character, or a lifetime.
     single = r"(?:[^'\\\n]|\\.)*" if language in QUOTED_TWICE else r"(?:[^'\\\n]|\\[^']{1,8}|\\')"
-    spans, at = [], 0
+    found, at = [], 0
     for match in re.finditer(rf'{mark}[^\n]*|/\*(?:.|\n)*?\*/|"""(?:.|\n)*?"""|"(?:[^"\\\n]|\\.)*"|\'{single}\'|`[^`]*`', text):
-        spans.append((at, match.start()))
-        if match.group()[0] in "\"'`":
-            spans += [(match.start() + inner.start(1), match.start() + inner.end(1)) for inner in re.finditer(r"\{([^{}\n]*)\}", match.group())]
+        found.append(Piece("code", at, match.start()))
+        at = match.start()
+        is_string = match.group()[0] in "\"'`"
+        for inner in re.finditer(r"\{([^{}\n]*)\}", match.group()) if is_string else ():
+            found += [Piece("string", at, match.start() + inner.start(1)), Piece("code", match.start() + inner.start(1), match.start() + inner.end(1))]
+            at = match.start() + inner.end(1)
+        found.append(Piece("string" if is_string else "comment", at, match.end()))
         at = match.end()
-    return [*spans, (at, len(text))]
+    return [piece for piece in (*found, Piece("code", at, len(text))) if piece.start < piece.end]
 
 
-def bracket_around(text: str, at: int) -> int | None:
-    """Index of the innermost bracket that is open at `at`, looked for in the lines just before."""
+@dataclass(frozen=True)
+class Call:
+    """A call, or a definition, that stands in one line; half-open spans, `arguments` without blanks around them and without a receiver."""
+
+    name: str
+    start: int
+    close: int
+    arguments: list[tuple[int, int]]
+
+
+def calls(text: str, language: str) -> list[Call]:
+    strings = [piece for piece in pieces(text, language) if piece.kind != "code"]
+    found = []
+    for match in CALLED.finditer(text):
+        if match.group(1) in KEYWORDS or any(piece.start <= match.start() < piece.end for piece in strings):
+            continue
+        borders, depth, at = [match.end()], 0, match.end()
+        while at < len(text) and text[at] != "\n":
+            inside = next((piece for piece in strings if piece.start <= at < piece.end), None)
+            if inside is not None:
+                at = inside.end
+                continue
+            if text[at] in BRACKETS:
+                if depth == 0:
+                    break
+                depth -= 1
+            elif text[at] in "([{":
+                depth += 1
+            elif text[at] == "," and depth == 0:
+                borders.append(at + 1)
+            at += 1
+        if at >= len(text) or text[at] != ")":
+            continue
+        spans = [trimmed(text, start, end - 1) for start, end in zip(borders, [*borders[1:], at + 1])]
+        spans = [(start, end) for start, end in spans if start < end and text[start:end] not in RECEIVERS]
+        # A comma between angle brackets parts no arguments.
+        if all(text.count("<", *span) - text.count(">", *span) + text.count("->", *span) + text.count("=>", *span) == 0 for span in spans):
+            if "..." not in text[match.end() : at] and not text[text.rfind("\n", 0, match.start()) + 1 :].lstrip().startswith("#"):
+                found.append(Call(match.group(1), match.start(), at, spans))
+    return found
+
+
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    inside = text[start:end]
+    return start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
+
+
+def bracket_around(text: str, at: int, within: int = 400) -> int | None:
+    """Index of the innermost bracket that is open at `at`, looked for in so many characters before."""
     depth = 0
-    for idx in range(at - 1, max(-1, at - 400), -1):
+    for idx in range(at - 1, max(-1, at - within), -1):
         if text[idx] in BRACKETS:
             depth += 1
         elif text[idx] in "([{":
@@ -124,44 +204,70 @@ def is_shorthand(text: str, match: re.Match, language: str) -> bool:
     return bool(re.search(r"\b[A-Z]\w*$" if language == "rust" else r"[(=:,\[]$|\breturn$", outside))
 
 
-def renamed(region: str, old: str, new: str, language: str, of_members: bool) -> str:
-    """A variable's name changed wherever it means the variable; or, with `of_members`, that of a field or method."""
-    word = re.compile(rf"(?<![\w$]){re.escape(old)}\b(?!-)" if language != "php" else rf"\b{re.escape(old)}\b")
-    spans = code_spans(region, language)
+def declares_field(text: str, match: re.Match, language: str) -> bool:
+    """Whether a name is declared there as the field of a class or struct that the text shows."""
+    if language not in FIELD:
+        return False
+    declaration, owner = FIELD[language]
+    line_start = text.rfind("\n", 0, match.start()) + 1
+    indent = len(text[line_start:]) - len(text[line_start:].lstrip(" \t"))
+    if indent == 0 or not re.compile(declaration.format(name=re.escape(match.group()))).match(text, line_start + indent):
+        return False
+    if language == "python":
+        above = (line for line in reversed(text[:line_start].split("\n")) if line.strip() and len(line) - len(line.lstrip()) < indent)
+        return re.match(r"\s*" + owner, next(above, "")) is not None
+    opened = bracket_around(text, match.start(), 3000)
+    return opened is not None and text[opened] == "{" and re.search(owner, text[text.rfind("\n", 0, opened) + 1 : opened].rstrip()) is not None
+
+
+def renamed(region: str, old: str, new: str, language: str, *, variables: bool, members: bool) -> str:
+    """A name changed where it means a variable or function, a field or method, or both; in comments where it can be nothing but a name."""
+    word = re.compile(rf"(?<![\w$']){re.escape(old)}\b(?!-)" if language != "php" else rf"\b{re.escape(old)}\b")
+    is_mere_name = re.search(r"_|[a-z][A-Z]", old) is not None
+    kinds = pieces(region, language)
     result, at = [], 0
     for match in word.finditer(region):
-        if not any(start <= match.start() < end for start, end in spans):
+        kind = next(piece.kind for piece in kinds if piece.start <= match.start() < piece.end)
+        if kind == "string" or kind == "comment" and not (is_mere_name or region[match.start() - 1 : match.end() + 1] == f"`{old}`"):
             continue
-        is_member = bool(MEMBER.search(region, max(0, match.start() - 4), match.start()))
+        is_member = bool(MEMBER.search(region, max(0, match.start() - 4), match.start())) or declares_field(region, match, language)
         if language == "php":
             is_member = is_member or not region[: match.start()].endswith("$")
-        key, short = is_key(region, match, language), is_shorthand(region, match, language)
-        if of_members:
-            text = f"{new}: {old}" if short else new if is_member or key else old
+        if kind == "comment":
+            text = new
+        elif is_shorthand(region, match, language):
+            text = f"{new if members else old}: {new if variables else old}" if variables != members else new
         else:
-            text = f"{old}: {new}" if short else old if is_member or key else new
+            text = new if (members if is_member or is_key(region, match, language) else variables) else old
         result += [region[at : match.start()], text]
         at = match.end()
     return "".join([*result, region[at:]])
 
 
 def new_name(old: str, words: list[str], rng: random.Random) -> str:
-    """Another name in the style of the old one: another word of the file, or both joined."""
-    other = rng.choice(words)
+    """Another name in the style of the old one: one of everyday, another word of the file, or the old one with more to it."""
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.4:
+        new = rng.choice(NEW_NAMES)
+        if "_" not in old and re.search(r"[a-z][A-Z]", old):
+            other = rng.choice(NEW_NAMES).replace("_", "")
+            new = new.replace("_", "") + other[:1].upper() + other[1:]
+        return new[:1].upper() + new[1:].replace("_", "") if old[:1].isupper() else new
+    other = rng.choice(words)
+    if kind < 0.55:
         return other
     if "_" in old or old.islower():
         parts = old.split("_")
-        if kind < 0.55 and len(parts) > 1:
+        if kind < 0.7 and len(parts) > 1:
             parts[rng.randrange(len(parts))] = other.lower()
             return "_".join(parts)
-        return f"{old}_{other.lower()}" if kind < 0.8 else f"{other.lower()}_{old}"
-    return old + other[:1].upper() + other[1:] if kind < 0.7 else other[:1].lower() + other[1:] + old[:1].upper() + old[1:]
+        return f"{old}_{other.lower()}" if kind < 0.85 else f"{other.lower()}_{old}"
+    return old + other[:1].upper() + other[1:] if kind < 0.8 else other[:1].lower() + other[1:] + old[:1].upper() + old[1:]
 
 
 def rename(region: str, language: str, rng: random.Random) -> Edit | None:
-    words = identifiers("\n".join(region[start:end] for start, end in code_spans(region, language)))
+    code = "\n".join(region[piece.start : piece.end] for piece in pieces(region, language) if piece.kind == "code")
+    words = [word for word in NAME.findall(code) if word not in KEYWORDS and word not in RECEIVERS]
     repeated = sorted({word for word in words if words.count(word) > 1} or set(words))
     if not repeated:
         return None
@@ -169,15 +275,22 @@ def rename(region: str, language: str, rng: random.Random) -> Edit | None:
     new = new_name(old, words, rng)
     if new == old or new in KEYWORDS or re.search(rf"\b{re.escape(new)}\b", region) and rng.random() < 0.8:
         new = f"{old}_{rng.randrange(2, 10)}" if rng.random() < 0.2 else old + rng.choice(("Id", "_id", "Value", "_new", "2", "Ref", "_item"))
-    if rng.random() < 0.1:
+    if rng.random() < 0.06:
         return Edit(say(rng, f"replace {old} with {new}", f"replace all {old} by {new}"), region, replace_word(region, old, new))
-    free = renamed(region, old, new, language, of_members=False)
-    if free != region:
-        what = say(rng, "", "", "", "variable ", "parameter ") if re.search(rf"\b{re.escape(old)}\b(?!\s*\()", region) else say(rng, "", "function ")
-        after = free
+    variables = renamed(region, old, new, language, variables=True, members=False)
+    members = renamed(region, old, new, language, variables=False, members=True)
+    is_called = re.search(rf"\b{re.escape(old)}\s*\(", region) is not None
+    if language in FIELD and any(declares_field(region, match, language) for match in re.finditer(rf"\b{re.escape(old)}\b", region)):
+        # A field that is declared here is what a bare name means, and what is called the same goes with it.
+        after, what = (members, say(rng, "field ", "the field ")) if rng.random() < 0.4 else (renamed(region, old, new, language, variables=True, members=True), "")
+        if rng.random() < 0.3:
+            after, what = members, ""
+    elif variables != region:
+        what = say(rng, "", "function ") if is_called else say(rng, "", "", "", "variable ", "parameter ")
+        after = variables
     else:
-        after = renamed(region, old, new, language, of_members=True)
-        what = say(rng, "", "field ", "the field ") if not re.search(rf"\b{re.escape(old)}\s*\(", region) else say(rng, "", "method ", "the method ")
+        what = say(rng, "", "method ", "the method ") if is_called else say(rng, "", "field ", "the field ")
+        after = members
     the = "the " if what and not what.startswith("the ") and rng.random() < 0.6 else ""
     return Edit(say(rng, f"rename {the}{what}{old} to {new}", f"rename {the}{what}`{old}` to `{new}`", f"change the name {old} to {new}",
                     f"call {the}{what}{old} {new}", f"rename {the}{what}{old} to {new}"), region, after)
@@ -212,45 +325,84 @@ def change_string(region: str, language: str, rng: random.Random) -> Edit | None
 
 def add_parameter(region: str, language: str, rng: random.Random) -> Edit | None:
     """At the definition with its type, at every call as an argument."""
-    calls = [match for match in CALL.finditer(region) if match.group(1) not in KEYWORDS]
-    if not calls or language not in PARAMETER_TYPE:
+    found = calls(region, language)
+    if not found or language not in PARAMETER_TYPE:
         return None
     # What is defined in the first line is what people mean most of the time.
-    function = (calls[0] if calls[0].start() < region.find("\n") and rng.random() < 0.6 else rng.choice(calls)).group(1)
-    name = rng.choice((rng.choice(PARAMETERS), rng.choice(identifiers(region)).lower()))
+    function = (found[0] if found[0].start < region.find("\n") and rng.random() < 0.6 else rng.choice(found)).name
+    name = rng.choice((rng.choice(PARAMETERS), rng.choice(identifiers(region) or PARAMETERS).lower()))
     declared = PARAMETER_TYPE[language].format(name=name, type=rng.choice(TYPES.get(language, ("",))))
     passed = "$" + name if language == "php" else name
-
-    def extended(match: re.Match) -> str:
-        if match.group(1) != function:
-            return match.group()
-        line = region[region.rfind("\n", 0, match.start()) + 1 : match.start()]
-        what = declared if DEFINITION.search(line) or is_method(region, match, language) else passed
-        inside = match.group(2).rstrip()
-        comma = "" if not inside.strip() else " " if inside.endswith(",") else ", "
-        return f"{function}({inside}{comma}{what})"
-
+    after = region
+    for call in sorted(found, key=lambda call: -call.close):
+        if call.name == function:
+            head = region[call.start : call.close].rstrip()
+            comma = "" if head.endswith("(") else " " if head.endswith(",") else ", "
+            new = declared if is_definition(region, call, language) else passed
+            after = after[: call.start] + head + comma + new + after[call.close :] if after[call.start : call.close] == region[call.start : call.close] else after
     return Edit(say(rng, f"add a parameter {declared} to {function}", f"add the parameter {declared} to {function} and pass it on",
-                    f"add parameter {name} to {function} and pass {passed}"), region, CALL.sub(extended, region))
+                    f"add a parameter {declared} to {function} and pass it on", f"add parameter {name} to {function} and pass {passed}"), region, after)
 
 
-def is_method(region: str, call: re.Match, language: str) -> bool:
+def is_definition(region: str, call: Call, language: str) -> bool:
     """Whether something that looks like a call opens a body, as methods do in languages without a word for them."""
-    return language in ("java", "csharp", "c", "cpp", "typescript", "javascript") and region[call.end() :].lstrip(" \n").startswith("{") and (
-        region[region.rfind("\n", 0, call.start()) + 1 : call.start()].strip().partition(" ")[0] not in ("if", "for", "while", "switch", "return", "}"))
+    line = region[region.rfind("\n", 0, call.start) + 1 : call.start]
+    if DEFINITION.search(line) or language == "go" and re.match(r"func \(.*\) $", line):
+        return True
+    if language in TYPE_FIRST and any(re.match(r"(?!new |sizeof )[\w:<>,*&\[\]]+[\s*&]+\w+(?: = .*)?$", region[start:end]) for start, end in call.arguments):
+        return True
+    return language in ("java", "csharp", "c", "cpp", "typescript", "javascript") and re.match(r"\)\s*(?:throws [\w, ]+)?(?:: [\w<>\[\]| ]+ )?(?:const )?\{", region[call.close :]) is not None and (
+        line.strip().partition(" ")[0] not in ("if", "for", "while", "switch", "return", "}"))
 
 
 def swap_arguments(region: str, language: str, rng: random.Random) -> Edit | None:
-    calls = [match.group(1) for match in CALL.finditer(region) if match.group(2).count(",") == 1 and match.group(1) not in KEYWORDS]
-    if not calls:
+    """Those of every call, and the parameters of the definition, where there are two."""
+    found = [call for call in calls(region, language) if len(call.arguments) == 2]
+    if not found:
         return None
-    function = rng.choice(calls)
+    function = (found[0] if found[0].start < region.find("\n") and rng.random() < 0.5 else rng.choice(found)).name
+    found = [call for call in found if call.name == function]
+    if any(one.start < other.start < one.close for one in found for other in found):
+        return None
+    after = region
+    for call in reversed(found):
+        first, second = (region[start:end] for start, end in call.arguments)
+        if "=" in first + second:
+            return None
+        if language == "go" and is_definition(region, call, language) and " " in second and " " not in first:
+            # One type for both, behind the last.
+            name, _, kind = second.partition(" ")
+            first, second = f"{first} {kind}", name
+        (start, end), (start2, end2) = call.arguments
+        after = after[:start] + second + region[end:start2] + first + after[end2:]
+    return Edit(say(rng, f"swap the arguments of {function}", f"swap the parameters of {function}", f"swap the two parameters of {function}"), region, after)
 
-    def swapped(match: re.Match) -> str:
-        first, comma, second = match.group(2).partition(",")
-        return f"{function}({second.strip()}, {first.strip()})" if match.group(1) == function and comma else match.group()
 
-    return Edit(say(rng, f"swap the arguments of {function}", f"swap the parameters of {function}"), region, CALL.sub(swapped, region))
+def change_type(region: str, language: str, rng: random.Random) -> Edit | None:
+    """Of everything that is declared with one name."""
+    if language in TYPE_FIRST:
+        declared = re.compile(r"\b(\w+)\s+(\w+)(?=[,);=]| =)")
+        kind, name = 1, 2
+    elif language in ("typescript", "rust", "python"):
+        declared = re.compile(r"\b(\w+)\??: (&?\w+)(?=[,);=]| =)")
+        kind, name = 2, 1
+    else:
+        return None
+    code = [piece for piece in pieces(region, language) if piece.kind == "code"]
+    declarations = [match for match in declared.finditer(region) if any(piece.start <= match.start() < piece.end for piece in code)]
+    found = [(match.group(kind), match.group(name)) for match in declarations]
+    found = [pair for pair in found if not set(pair) & KEYWORDS or pair[0] in ("int", "string", "long", "short", "float", "double", "bool", "str")]
+    repeated = sorted({pair for pair in found if found.count(pair) > 1})
+    if not repeated:
+        return None
+    old = rng.choice(repeated)
+    new = rng.choice((rng.choice(found)[0], "".join(part[:1].upper() + part[1:] for part in old[1].split("_")), old[1][:1].upper() + old[1][1:] + old[0].lstrip("&").capitalize()))
+
+    after = region
+    for match in reversed(declarations):
+        if (match.group(kind), match.group(name)) == old:
+            after = after[: match.start(kind)] + new + after[match.end(kind) :]
+    return Edit(say(rng, f"change the type of {old[1]} to {new}", f"make {old[1]} a {new}"), region, after)
 
 
 def change_quotes(region: str, language: str, rng: random.Random) -> Edit | None:
@@ -263,11 +415,80 @@ def change_quotes(region: str, language: str, rng: random.Random) -> Edit | None
 
 
 def remove_comments(region: str, language: str, rng: random.Random) -> Edit | None:
-    mark = LINE_COMMENT.get(language)
-    if mark is None:
+    if language not in LINE_COMMENT:
         return None
-    kept = [line for line in region.split("\n") if not line.lstrip().startswith(mark)]
-    return Edit(say(rng, "remove the comments", "delete all comments", "remove comments"), region, "\n".join(kept))
+    after, at = [], 0
+    for piece in pieces(region, language):
+        line_start = region.rfind("\n", 0, piece.start) + 1
+        if piece.kind != "comment" or piece.end < len(region) and region[piece.end] != "\n":
+            continue
+        alone = not region[line_start : piece.start].strip()
+        after.append(region[at:line_start] if alone else region[at : piece.start].rstrip())
+        at = min(len(region), piece.end + 1) if alone else piece.end
+    kept = "".join([*after, region[at:]])
+    if not kept.strip():
+        return None
+    return Edit(say(rng, "remove the comments", "delete all comments", "remove comments"), region, kept)
+
+
+def document(region: str, language: str, rng: random.Random) -> Edit | None:
+    """The comment above a function, or the docstring in it, that somebody wrote: as if it were still to be written."""
+    lines = region.split("\n")
+    found = []
+    for idx, end in blocks(lines, language, FUNCTION, TYPE):
+        top = idx
+        while top and lines[top - 1].lstrip()[:1] in ("@", "[") or top and lines[top - 1].lstrip().startswith("#["):
+            top -= 1
+        if language == "python":
+            first = end_of_head(lines, idx, end, ":")
+            last = end_of_docstring(lines, first, end)
+            if first < last < first + 10:
+                found.append((top, first, last, end))
+            continue
+        first = top
+        while first and is_comment(lines[first - 1], language):
+            first -= 1
+        if 0 < top - first < 12 and not lines[first].lstrip().startswith("*"):
+            found.append((first, first, top, end))
+    if not found:
+        return None
+    top, first, last, end = rng.choice(found)
+    while end > last and not lines[end - 1].strip():
+        end -= 1
+    if end - last > 40:
+        # The start of something long is as good.
+        end = last + rng.randrange(1, 40)
+    before, after = lines[top:first] + lines[last:end], lines[top:end]
+    ways = DOCUMENTATION + ("add a docstring", "write a docstring") * (language == "python")
+    return Edit(say(rng, *ways), "\n".join(before), "\n".join(after))
+
+
+def blocks(lines: list[str], language: str, *heads: re.Pattern) -> Iterator[tuple[int, int]]:
+    """Half-open spans of lines from one that looks like such a head to where its body ends, by indentation."""
+    for idx, line in enumerate(lines):
+        if not any(head.search(line) for head in heads) or is_comment(line, language):
+            continue
+        indent = len(line) - len(line.lstrip())
+        end = next((n for n in range(idx + 1, len(lines)) if lines[n].strip() and lines[n].strip()[0] not in "{)" and len(lines[n]) - len(lines[n].lstrip()) <= indent), len(lines))
+        if end < len(lines) and (lines[end].strip()[0] == "}" or lines[end].strip() == "end"):
+            end += 1
+        yield idx, end
+
+
+def end_of_head(lines: list[str], first: int, end: int, *marks: str) -> int:
+    """Index of the first line of a body whose head begins at `first`; `end` if there is none."""
+    return min(end, next((idx for idx in range(first, min(first + 8, end)) if lines[idx].rstrip().endswith(marks)), end) + 1)
+
+
+def end_of_docstring(lines: list[str], first: int, end: int) -> int:
+    """Index of the line after a docstring that begins at `first`; `first` if none does."""
+    if first == end or not lines[first].lstrip().startswith('"""'):
+        return first
+    return next((idx + 1 for idx in range(first, end) if lines[idx].rstrip().endswith('"""') and (idx > first or lines[idx].count('"""') > 1)), end)
+
+
+def is_comment(line: str, language: str) -> bool:
+    return line.lstrip().startswith((LINE_COMMENT.get(language, "//"), "/*", "*"))
 
 
 def write_comment(region: str, language: str, rng: random.Random) -> Edit | None:
@@ -275,7 +496,7 @@ def write_comment(region: str, language: str, rng: random.Random) -> Edit | None
     edit = remove_comments(region, language, rng)
     if edit is None or region.count("\n") - edit.after.count("\n") not in range(1, 5):
         return None
-    return Edit(say(rng, "add comments", "add a comment", "document this", "add documentation"), edit.after, edit.before)
+    return Edit(say(rng, "add comments", "write comments", "comment the code"), edit.after, edit.before)
 
 
 def comment_out(region: str, language: str, rng: random.Random) -> Edit | None:
@@ -329,44 +550,50 @@ def handle_errors(region: str, language: str, rng: random.Random) -> Edit | None
     """Wraps the whole body of a function: it moves in by one level."""
     if language not in HANDLERS:
         return None
-    lines = region.split("\n")
-    head = next((idx for idx, line in enumerate(lines[:8]) if line.rstrip().endswith(":" if language == "python" else ("{", ")", "do"))), None)
-    if head is None or head + 1 >= len(lines):
+    every = region.split("\n")
+    found = list(blocks(every, language, FUNCTION))
+    if not found:
         return None
-    outer = len(lines[0]) - len(lines[0].lstrip())
-    first = head + 2 if lines[head + 1].strip() == "{" else head + 1
-    end = next((idx for idx in range(first, len(lines)) if lines[idx].strip() and len(lines[idx]) - len(lines[idx].lstrip()) <= outer), len(lines))
-    if language == "python" and lines[first].lstrip().startswith('"""'):
+    top, end = rng.choice(found)
+    if language != "python" and (end == top + 1 or every[end - 1].strip() not in ("}", "},", "};", "end", "});")):
+        return None
+    lines = every[top:end]
+    while not lines[-1].strip():
+        lines.pop()
+    end = len(lines) if language == "python" else len(lines) - 1
+    first = end_of_head(lines, 0, end, *((":",) if language == "python" else ("{",) if language != "ruby" else (")", "do") if "(" in lines[0] else (lines[0].rstrip(),)))
+    if language == "python":
         # A docstring stays the first thing in the body.
-        last = next((idx for idx in range(first, end) if lines[idx].rstrip().endswith('"""') and (idx > first or lines[idx].count('"""') > 1)), end)
-        first = last + 1
+        first = end_of_docstring(lines, first, end)
     body = lines[first:end]
-    while body and not body[-1].strip():
-        body.pop()
-    if not body or (end == len(lines) and language != "python"):
+    if not any(line.strip() for line in body) or body[0].strip() in ("try:", "begin", "...", "pass") or body[0].strip().startswith("try"):
         return None
     indent = body[0][: len(body[0]) - len(body[0].lstrip())]
-    step = indent[outer:] or "    "
-    names = CALL.findall(lines[0]) or re.findall(r"(\w+)\s*\(", lines[0])
-    name = (names[-1][0] if names and isinstance(names[-1], tuple) else names[-1] if names else "operation")
-    opening, middle, answers = HANDLERS[language]
+    step = indent[len(lines[0]) - len(lines[0].lstrip()) :] or "    "
+    names = re.findall(r"(\w+)\s*\(", lines[0])
+    name = names[0] if names else re.search(r"(\w+)\W*$", lines[0]).group(1)
+    opening, middle, answer = HANDLERS[language]
     inner = indent + step
-    wrapped = [indent + (opening.format(indent=indent) if "{{" in opening else opening.replace("{indent}", indent))]
+    wrapped = [indent + (opening.format(indent=indent) if "{{" in opening else opening)]
     wrapped += [step + line if line.strip() else line for line in body]
-    wrapped += [indent + middle.format(indent=indent), inner + rng.choice(answers).format(name=name, indent=inner)]
+    wrapped += [indent + middle.format(indent=indent), inner + answer.format(name=name, indent=inner)]
     if language in BRACES:
         wrapped.append(indent + "}")
     elif language == "ruby":
         wrapped.append(indent + "end")
-    after = lines[:first] + wrapped + lines[first + len(body) :]
-    return Edit(say(rng, "wrap the body in error handling", "add error handling", "wrap in try/catch", "handle errors"), region, "\n".join(after))
+    after = lines[:first] + wrapped + lines[end:]
+    return Edit(say(rng, "wrap the body in error handling", "add error handling", "wrap in try/catch", "handle errors"), "\n".join(lines), "\n".join(after))
 
 
 def related_lines(region: str, language: str, rng: random.Random) -> Edit | None:
     """Whole lines that mention one name, all written or all removed."""
     lines = region.split("\n")
     mentions: dict[str, set[int]] = {}
+    code = [piece for piece in pieces(region, language) if piece.kind == "code"]
+    starts = [0, *(match.end() for match in re.finditer("\n", region))]
     for idx, line in enumerate(lines):
+        if not any(piece.start <= starts[idx] < piece.end for piece in code):
+            continue
         for word in identifiers(line):
             mentions.setdefault(word, set()).add(idx)
     alone = {idx for idx, line in enumerate(lines) if line.strip() and line.rstrip()[-1] not in ":{([" and line.strip()[0] not in ")]}*/#-"
@@ -384,12 +611,12 @@ def say(rng: random.Random, *ways: str) -> str:
 
 
 BY_EXAMPLE: tuple[tuple[Callable, float], ...] = (
-    (rename, 6), (change_number, 1), (change_string, 1), (add_parameter, 3), (swap_arguments, 1), (change_quotes, 0.7), (convert_case, 0.5),
-    (related_lines, 3),
+    (rename, 8), (change_number, 1), (change_string, 1), (add_parameter, 3), (swap_arguments, 2.5), (change_quotes, 0.7), (convert_case, 0.5),
+    (change_type, 2), (related_lines, 3),
 )
 BY_INSTRUCTION: tuple[tuple[Callable, float], ...] = (
-    (rename, 6), (change_number, 1), (change_string, 2), (add_parameter, 4), (swap_arguments, 1), (change_quotes, 2), (remove_comments, 1),
-    (write_comment, 2), (comment_out, 1.5), (sort_lines, 1), (convert_case, 1), (handle_errors, 3),
+    (rename, 8), (change_number, 1), (change_string, 2.5), (add_parameter, 3.5), (swap_arguments, 3), (change_type, 0.7), (change_quotes, 1.5),
+    (remove_comments, 1.2), (write_comment, 0.7), (document, 3.5), (comment_out, 2), (sort_lines, 1.5), (convert_case, 1), (handle_errors, 3),
 )
 
 
@@ -439,4 +666,21 @@ def partly_done(edit: Edit, rng: random.Random) -> Continuation | None:
     history = [("\n".join(before[b1:b2]), "\n".join(after[a1:a2])) for b1, b2, a1, a2 in (places[idx] for idx in done)]
     if done[-1] + 1 < len(places) and rng.random() < 0.4:
         now, after = now[below[0] :], after[below[1] :]
+    if rng.random() < 0.85:
+        now, after = excerpt(now, after, rng)
     return Continuation(history, "\n".join(now), "\n".join(after))
+
+
+def excerpt(now: list[str], after: list[str], rng: random.Random) -> tuple[list[str], list[str]]:
+    """A few lines around what is left to do first, if anything is."""
+    changes = [code[1:] for code in difflib.SequenceMatcher(None, now, after, autojunk=False).get_opcodes() if code[0] != "equal"]
+    if not changes:
+        size = min(len(now), rng.randrange(1, 17))
+        start = rng.randrange(len(now) - size + 1)
+        return now[start : start + size], after[start : start + size]
+    n_changes = min(len(changes), rng.choice((1, 1, 2, 3)))
+    first, last = changes[0], changes[n_changes - 1]
+    above = min(first[0], rng.randrange(6))
+    room = (changes[n_changes][0] if n_changes < len(changes) else len(now)) - last[1]
+    below = min(room, rng.randrange(8))
+    return now[first[0] - above : last[1] + below], after[first[2] - above : last[3] + below]

@@ -41,10 +41,10 @@ CLOSERS = ")]}\"';,:> "
 class Mix:
     """Shares of the kinds of example, each between 0 and 1, and how long they may be, in tokens.
 
-    Edits come on top: `edit` is how often one is tried for an example of another kind.
+    Edits come on top: `edit` is how many are tried for an example of another kind.
     """
 
-    edit: float = 0.55
+    edit: float = 1.2
     fim: float = 0.75
     spm: float = 0.90
     by_example: float = 0.45
@@ -136,13 +136,15 @@ def edit_pieces(text: str, language: str, mix: Mix, rng: random.Random) -> list[
         return None
     lines = text.split("\n")
     by_example = rng.random() < mix.by_example
-    size = min(len(lines), int(4 + 40 * rng.random() ** 1.5) if by_example else int(3 + 60 * rng.random() ** 2.5 + 90 * (rng.random() < 0.08)))
+    size = min(len(lines), int(4 + 90 * rng.random() ** 1.5) if by_example else int(3 + 60 * rng.random() ** 2.5 + 90 * (rng.random() < 0.08)))
     first = rng.randrange(len(lines) - size + 1)
     if not by_example and rng.random() < 0.6:
         starts = [idx for idx in range(len(lines) - 2) if re.search(r"\b(def|fn|func|function|public|private|static)\b.*[:{]$", lines[idx])]
         if starts:
             first = rng.choice(starts)
             size = 1 + next((n for n in range(1, min(150, len(lines) - first)) if lines[first + n].strip() and indent_of(lines[first + n]) <= indent_of(lines[first])), size)
+            while first and rng.random() < 0.9 and edits.is_comment(lines[first - 1], language):
+                first, size = first - 1, size + 1
     region = "\n".join(lines[first : first + size])
     edit = edits.make_edit(region, language, edits.BY_EXAMPLE if by_example else edits.BY_INSTRUCTION, rng)
     if edit is None:
@@ -215,9 +217,10 @@ def examples(records: Iterator[dict], encode: Encoder, mix: Mix, rng: random.Ran
                     room = int(length * CHARS_PER_TOKEN * 0.9) - len(body) - len(head)
                     pieces = fim_pieces(body, head, mix, rng) if rng.random() < mix.fim else [body, names.END]
                     found = [header_pieces(record, neighbours, room, mix, rng) + pieces]
-                    edit = edit_pieces(body, record["language"], mix, rng) if rng.random() < mix.edit else None
-                    if edit is not None:
-                        found.append(header_pieces(record, [], 0, mix, rng) + edit)
+                    for _ in range(int(mix.edit + rng.random())):
+                        edit = edit_pieces(body, record["language"], mix, rng)
+                        if edit is not None:
+                            found.append(header_pieces(record, [], 0, mix, rng) + edit)
                     for pieces in found:
                         ids = encode(*pieces)
                         if MIN_EXAMPLE_TOKENS <= len(ids) <= max(mix.lengths):

@@ -152,6 +152,8 @@ class Recipe(unittest.TestCase):
         self.assertEqual(reader.get_field("surmise.fim.order").contents(), "spm")
         self.assertEqual(len(reader.get_field("tokenizer.ggml.tokens").contents()), 512)
         self.assertEqual(len(reader.tensors), 2 + 11 * 4)
+        run("tokenizer", out / "surmise.gguf", folder / "restored.json")
+        self.assertEqual(json.loads((folder / "restored.json").read_text()), json.loads(vocabulary.read_text()))
         again = folder / "again"
         run(*command[:2], again, *command[3:], "--continue-from", out / "surmise.gguf", "--lr-scale", 0.1, "--decay-from", 0)
         continued = [json.loads(line) for line in (again / "log.jsonl").read_text().splitlines()]
@@ -205,11 +207,8 @@ class Edits(unittest.TestCase):
         self.check(edits.change_quotes, self.TEXT.replace("'", '"'))
         self.check(edits.remove_comments, self.TEXT.replace("    # Of a rectangle.\n", ""))
         self.check(edits.add_parameter, self.TEXT.replace("width, height", "width, height, verbose").replace("2, 3", "2, 3, verbose"), range(2000))
-        wrapped = self.TEXT.replace(
-            "    # Of a rectangle.\n    return width * height",
-            "    try:\n        # Of a rectangle.\n        return width * height\n    except Exception as error:\n"
-            '        raise RuntimeError("area failed") from error')
-        self.check(edits.handle_errors, wrapped)
+        self.check(edits.handle_errors, "def area(width, height):\n    try:\n        # Of a rectangle.\n        return width * height\n    except Exception as error:\n"
+                   '        raise RuntimeError("area failed") from error')
         lines = "    b = 1\n    a = 2\n    c = 3"
         edit = edits.sort_lines("def f():\n" + lines + "\n\n", "python", random.Random(1))
         self.assertEqual(edit.after, "    a = 2\n    b = 1\n    c = 3")
@@ -226,8 +225,64 @@ class Edits(unittest.TestCase):
             ("rust", "fn f<'a>(count: &'a str) -> char { 'x' }", "fn f<'a>(total: &'a str) -> char { 'x' }"),
             ("php", "$count = $this->count;", "$total = $this->count;"),
         ):
-            self.assertEqual(edits.renamed(before, "count", "total", language, of_members=False), after)
-        self.assertEqual(edits.renamed("self.count = count", "count", "total", "python", of_members=True), "self.total = count")
+            self.assertEqual(edits.renamed(before, "count", "total", language, variables=True, members=False), after)
+
+    def test_rename_means_the_field(self) -> None:
+        import edits
+
+        for language, before, after in (
+            ("python", "self.count = count", "self.total = count"),
+            ("python", "class Box:\n    count: int = 0\n\n    def f(self, count):\n        self.count = count",
+             "class Box:\n    total: int = 0\n\n    def f(self, count):\n        self.total = count"),
+            ("rust", "pub struct Box {\n    pub count: u32,\n}\nlet count = b.count; Box { count }", "pub struct Box {\n    pub total: u32,\n}\nlet count = b.total; Box { total: count }"),
+            ("go", "type Box struct {\n\tcount int\n}\nfunc f(count int) { b.count = count }", "type Box struct {\n\ttotal int\n}\nfunc f(count int) { b.total = count }"),
+            ("typescript", "class Box {\n  private count = 0;\n  f(count: number) { this.count = count; }\n}",
+             "class Box {\n  private total = 0;\n  f(count: number) { this.total = count; }\n}"),
+        ):
+            self.assertEqual(edits.renamed(before, "count", "total", language, variables=False, members=True), after)
+        both = "type Box struct {\n\tcount int\n}\nfunc f(count int) { return Box{count: count} }"
+        self.assertEqual(edits.renamed(both, "count", "total", "go", variables=True, members=True), both.replace("count", "total"))
+        comment = "# Of `count`, or of a_count; a count is one.\ncount = a_count"
+        self.assertEqual(edits.renamed(comment, "count", "total", "python", variables=True, members=False), comment.replace("`count`", "`total`").replace("\ncount", "\ntotal"))
+        self.assertEqual(edits.renamed(comment, "a_count", "b", "python", variables=True, members=False), comment.replace("a_count", "b"))
+
+    def test_calls(self) -> None:
+        import edits
+
+        def arguments(text: str, language: str) -> list[list[str]]:
+            return [[text[start:end] for start, end in call.arguments] for call in edits.calls(text, language)]
+
+        self.assertEqual(arguments('assert_eq!(f("a, b"), Some((1, 2)))', "rust"), [['f("a, b")', "Some((1, 2))"], ["(1, 2)"]])
+        self.assertEqual(arguments("def rest(self, first, last=(1, 2)): pass", "python"), [["first", "last=(1, 2)"]])
+        self.assertEqual(arguments("void f(Map<String, Long> a) { log(x...); }", "java"), [])
+
+    def check_each(self, maker, language: str, before: str, after: str) -> None:
+        """Whatever the seed, this edit and no other comes of a text."""
+        found = [maker(before, language, random.Random(seed)) for seed in range(50)]
+        self.assertEqual({(edit.before, edit.after) for edit in found if edit is not None}, {(before, after)})
+
+    def test_arguments_and_types(self) -> None:
+        import edits
+
+        self.check_each(edits.swap_arguments, "go", "func cost(width, height int) int {\n\treturn cost(h[0], f(1))\n}", "func cost(height, width int) int {\n\treturn cost(f(1), h[0])\n}")
+        typed = "void a(String name, int n) {}\nvoid b(String name) { String title = name; }"
+        found = {edits.change_type(typed, "java", random.Random(seed)).after for seed in range(50)}
+        self.assertIn(typed.replace("String name", "Name name"), found)
+
+    def test_document(self) -> None:
+        import edits
+
+        for language, before, comment, at in (
+            ("python", "def area(a):\n    return a * a", '    """Of a square."""\n', 13),
+            ("rust", "#[inline]\npub fn area(a: u8) -> u8 {\n    a * a\n}", "/// Of a square.\n", 0),
+            ("java", "int area(int a) {\n    return a * a;\n}", "/** Of a square. */\n", 0),
+        ):
+            after = before[:at] + comment + before[at:]
+            found = [edits.document(after, language, random.Random(seed)) for seed in range(20)]
+            self.assertEqual({(edit.before, edit.after) for edit in found}, {(before, after)})
+        # Half a comment, or one of something else, is none.
+        self.assertIsNone(edits.document(" * Of a square.\n */\nint area(int a) {\n}", "java", random.Random(1)))
+        self.assertIsNone(edits.document("// Both.\nif (a) {\n}", "java", random.Random(1)))
 
     def test_partly_done(self) -> None:
         import edits

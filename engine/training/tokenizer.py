@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 QWEN2_PATTERN = (
@@ -25,13 +26,18 @@ SPECIAL_TOKENS = [
 ]
 
 
-def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
+def without_specials(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    tokenizer = without_specials(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -40,6 +46,17 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    return tokenizer
+
+
+def restore(file: Path) -> Tokenizer:
+    """The tokenizer in a GGUF file that export.py wrote."""
+    reader = gguf.GGUFReader(file)
+    tokens, merges = (reader.get_field(f"tokenizer.ggml.{name}").contents() for name in ("tokens", "merges"))
+    n_plain = len(tokens) - len(SPECIAL_TOKENS)
+    vocabulary = {token: idx for idx, token in enumerate(tokens[:n_plain])}
+    tokenizer = without_specials(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
+    tokenizer.add_special_tokens(tokens[n_plain:])
     return tokenizer
 
 
@@ -55,12 +72,15 @@ def sampled_texts(corpus: Path, max_mb: float, seed: int = 0) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("corpus", type=Path, help="train.jsonl")
+    parser.add_argument("corpus", type=Path, help="train.jsonl; or a GGUF file whose tokenizer is wanted again")
     parser.add_argument("out", type=Path, help="tokenizer.json to write")
     parser.add_argument("--vocab-size", type=int, default=4096, help="4,096 for the CPU edition, 16,384 for the GPU one")
     parser.add_argument("--sample-mb", type=float, default=24)
     args = parser.parse_args(arguments)
-    tokenizer = train_tokenizer(sampled_texts(args.corpus, args.sample_mb), args.vocab_size)
+    if args.corpus.suffix == ".gguf":
+        tokenizer = restore(args.corpus)
+    else:
+        tokenizer = train_tokenizer(sampled_texts(args.corpus, args.sample_mb), args.vocab_size)
     tokenizer.save(str(args.out))
     print(f"{tokenizer.get_vocab_size()} tokens")
 
