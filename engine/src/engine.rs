@@ -153,6 +153,8 @@ pub struct EngineStatus {
     pub n_held_blocks: usize,
     /// Blocks that hold anything: those of running sequences, and prefixes kept for later requests.
     pub n_used_blocks: usize,
+    /// Tokens of prompts that the model reads in a second on this machine; `None` before that is measured.
+    pub read_speed: Option<usize>,
 }
 
 /// A model that generates. Dropping it cancels what runs and waits for the end of the current step.

@@ -21,6 +21,7 @@ use crate::{
     error::EngineError,
     kv_cache::{CachedSequence, KvCache},
     model::{Batch, Model, Row},
+    read_speed::ReadSpeed,
     scheduler::{Pending, StepLimits, share_rows},
     sequence::Sequence,
     speculative::{
@@ -47,6 +48,7 @@ pub(crate) struct EngineLoop {
     /// The first one waiting that is not urgent had no room; it is tried again when somebody is through.
     is_full: bool,
     costs: StepCosts,
+    read_speed: ReadSpeed,
     /// Whether a forward pass has run: the first one takes what is not repeated, such as pages from the system.
     is_warm: bool,
     /// How long it has to be quiet before steps are run only to measure them.
@@ -109,6 +111,7 @@ impl EngineLoop {
             running: Vec::new(),
             is_full: false,
             costs: StepCosts::default(),
+            read_speed: ReadSpeed::default(),
             is_warm: false,
             quiet: QUIET,
             clock: Box::new(Instant::now),
@@ -193,6 +196,8 @@ impl EngineLoop {
         let duration = outcome?;
         if self.is_warm {
             self.costs.record(n_rows, duration);
+            self.read_speed.record(n_rows, duration);
+            self.publish_status();
         }
         self.is_warm = true;
         Ok(())
@@ -445,6 +450,8 @@ impl EngineLoop {
         // Rows of a prompt cost less: they have no logits.
         if self.rows.iter().all(|row| row.wants_logits) {
             self.costs.record(self.rows.len(), duration);
+        } else {
+            self.read_speed.record(self.rows.len(), duration);
         }
 
         let vocab = self.model.config().vocab;
@@ -512,6 +519,7 @@ impl EngineLoop {
             n_blocks: self.cache.n_blocks(),
             n_held_blocks: self.cache.n_held_blocks(),
             n_used_blocks: self.cache.n_blocks() - self.cache.n_free_blocks(),
+            read_speed: self.read_speed.tokens_per_second(),
         };
     }
 }

@@ -19,6 +19,7 @@ pub mod logits;
 pub mod memory;
 pub mod model;
 pub mod quant;
+mod read_speed;
 pub mod request;
 pub mod rewrite;
 pub mod sampler;

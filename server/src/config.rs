@@ -46,6 +46,10 @@ pub struct CompletionConfig {
     /// Most tokens of the file that the model reads; more is better informed, and slower.
     #[schemars(range(min = 64, max = 65536))]
     pub prompt_tokens: usize,
+    /// How long the model may read at a place that is new to it, in milliseconds. One that cannot read `prompt_tokens` by then gets fewer,
+    /// a fourth of them at least.
+    #[schemars(range(min = 10, max = 600_000))]
+    pub prompt_ms: u64,
     /// How sure the model must be that all of a suggestion is right, from 0 (show everything) to 1 (show
     /// nothing). Of an unsure one its sure beginning is shown. An explicit request is answered whatever the model thinks of it.
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -150,6 +154,7 @@ impl Default for CompletionConfig {
             nearby_files: true,
             max_tokens: 64,
             prompt_tokens: 1024,
+            prompt_ms: 200,
             min_confidence: 0.2,
         }
     }

@@ -75,6 +75,9 @@ impl Answer {
     }
 }
 
+/// Time in which any model reads its whole prompt.
+const UNHURRIED_MS: u64 = 600_000;
+
 /// Fills one hole, as while typing, and judges what would be shown at each of `thresholds`. `root` is the folder that the paths
 /// in prompts are relative to, `files` are those in it.
 pub async fn fill(
@@ -97,6 +100,8 @@ pub async fn fill(
         root: Some(root.to_owned()),
         config: CompletionConfig {
             min_confidence: 0.0,
+            // How good a model is should not depend on the machine.
+            prompt_ms: UNHURRIED_MS,
             extent: match hole.wanted {
                 Wanted::RestOfLine(_) => ExtentConfig::Line,
                 Wanted::Nothing => config.completion.extent,

@@ -10,7 +10,13 @@ const TEMPLATE_TOKENS: usize = 32;
 /// Tokens kept free where the template is a conversation, for its words and for the lines that the answer repeats.
 const CONVERSATION_TOKENS: usize = 400;
 
-/// How many tokens may stand on each side of the cursor: three before for each one after.
+/// What is always read of the prompt that was asked for, as a divisor, however slow the model is.
+const LEAST_READ: usize = 4;
+/// Prompts differ in length by as many tokens.
+const GRAIN: usize = 32;
+
+/// How many tokens may stand on each side of the cursor: three before for each one after. As many as the model has the time to read
+/// where it has read none of them before.
 pub fn budget(engine: &Engine, config: &CompletionConfig) -> Budget {
     let template = match engine.info().fim {
         FimSupport::Conversation => CONVERSATION_TOKENS,
@@ -20,11 +26,18 @@ pub fn budget(engine: &Engine, config: &CompletionConfig) -> Budget {
         .info()
         .context_length
         .saturating_sub(config.max_tokens + template);
-    let tokens = config.prompt_tokens.min(room);
+    let speed = engine.status().read_speed;
+    let tokens = readable(config.prompt_tokens, speed, config.prompt_ms).min(room);
     Budget {
         prefix: tokens - tokens / 4,
         suffix: tokens / 4,
     }
+}
+
+/// Tokens of `wanted` that can be read in `ms` milliseconds at `speed` tokens per second.
+fn readable(wanted: usize, speed: Option<usize>, ms: u64) -> usize {
+    let in_time = speed.map_or(usize::MAX, |it| it.saturating_mul(ms as usize) / 1000);
+    wanted.min((in_time / GRAIN * GRAIN).max(wanted / LEAST_READ))
 }
 
 /// Tokens in `text`.
@@ -52,5 +65,18 @@ pub fn build(context: Context) -> FimPrompt {
         suffix,
         path,
         ..FimPrompt::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_model_reads_less() {
+        assert_eq!(readable(1024, None, 200), 1024);
+        assert_eq!(readable(1024, Some(20_000), 200), 1024);
+        assert_eq!(readable(1024, Some(3_500), 200), 672);
+        assert_eq!(readable(1024, Some(40), 200), 256);
     }
 }

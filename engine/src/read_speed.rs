@@ -1,0 +1,80 @@
+//! How fast the model reads prompts on this machine, for whoever decides how long a prompt may be.
+
+use std::time::Duration;
+
+/// Rows from which on a step tells how fast prompts are read: narrower ones take longer for each row.
+const WIDE: usize = 64;
+/// Weight of a new measurement.
+const RECENCY: f64 = 0.25;
+/// What is told stays as it is until the measured speed has moved by this share: a prompt of another size shares less with the last.
+const TOLERANCE: f64 = 0.25;
+
+/// Tokens of prompts per second, measured by the steps that read them.
+#[derive(Debug, Default)]
+pub(crate) struct ReadSpeed {
+    /// Decayed mean of wide steps; before the first, the best of the narrow ones.
+    measured: Option<f64>,
+    has_wide: bool,
+    told: Option<f64>,
+}
+
+impl ReadSpeed {
+    /// Learns from a step that ran `n_rows` rows in `duration`, most of them without logits unless it was narrow.
+    pub(crate) fn record(&mut self, n_rows: usize, duration: Duration) {
+        let speed = n_rows as f64 / duration.as_secs_f64().max(1e-9);
+        let is_wide = n_rows >= WIDE;
+        self.measured = match self.measured {
+            Some(best) if !is_wide && !self.has_wide => Some(best.max(speed)),
+            Some(mean) if is_wide && self.has_wide => Some(mean + RECENCY * (speed - mean)),
+            Some(mean) if !is_wide => Some(mean),
+            _ => Some(speed),
+        };
+        self.has_wide |= is_wide;
+        let has_moved = |told: f64, speed: f64| (speed - told).abs() > TOLERANCE * told;
+        if let Some(speed) = self.measured
+            && self.told.is_none_or(|told| has_moved(told, speed))
+        {
+            self.told = Some(speed);
+        }
+    }
+
+    /// Tokens per second; `None` before anything is measured.
+    pub(crate) fn tokens_per_second(&self) -> Option<usize> {
+        self.told.map(|it| it as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn wide_steps_count_for_more_than_narrow_ones() {
+        let mut speed = ReadSpeed::default();
+        assert_eq!(speed.tokens_per_second(), None);
+        speed.record(1, MS * 10);
+        speed.record(8, MS * 20);
+        speed.record(2, MS * 10);
+        assert_eq!(speed.tokens_per_second(), Some(400));
+        speed.record(256, MS * 128);
+        assert_eq!(speed.tokens_per_second(), Some(2000));
+        speed.record(8, MS * 20);
+        assert_eq!(speed.tokens_per_second(), Some(2000));
+    }
+
+    #[test]
+    fn what_is_told_moves_in_steps() {
+        let mut speed = ReadSpeed::default();
+        speed.record(100, MS * 100);
+        speed.record(100, MS * 60);
+        speed.record(100, MS * 160);
+        assert_eq!(speed.tokens_per_second(), Some(1000));
+        for _ in 0..20 {
+            speed.record(100, MS * 50);
+        }
+        let told = speed.tokens_per_second();
+        assert!(told.is_some_and(|it| (1500..2000).contains(&it)), "{told:?}");
+    }
+}
