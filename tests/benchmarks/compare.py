@@ -4,6 +4,7 @@
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,15 @@ CMAKE_ARGS = [
 ]
 
 
+# For machines that say they have tiles and end a program of llama.cpp's that uses them, as some virtual ones do.
+WITHOUT_AMX = [f"-DCMAKE_{language}_FLAGS='-mno-amx-tile -mno-amx-int8 -mno-amx-bf16'" for language in ("C", "CXX")]
+TRIAL = """
+from sys import argv
+from llama_cpp import Llama
+Llama(argv[1], n_ctx=128, verbose=False).eval(range(64))
+"""
+
+
 def build_peer(folder: Path) -> Path:
     """An interpreter with llama.cpp built for this machine; built at most once."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -34,12 +44,22 @@ def build_peer(folder: Path) -> Path:
     if not done.exists():
         print(f"building {LLAMA_CPP_PYTHON} from source; this takes a while", file=sys.stderr)
         venv.create(folder, with_pip=True, clear=True)
-        environment = os.environ | {"CMAKE_ARGS": " ".join(CMAKE_ARGS)}
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "numpy", "gguf"], check=True)
-        subprocess.run([*pip, "--no-binary", "llama-cpp-python", LLAMA_CPP_PYTHON], check=True, env=environment)
+        install(python, CMAKE_ARGS)
+        outcome = subprocess.run([python, "-c", TRIAL, REPOSITORY / "engine/weights/surmise.gguf"]).returncode
+        if outcome == -signal.SIGILL:
+            print("it uses an instruction that this machine does not run; building it once more without AMX", file=sys.stderr)
+            install(python, CMAKE_ARGS + WITHOUT_AMX)
+        elif outcome != 0:
+            sys.exit(f"llama.cpp was built and does not run: it ended with {outcome}")
         done.touch()
     return python
+
+
+def install(python: Path, cmake_args: list[str]) -> None:
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "numpy", "gguf"], check=True)
+    command = [*pip, "--force-reinstall", "--no-cache-dir", "--no-binary", "llama-cpp-python", LLAMA_CPP_PYTHON]
+    subprocess.run(command, check=True, env=os.environ | {"CMAKE_ARGS": " ".join(cmake_args)})
 
 
 def measure_surmise(binary: Path, model: Path, n_threads: int) -> dict:
