@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llama_cpp_drafts import EMBEDDED_MODEL, REPOSITORY, Answer, drafters, half_size, load
 
-WORKLOADS = ["complete", "rewrite", "rename", "add parameter", "wrap", "quotes", "quote"]
+WORKLOADS = ["complete", "rename", "add parameter", "wrap", "quotes", "quote"]
 PLAIN = "one token a step"
 # Tokens that a step may hold beyond the answer.
 ROOM = 64

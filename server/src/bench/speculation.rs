@@ -1,8 +1,8 @@
 //! `surmise bench --speculation`: plain decoding against speculative decoding, task by task in turns.
 //!
-//! Completions and rewritings are the model's own. Other edits and quotations are dictated: the model at hand may not be able to write them,
-//! so its passes are run and their results replaced by a given text. What is measured there is what drafts of such a
-//! text gain with a model of this cost, not whether the model could write it.
+//! Completions are the model's own, and so are edits in functions where it does them right. A model that does an edit nowhere gets it
+//! dictated, and so are quotations: its passes are run and their results replaced by a given text. What is measured there is what drafts of
+//! such a text gain with a model of this cost, not whether the model could write it.
 
 mod edits;
 mod functions;
@@ -23,7 +23,10 @@ use surmise_engine::{
     speculative::drafter::DrafterKind,
 };
 
-use self::functions::{Function, functions};
+use self::{
+    edits::Edit,
+    functions::{Function, functions},
+};
 
 use super::{
     chart::{Chart, Line},
@@ -39,7 +42,7 @@ const CONTEXT_BYTES: (usize, usize) = (1100, 500);
 /// Most tokens of a completion.
 const COMPLETION_TOKENS: usize = 64;
 /// Functions that are read for each task: some are too long for the model, and some edits find nothing to do.
-const FUNCTIONS_PER_TASK: usize = 4;
+const FUNCTIONS_PER_TASK: usize = 8;
 /// Most files that drafts may be drawn from.
 const MAX_OPEN_FILES: usize = 32;
 /// Draft lengths that the chart compares.
@@ -240,18 +243,18 @@ pub fn measure(
     if engine.info().fim != FimSupport::None {
         workloads.push(("complete", &engine, holes.iter().map(completion).collect()));
     }
-    if engine.info().rewrite != RewriteSupport::None {
-        let tasks = functions.iter().enumerate();
-        let tasks = tasks.filter_map(|(turn, function)| rewriting(&engine, function, turn));
-        workloads.push(("rewrite", &engine, tasks.take(effort.n_tasks).collect()));
-    }
-    for (name, edit) in edits::ALL {
+    for edit in &edits::ALL {
+        let own = own_edits(&engine, &functions, edit, effort.n_tasks).map_err(io::Error::other)?;
+        if !own.is_empty() {
+            workloads.push((edit.name, &engine, own));
+            continue;
+        }
         let tasks = functions.iter().filter_map(|function| {
-            let edited = edit(function)?;
+            let edited = (edit.apply)(function)?;
             dictated_task(&dictated, function, &edited, true).transpose()
         });
         let tasks = tasks.take(effort.n_tasks).collect::<Result<_, _>>();
-        workloads.push((name, &dictated, tasks.map_err(io::Error::other)?));
+        workloads.push((edit.name, &dictated, tasks.map_err(io::Error::other)?));
     }
     let quotes = functions.iter().filter_map(|function| {
         let quote = edits::quote(&function.text());
@@ -368,15 +371,43 @@ fn completion(hole: &Hole) -> Task {
     }
 }
 
-/// A rewriting that the model does by itself; none for a function too long for it.
-fn rewriting(engine: &Engine, function: &Function, turn: usize) -> Option<Task> {
+/// Edits that the model was trained for and does right by itself: at most `n_tasks`, of the functions that are short enough for it.
+fn own_edits(
+    engine: &Engine,
+    functions: &[Function],
+    edit: &Edit,
+    n_tasks: usize,
+) -> Result<Vec<Task>, EngineError> {
+    let mut found = Vec::new();
+    if engine.info().rewrite != RewriteSupport::Trained {
+        return Ok(found);
+    }
+    for function in functions.iter().filter(|it| (edit.apply)(it).is_some()) {
+        let Some(task) = own_edit(engine, function, edit)? else {
+            continue;
+        };
+        let answer = engine
+            .generate(task.request(Speculation::Auto))
+            .blocking_collect()?;
+        if (edit.is_right)(function, &answer.text) {
+            found.push(task);
+        }
+        if found.len() == n_tasks {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// None for a function too long for the model.
+fn own_edit(engine: &Engine, function: &Function, edit: &Edit) -> Result<Option<Task>, EngineError> {
     let text = function.text();
     let region = text.trim_end_matches('\n');
-    let n_tokens = engine.tokenizer().encode(region, false).ok()?.len();
+    let n_tokens = engine.tokenizer().encode(region, false)?.len();
     let max_tokens = n_tokens + n_tokens / 2;
     let fits = 2 * n_tokens + max_tokens < engine.info().context_length;
-    let instruction = edits::instruction(region, turn).filter(|_| fits)?;
-    Some(Task {
+    let instruction = (edit.instruction)(function).filter(|_| fits);
+    Ok(instruction.map(|instruction| Task {
         path: function.path().to_owned(),
         prompt: Prompt::Rewrite(RewritePrompt {
             task: RewriteTask::Instruction(instruction),
@@ -386,7 +417,7 @@ fn rewriting(engine: &Engine, function: &Function, turn: usize) -> Option<Task> 
         original: None,
         max_tokens,
         dictated: None,
-    })
+    }))
 }
 
 /// An answer about a function that is given; none where the two are too long for the model.

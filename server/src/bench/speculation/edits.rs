@@ -5,46 +5,91 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use surmise_grammars::{Language, ListPlace, calls_in, parameter_place};
 
 use super::functions::Function;
+use crate::actions::Promise;
 
-/// An edit of a function; none where there is nothing to do.
-pub(super) type Edit = fn(&Function) -> Option<String>;
+/// One sort of edit.
+pub(super) struct Edit {
+    /// What it is called.
+    pub(super) name: &'static str,
+    /// The edited text; none where there is nothing to do.
+    pub(super) apply: fn(&Function) -> Option<String>,
+    /// What somebody would say to have it done.
+    pub(super) instruction: fn(&Function) -> Option<String>,
+    /// What `text` of a model is judged by: how it may differ from what `apply` gives.
+    pub(super) is_right: fn(&Function, text: &str) -> bool,
+}
 
-/// The edits by name.
-pub(super) const ALL: [(&str, Edit); 4] = [
-    ("rename", rename),
-    ("add parameter", add_parameter),
-    ("wrap", wrap),
-    ("quotes", translate_quotes),
+/// All of them.
+pub(super) const ALL: [Edit; 4] = [
+    Edit {
+        name: "rename",
+        apply: rename,
+        instruction: |function| {
+            let text = function.text();
+            let name = most_frequent(&text)?;
+            Some(format!("rename {name} to {}", new_name(name)))
+        },
+        is_right: |function, text| is_what(rename, function, text),
+    },
+    Edit {
+        name: "add parameter",
+        apply: add_parameter,
+        instruction: |function| {
+            let name = function.document.excerpt(function.name_range.clone());
+            Some(format!(
+                "add a parameter {} to {name} and pass it on",
+                parameter(function)
+            ))
+        },
+        is_right: |function, text| is_what(add_own_parameter, function, text),
+    },
+    Edit {
+        name: "wrap",
+        apply: wrap,
+        instruction: |_| Some("wrap the body in error handling".to_owned()),
+        is_right: |function, text| {
+            let before = function.text();
+            before.trim_end() != text
+                && Promise::RaisesAgain.is_kept(function.document.language(), &before, text)
+        },
+    },
+    Edit {
+        name: "quotes",
+        apply: translate_quotes,
+        instruction: |_| Some("use single quotes".to_owned()),
+        is_right: |function, text| {
+            let before = function.text();
+            before.trim_end() != text
+                && Promise::OnlyQuotes.is_kept(function.document.language(), &before, text)
+        },
+    },
 ];
+
+fn is_what(apply: fn(&Function) -> Option<String>, function: &Function, text: &str) -> bool {
+    apply(function).is_some_and(|wanted| wanted.trim_end() == text.trim_end())
+}
 
 /// Gives the name that occurs most often another one.
 fn rename(function: &Function) -> Option<String> {
     let text = function.text();
-    let name = most_frequent(&text, |_| true)?;
-    Some(replace_words(&text, name, &format!("{name}_of_order")))
+    let name = most_frequent(&text)?;
+    Some(replace_words(&text, name, &new_name(name)))
+}
+
+/// In the style of the old one.
+fn new_name(name: &str) -> String {
+    let is_camel = !name.contains('_') && name.contains(char::is_uppercase);
+    format!("{name}{}", if is_camel { "OfOrder" } else { "_of_order" })
 }
 
 /// Gives the function one more parameter, and passes it on to the function that it calls most often and to itself.
 fn add_parameter(function: &Function) -> Option<String> {
-    let Function {
-        document,
-        range,
-        name_range,
-    } = function;
-    let argument = match document.language() {
-        Language::Php => "$context",
-        _ => "context",
-    };
-    let parameter = match document.language() {
-        Language::Rust => "context: &Context",
-        Language::TypeScript | Language::Tsx => "context: Context",
-        Language::Go => "context Context",
-        Language::C | Language::Cpp | Language::Java | Language::CSharp => "Context context",
-        _ => argument,
-    };
-    let own = parameter_place(&document.syntax, &document.text, name_range.clone())?;
-    let own_name = document.excerpt(name_range.clone());
-    let calls = calls_in(&document.syntax, &document.text, range.clone());
+    let own_name = function.document.excerpt(function.name_range.clone());
+    let calls = calls_in(
+        &function.document.syntax,
+        &function.document.text,
+        function.range.clone(),
+    );
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for call in calls.iter().filter(|it| it.name != own_name) {
         *counts.entry(&call.name).or_default() += 1;
@@ -52,7 +97,26 @@ fn add_parameter(function: &Function) -> Option<String> {
     let most = counts
         .into_iter()
         .max_by_key(|&(name, count)| (count, Reverse(name)));
-    let passes_on = |name: &str| name == own_name || most.is_some_and(|(most, _)| name == most);
+    with_parameter(function, most.map(|(name, _)| name))
+}
+
+/// The same, but passed on to itself only.
+fn add_own_parameter(function: &Function) -> Option<String> {
+    with_parameter(function, None)
+}
+
+fn with_parameter(function: &Function, also_to: Option<&str>) -> Option<String> {
+    let Function {
+        document,
+        range,
+        name_range,
+    } = function;
+    let argument = argument(function);
+    let parameter = parameter(function);
+    let own = parameter_place(&document.syntax, &document.text, name_range.clone())?;
+    let own_name = document.excerpt(name_range.clone());
+    let calls = calls_in(&document.syntax, &document.text, range.clone());
+    let passes_on = |name: &str| name == own_name || also_to == Some(name);
     let mut insertions: Vec<_> = calls
         .iter()
         .filter(|call| passes_on(&call.name))
@@ -68,6 +132,24 @@ fn add_parameter(function: &Function) -> Option<String> {
         );
     }
     Some(text)
+}
+
+fn argument(function: &Function) -> &'static str {
+    match function.document.language() {
+        Language::Php => "$context",
+        _ => "context",
+    }
+}
+
+/// How it is declared.
+fn parameter(function: &Function) -> &'static str {
+    match function.document.language() {
+        Language::Rust => "context: &Context",
+        Language::TypeScript | Language::Tsx => "context: Context",
+        Language::Go => "context Context",
+        Language::C | Language::Cpp | Language::Java | Language::CSharp => "Context context",
+        _ => argument(function),
+    }
 }
 
 /// Puts all of it into a block that handles errors, one level deeper.
@@ -87,21 +169,6 @@ fn wrap(function: &Function) -> Option<String> {
 fn translate_quotes(function: &Function) -> Option<String> {
     let text = function.text();
     text.contains('"').then(|| text.replace('"', "'"))
-}
-
-/// What somebody would say to have the same done: the edits in turn.
-pub(super) fn instruction(span: &str, turn: usize) -> Option<String> {
-    Some(match turn % 3 {
-        0 => {
-            let name = most_frequent(span, |_| true)?;
-            format!("rename {name} to {name}_of_order")
-        }
-        1 => {
-            let name = most_frequent(span, |rest| rest.starts_with('('))?;
-            format!("add the parameter context to {name} and pass it on")
-        }
-        _ => "use single quotes".to_owned(),
-    })
 }
 
 /// A few sentences with two excerpts of the code between them, as an assistant answers a question about it.
@@ -124,14 +191,11 @@ pub(super) fn quote(span: &str) -> String {
     )
 }
 
-/// The name of four characters or more that occurs most often where `is_wanted` likes what follows it; among equals the
-/// first in the alphabet.
-fn most_frequent(span: &str, is_wanted: fn(&str) -> bool) -> Option<&str> {
+/// The name of four characters or more that occurs most often; among equals the first in the alphabet.
+fn most_frequent(span: &str) -> Option<&str> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for (at, word) in words(span) {
-        if word.len() >= 4 && is_wanted(&span[at + word.len()..]) {
-            *counts.entry(word).or_default() += 1;
-        }
+    for (_, word) in words(span).filter(|(_, word)| word.len() >= 4) {
+        *counts.entry(word).or_default() += 1;
     }
     let most = counts.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(a.0)));
     most.map(|(word, _)| word)
@@ -179,27 +243,32 @@ mod tests {
         }
     }
 
+    fn edit(name: &str) -> &'static Edit {
+        ALL.iter().find(|it| it.name == name).unwrap()
+    }
+
     const TEXT: &str = "use a::b;\n\nfn total(items: &[u32]) -> u32 {\n    let sum = add(items, rest());\n    \
                         println!(\"sum\", sum);\n    add(&[sum], Some(total(&[])))\n}\n";
 
     #[test]
     fn edits_do_what_they_say() {
         let function = function(TEXT);
-        let edited = |edit: Edit| edit(&function).unwrap();
+        let edited = |name: &str| (edit(name).apply)(&function).unwrap();
         assert_eq!(
-            edited(add_parameter),
+            edited("add parameter"),
             "fn total(items: &[u32], context: &Context) -> u32 {\n    let sum = add(items, rest(), context);\n    \
              println!(\"sum\", sum);\n    add(&[sum], Some(total(&[], context)), context)\n}\n"
         );
-        assert!(edited(rename).contains("fn total(items_of_order: "));
-        assert!(edited(wrap).starts_with("try {\n    fn total"));
-        assert!(edited(translate_quotes).contains("'sum'"));
-        let said: Vec<_> = (0..3).filter_map(|turn| instruction(TEXT, turn)).collect();
+        assert!(edited("rename").contains("fn total(items_of_order: "));
+        assert!(edited("wrap").starts_with("try {\n    fn total"));
+        assert!(edited("quotes").contains("'sum'"));
+        let said: Vec<_> = ALL.iter().filter_map(|it| (it.instruction)(&function)).collect();
         assert_eq!(
             said,
             [
                 "rename items to items_of_order",
-                "add the parameter context to total and pass it on",
+                "add a parameter context: &Context to total and pass it on",
+                "wrap the body in error handling",
                 "use single quotes"
             ]
         );
@@ -209,5 +278,19 @@ mod tests {
     #[test]
     fn there_may_be_nothing_to_do() {
         assert_eq!(translate_quotes(&function("fn a() {}\n")), None);
+    }
+
+    #[test]
+    fn what_a_model_writes_is_judged() {
+        let function = function(TEXT);
+        let right = |name: &str, text: &str| (edit(name).is_right)(&function, text);
+        let own = TEXT["use a::b;\n\n".len()..].trim_end();
+        assert!(ALL.iter().all(|it| !(it.is_right)(&function, own)));
+        assert!(right("rename", &own.replace("items", "items_of_order")));
+        assert!(!right("rename", &own.replacen("items", "items_of_order", 1)));
+        let passed = own
+            .replace("&[u32])", "&[u32], context: &Context)")
+            .replace("&[])", "&[], context)");
+        assert!(right("add parameter", &passed));
     }
 }
