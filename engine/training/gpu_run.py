@@ -1,10 +1,12 @@
 """The whole run on one GPU, from a packed bundle to GGUF files and a report on what they can do, in one command.
 
 Each stage leaves its result in OUT and is skipped if that is there, so the same command continues a run that was cut. Training
-ends when its minutes are over (train.py has the schedule), and so does the head's, which gets `--draft-seconds` after it.
+ends when its minutes are over (train.py has the schedule), and so does the head's, which gets `--draft-seconds` after it. Where training
+continued from other weights, the result is a mean of both, which is better than either (Wortsman et al. 2022, "Model soups").
 """
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 
@@ -52,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("bundle", type=Path, help="folder with the parts that bundle.py wrote; more may arrive")
     parser.add_argument("out", type=Path)
     parser.add_argument("--continue-from", type=Path, metavar="GGUF", help="begin with these weights")
+    parser.add_argument("--share", type=float, default=0.9, help="of the weights with which training ends in the mean of them and those it began with")
     parser.add_argument("--lr-scale", type=float, default=1.0)
     parser.add_argument("--decay-from", type=float, default=0.55)
     parser.add_argument("--preset", choices=train.PRESETS, default="gpu")
@@ -65,7 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args(arguments)
     out, vocabulary = args.out, args.bundle / "tokenizer.json"
-    final, head = out / "final.pt", out / "draft.pt"
+    begun, trained, head = out / "begun.pt", out / "final.pt", out / "draft.pt"
+    final = out / "mean.pt" if args.continue_from else trained
     shared = ["--preset", args.preset, *(["--workers", str(args.workers)] if args.workers else [])]
     if torch.cuda.is_available():
         check_attention()
@@ -87,8 +91,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     if args.continue_from:
-        stage("weights to begin with", out / "checkpoint.pt", lambda: export.restore(args.continue_from, out / "checkpoint.pt"))
-    stage("training", final, learn)
+        stage("weights to begin with", begun, lambda: export.restore(args.continue_from, begun))
+        stage("the first checkpoint", out / "checkpoint.pt", lambda: shutil.copy(begun, out / "checkpoint.pt"))
+    stage("training", trained, learn)
+    if args.continue_from:
+        stage("mean", final, lambda: model.save_mean(begun, trained, args.share, final))
     model_file, head_file = out / "surmise.gguf", out / "surmise-eagle3.gguf"
     stage("export", model_file, lambda: export.main([str(final), str(vocabulary), str(model_file)]))
     stage("head", head, learn_to_draft)

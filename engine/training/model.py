@@ -20,6 +20,13 @@ def save(state: dict, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def save_mean(first: Path, second: Path, share: float, out: Path) -> None:
+    """Each weight is the mean of two checkpoints of one shape; `share` is how much the second counts for. The rest is the second's."""
+    one, other = (torch.load(path, map_location="cpu") for path in (first, second))
+    weights = {name: torch.lerp(one["weights"][name].float(), weight.float(), share) for name, weight in other["weights"].items()}
+    save(other | {"weights": weights}, out)
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes of the network. Row lengths are multiples of 256 so that every GGUF quantisation applies."""

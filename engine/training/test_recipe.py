@@ -159,6 +159,9 @@ class Recipe(unittest.TestCase):
         continued = [json.loads(line) for line in (again / "log.jsonl").read_text().splitlines()]
         self.assertEqual(continued[0]["tokens"], log[-1]["tokens"])
         self.assertLess(continued[1]["loss"], math.log(512))
+        begun, trained, mean = (torch_load(again / f"{name}.pt")["weights"]["norm.weight"] for name in ("begun", "final", "mean"))
+        self.assertTrue(mean.allclose(begun + 0.9 * (trained - begun)))
+        self.assertFalse(mean.equal(trained))
         head = gguf.GGUFReader(out / "surmise-eagle3.gguf")
         self.assertEqual(list(head.get_field("eagle3.target_layers").contents()), [2, 2, 1])
         self.assertEqual(len(head.tensors), 14)
