@@ -21,7 +21,7 @@ use crate::{
     error::EngineError,
     kv_cache::{CachedSequence, KvCache},
     model::{Batch, Model, Row},
-    read_speed::ReadSpeed,
+    read_speed::{self, ReadSpeed},
     scheduler::{Pending, StepLimits, share_rows},
     sequence::Sequence,
     speculative::{
@@ -196,8 +196,11 @@ impl EngineLoop {
         let duration = outcome?;
         if self.is_warm {
             self.costs.record(n_rows, duration);
-            self.read_speed.record(n_rows, duration);
-            self.publish_status();
+            // With logits wide steps take longer than those that read.
+            if n_rows < read_speed::WIDE {
+                self.read_speed.record(n_rows, duration);
+                self.publish_status();
+            }
         }
         self.is_warm = true;
         Ok(())
@@ -446,11 +449,12 @@ impl EngineLoop {
         let duration = (self.clock)() - start;
         drop(sequences);
         self.n_steps += 1;
-        self.is_warm = true;
+        let was_warm = std::mem::replace(&mut self.is_warm, true);
         // Rows of a prompt cost less: they have no logits.
-        if self.rows.iter().all(|row| row.wants_logits) {
+        let n_with_logits = self.rows.iter().filter(|row| row.wants_logits).count();
+        if n_with_logits == self.rows.len() {
             self.costs.record(self.rows.len(), duration);
-        } else {
+        } else if was_warm && 2 * n_with_logits < self.rows.len() {
             self.read_speed.record(self.rows.len(), duration);
         }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Rows from which on a step tells how fast prompts are read: narrower ones take longer for each row.
-const WIDE: usize = 64;
+pub(crate) const WIDE: usize = 64;
 /// Weight of a new measurement.
 const RECENCY: f64 = 0.25;
 /// What is told stays as it is until the measured speed has moved by this share: a prompt of another size shares less with the last.
@@ -19,7 +19,7 @@ pub(crate) struct ReadSpeed {
 }
 
 impl ReadSpeed {
-    /// Learns from a step that ran `n_rows` rows in `duration`, most of them without logits unless it was narrow.
+    /// Learns from a step that ran `n_rows` rows in `duration`; in a wide one, most of them without logits.
     pub(crate) fn record(&mut self, n_rows: usize, duration: Duration) {
         let speed = n_rows as f64 / duration.as_secs_f64().max(1e-9);
         let is_wide = n_rows >= WIDE;

@@ -565,6 +565,8 @@ def handle_errors(region: str, language: str, rng: random.Random) -> Edit | None
     if language == "python":
         # A docstring stays the first thing in the body.
         first = end_of_docstring(lines, first, end)
+    while first < end and not lines[first].strip():
+        first += 1
     body = lines[first:end]
     if not any(line.strip() for line in body) or body[0].strip() in ("try:", "begin", "...", "pass") or body[0].strip().startswith("try"):
         return None

@@ -2,11 +2,10 @@
 
 Each stage leaves its result in OUT and is skipped if that is there, so the same command continues a run that was cut. Training
 ends when its minutes are over (train.py has the schedule), and so does the head's, which gets `--draft-seconds` after it. Where training
-continued from other weights, the result is a mean of both, which is better than either (Wortsman et al. 2022, "Model soups").
+continued from other weights, the result is a mean of both (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
 """
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 
@@ -92,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if args.continue_from:
         stage("weights to begin with", begun, lambda: export.restore(args.continue_from, begun))
-        stage("the first checkpoint", out / "checkpoint.pt", lambda: shutil.copy(begun, out / "checkpoint.pt"))
+        stage("the first checkpoint", out / "checkpoint.pt", lambda: model.save_mean(begun, begun, 1.0, out / "checkpoint.pt"))
     stage("training", trained, learn)
     if args.continue_from:
         stage("mean", final, lambda: model.save_mean(begun, trained, args.share, final))

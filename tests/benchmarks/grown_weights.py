@@ -44,7 +44,7 @@ def main() -> None:
     share = hidden / HIDDEN
     sizes = {
         "embedding_length": HIDDEN, "block_count": N_LAYERS, "feed_forward_length": FEED_FORWARD, "attention.head_count": N_HEADS,
-        "attention.head_count_kv": N_KV_HEADS, "attention.layer_norm_rms_epsilon": value(f"{ARCH}.attention.layer_norm_rms_epsilon"),
+        "attention.head_count_kv": N_KV_HEADS, "attention.layer_norm_rms_epsilon": value(f"{ARCH}.attention.layer_norm_rms_epsilon") * share,
     }
     temporary = args.out.with_suffix(".partial")
     writer = gguf.GGUFWriter(temporary, ARCH)
@@ -53,6 +53,8 @@ def main() -> None:
             continue
         kind = field.types[0]
         contents = sizes.get(key.removeprefix(f"{ARCH}."), field.contents())
+        if key == "general.name":
+            contents += ", grown to 0.4 B"
         if kind == gguf.GGUFValueType.ARRAY:
             writer.add_array(key, contents)
         else:

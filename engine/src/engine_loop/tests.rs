@@ -628,6 +628,28 @@ fn rows_of_a_prompt_are_no_measure_of_drafts() {
 }
 
 #[test]
+fn how_fast_prompts_are_read_is_told() {
+    let mut engine_loop = priced(|n_rows| 10_000_000 + 100_000 * n_rows as u64, |_| ());
+    let mut read = |seed: u64| {
+        let (sequence, _reader) = sequence(200, seed, 2);
+        engine_loop.submit(sequence);
+        run_until_idle(&mut engine_loop);
+        engine_loop.status.lock().unwrap().read_speed
+    };
+    assert_eq!(
+        read(1),
+        None,
+        "the first pass of all may have waited for the disk"
+    );
+    assert_eq!(read(2), Some(6666));
+    while let Some(width) = engine_loop.costs.unmeasured_width() {
+        engine_loop.measure_step(width).unwrap();
+    }
+    let told = engine_loop.status.lock().unwrap().read_speed;
+    assert_eq!(told, Some(6666), "steps with logits say nothing of it");
+}
+
+#[test]
 fn nothing_is_drafted_where_it_is_known_not_to_pay() {
     let proposed = |is_measured: bool| {
         let mut engine_loop = priced(|n_rows| 1_000_000 * n_rows as u64, |_| ());

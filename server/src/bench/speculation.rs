@@ -1,7 +1,7 @@
 //! `surmise bench --speculation`: plain decoding against speculative decoding, task by task in turns.
 //!
-//! Completions are the model's own, and so are edits in functions where it does them right. A model that does an edit nowhere gets it
-//! dictated, and so are quotations: its passes are run and their results replaced by a given text. What is measured there is what drafts of
+//! Completions are the model's own, and so are edits if it has tokens for rewriting, in functions where it does them right. Edits are dictated
+//! to a model that does them nowhere, and so are quotations: its passes are run and their results replaced by a given text. What is measured there is what drafts of
 //! such a text gain with a model of this cost, not whether the model could write it.
 
 mod edits;
@@ -239,11 +239,21 @@ pub fn measure(
     let functions = functions(folder, FUNCTIONS_PER_TASK * effort.n_tasks)?;
     let engine = Engine::load(source.clone(), options.clone()).map_err(io::Error::other)?;
     let (dictated, dictation) = dictated(source, options).map_err(io::Error::other)?;
+    let mut names = vec!["complete"];
+    names.extend(edits::ALL.iter().map(|it| it.name));
+    names.push("quote");
+    if let Some(unknown) = effort.workloads.iter().find(|it| !names.contains(&it.as_str())) {
+        return Err(io::Error::other(format!(
+            "expected a workload of {}, found `{unknown}`",
+            names.join(", ")
+        )));
+    }
+    let is_wanted = |name: &str| effort.workloads.is_empty() || effort.workloads.iter().any(|it| it == name);
     let mut workloads = Vec::new();
-    if engine.info().fim != FimSupport::None {
+    if engine.info().fim != FimSupport::None && is_wanted("complete") {
         workloads.push(("complete", &engine, holes.iter().map(completion).collect()));
     }
-    for edit in &edits::ALL {
+    for edit in edits::ALL.iter().filter(|it| is_wanted(it.name)) {
         let own = own_edits(&engine, &functions, edit, effort.n_tasks).map_err(io::Error::other)?;
         if !own.is_empty() {
             workloads.push((edit.name, &engine, own));
@@ -262,16 +272,7 @@ pub fn measure(
     });
     let quotes = quotes.take(effort.n_tasks).collect::<Result<_, _>>();
     workloads.push(("quote", &dictated, quotes.map_err(io::Error::other)?));
-    let names: Vec<&str> = workloads.iter().map(|it| it.0).collect();
-    if let Some(unknown) = effort.workloads.iter().find(|it| !names.contains(&it.as_str())) {
-        return Err(io::Error::other(format!(
-            "expected a workload of {}, found `{unknown}`",
-            names.join(", ")
-        )));
-    }
-    workloads.retain(|(name, _, tasks): &(&str, _, Vec<Task>)| {
-        !tasks.is_empty() && (effort.workloads.is_empty() || effort.workloads.iter().any(|it| it == name))
-    });
+    workloads.retain(|(name, _, tasks): &(&str, _, Vec<Task>)| !tasks.is_empty() && is_wanted(name));
     if workloads.is_empty() {
         return Err(io::Error::other(format!(
             "no source files in {}",
@@ -371,7 +372,7 @@ fn completion(hole: &Hole) -> Task {
     }
 }
 
-/// Edits that the model was trained for and does right by itself: at most `n_tasks`, of the functions that are short enough for it.
+/// Edits that the model was trained for and does right by itself: at most `n_tasks`, of functions that are short enough for it.
 fn own_edits(
     engine: &Engine,
     functions: &[Function],
@@ -382,7 +383,8 @@ fn own_edits(
     if engine.info().rewrite != RewriteSupport::Trained {
         return Ok(found);
     }
-    for function in functions.iter().filter(|it| (edit.apply)(it).is_some()) {
+    let able = functions.iter().filter(|it| (edit.apply)(it).is_some());
+    for function in able.take(FUNCTIONS_PER_TASK * n_tasks / 2) {
         let Some(task) = own_edit(engine, function, edit)? else {
             continue;
         };

@@ -12,7 +12,7 @@ const CONVERSATION_TOKENS: usize = 400;
 
 /// What is always read of the prompt that was asked for, as a divisor, however slow the model is.
 const LEAST_READ: usize = 4;
-/// Prompts differ in length by as many tokens.
+/// Shorter prompts are a multiple of this long.
 const GRAIN: usize = 32;
 
 /// How many tokens may stand on each side of the cursor: three before for each one after. As many as the model has the time to read
@@ -37,7 +37,10 @@ pub fn budget(engine: &Engine, config: &CompletionConfig) -> Budget {
 /// Tokens of `wanted` that can be read in `ms` milliseconds at `speed` tokens per second.
 fn readable(wanted: usize, speed: Option<usize>, ms: u64) -> usize {
     let in_time = speed.map_or(usize::MAX, |it| it.saturating_mul(ms as usize) / 1000);
-    wanted.min((in_time / GRAIN * GRAIN).max(wanted / LEAST_READ))
+    if in_time >= wanted {
+        return wanted;
+    }
+    (in_time / GRAIN * GRAIN).max(wanted / LEAST_READ)
 }
 
 /// Tokens in `text`.
@@ -75,7 +78,7 @@ mod tests {
     #[test]
     fn a_slow_model_reads_less() {
         assert_eq!(readable(1024, None, 200), 1024);
-        assert_eq!(readable(1024, Some(20_000), 200), 1024);
+        assert_eq!(readable(1000, Some(5_050), 200), 1000);
         assert_eq!(readable(1024, Some(3_500), 200), 672);
         assert_eq!(readable(1024, Some(40), 200), 256);
     }

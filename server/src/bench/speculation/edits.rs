@@ -15,7 +15,7 @@ pub(super) struct Edit {
     pub(super) apply: fn(&Function) -> Option<String>,
     /// What somebody would say to have it done.
     pub(super) instruction: fn(&Function) -> Option<String>,
-    /// What `text` of a model is judged by: how it may differ from what `apply` gives.
+    /// Whether `text` of a model is the edit: what `apply` gives, or another way to do it.
     pub(super) is_right: fn(&Function, text: &str) -> bool,
 }
 
@@ -47,26 +47,24 @@ pub(super) const ALL: [Edit; 4] = [
         name: "wrap",
         apply: wrap,
         instruction: |_| Some("wrap the body in error handling".to_owned()),
-        is_right: |function, text| {
-            let before = function.text();
-            before.trim_end() != text
-                && Promise::RaisesAgain.is_kept(function.document.language(), &before, text)
-        },
+        is_right: |function, text| keeps(Promise::RaisesAgain, function, text),
     },
     Edit {
         name: "quotes",
         apply: translate_quotes,
         instruction: |_| Some("use single quotes".to_owned()),
-        is_right: |function, text| {
-            let before = function.text();
-            before.trim_end() != text
-                && Promise::OnlyQuotes.is_kept(function.document.language(), &before, text)
-        },
+        is_right: |function, text| !text.contains('"') && keeps(Promise::OnlyQuotes, function, text),
     },
 ];
 
 fn is_what(apply: fn(&Function) -> Option<String>, function: &Function, text: &str) -> bool {
     apply(function).is_some_and(|wanted| wanted.trim_end() == text.trim_end())
+}
+
+fn keeps(promise: Promise, function: &Function, text: &str) -> bool {
+    let (before, after) = (function.text(), text.trim_end());
+    let before = before.trim_end();
+    before != after && promise.is_kept(function.document.language(), before, after)
 }
 
 /// Gives the name that occurs most often another one.
@@ -231,7 +229,12 @@ mod tests {
 
     /// The first function of a Rust file.
     fn function(text: &str) -> Function {
-        let document = Document::new(None, Some("rust"), None, text);
+        named(text, "rust")
+    }
+
+    /// The first function of a file in this language.
+    fn named(text: &str, language: &str) -> Function {
+        let document = Document::new(None, Some(language), None, text);
         let definition = outline(&document.syntax, &document.text).remove(0);
         let start = text[..definition.range.start]
             .rfind('\n')
@@ -292,5 +295,17 @@ mod tests {
             .replace("&[u32])", "&[u32], context: &Context)")
             .replace("&[])", "&[], context)");
         assert!(right("add parameter", &passed));
+        let python = "def f(a):\n    return a + \"b\" + \"c\"\n";
+        let function = named(python, "python");
+        let right = |name: &str, text: &str| (edit(name).is_right)(&function, text);
+        assert!(right("quotes", "def f(a):\n    return a + 'b' + 'c'\n"));
+        assert!(!right("quotes", "def f(a):\n    return a + 'b' + \"c\"") && !right("quotes", python));
+        let wrapped = "def f(a):\n    try:\n        return a + \"b\" + \"c\"\n    except Exception as error:\n        \
+                       raise RuntimeError(\"f failed\") from error";
+        assert!(right("wrap", wrapped));
+        assert!(!right(
+            "wrap",
+            &wrapped.replace("raise RuntimeError(\"f failed\") from error", "pass")
+        ));
     }
 }
