@@ -5,9 +5,9 @@ use std::time::Duration;
 /// Rows from which on a step tells how fast prompts are read: narrower ones take longer for each row.
 pub(crate) const WIDE: usize = 64;
 /// Weight of a new measurement.
-const RECENCY: f64 = 0.25;
-/// What is told stays as it is until the measured speed has moved by this share: a prompt of another size shares less with the last.
-const TOLERANCE: f64 = 0.25;
+const RECENCY: f64 = 0.1;
+/// What is told stays as it is until the measured speed is as many times as high or as low: a prompt of another size has to be read anew.
+const TOLERANCE: f64 = 1.6;
 
 /// Tokens of prompts per second, measured by the steps that read them.
 #[derive(Debug, Default)]
@@ -23,6 +23,7 @@ impl ReadSpeed {
     pub(crate) fn record(&mut self, n_rows: usize, duration: Duration) {
         let speed = n_rows as f64 / duration.as_secs_f64().max(1e-9);
         let is_wide = n_rows >= WIDE;
+        let is_first_wide = is_wide && !self.has_wide;
         self.measured = match self.measured {
             Some(best) if !is_wide && !self.has_wide => Some(best.max(speed)),
             Some(mean) if is_wide && self.has_wide => Some(mean + RECENCY * (speed - mean)),
@@ -30,9 +31,9 @@ impl ReadSpeed {
             _ => Some(speed),
         };
         self.has_wide |= is_wide;
-        let has_moved = |told: f64, speed: f64| (speed - told).abs() > TOLERANCE * told;
+        let has_moved = |told: f64, speed: f64| speed > told * TOLERANCE || speed * TOLERANCE < told;
         if let Some(speed) = self.measured
-            && self.told.is_none_or(|told| has_moved(told, speed))
+            && (is_first_wide || self.told.is_none_or(|told| has_moved(told, speed)))
         {
             self.told = Some(speed);
         }
@@ -71,10 +72,10 @@ mod tests {
         speed.record(100, MS * 60);
         speed.record(100, MS * 160);
         assert_eq!(speed.tokens_per_second(), Some(1000));
-        for _ in 0..20 {
+        for _ in 0..60 {
             speed.record(100, MS * 50);
         }
         let told = speed.tokens_per_second();
-        assert!(told.is_some_and(|it| (1500..2000).contains(&it)), "{told:?}");
+        assert!(told.is_some_and(|it| (1600..2000).contains(&it)), "{told:?}");
     }
 }
