@@ -21,22 +21,23 @@ pub(crate) struct ReadSpeed {
 impl ReadSpeed {
     /// Learns from a step that ran `n_rows` rows in `duration`; in a wide one, most of them without logits.
     pub(crate) fn record(&mut self, n_rows: usize, duration: Duration) {
-        let speed = n_rows as f64 / duration.as_secs_f64().max(1e-9);
         let is_wide = n_rows >= WIDE;
-        let is_first_wide = is_wide && !self.has_wide;
-        self.measured = match self.measured {
-            Some(best) if !is_wide && !self.has_wide => Some(best.max(speed)),
-            Some(mean) if is_wide && self.has_wide => Some(mean + RECENCY * (speed - mean)),
-            Some(mean) if !is_wide => Some(mean),
-            _ => Some(speed),
-        };
-        self.has_wide |= is_wide;
-        let has_moved = |told: f64, speed: f64| speed > told * TOLERANCE || speed * TOLERANCE < told;
-        if let Some(speed) = self.measured
-            && (is_first_wide || self.told.is_none_or(|told| has_moved(told, speed)))
-        {
-            self.told = Some(speed);
+        if self.has_wide && !is_wide {
+            return;
         }
+        let speed = n_rows as f64 / duration.as_secs_f64().max(1e-9);
+        let measured = match self.measured {
+            Some(mean) if self.has_wide => mean + RECENCY * (speed - mean),
+            Some(best) if !is_wide => best.max(speed),
+            _ => speed,
+        };
+        let is_first_wide = is_wide && !self.has_wide;
+        let has_moved = |told: f64| measured > told * TOLERANCE || measured * TOLERANCE < told;
+        if is_first_wide || self.told.is_none_or(has_moved) {
+            self.told = Some(measured);
+        }
+        self.measured = Some(measured);
+        self.has_wide |= is_wide;
     }
 
     /// Tokens per second; `None` before anything is measured.

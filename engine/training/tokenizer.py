@@ -26,7 +26,7 @@ SPECIAL_TOKENS = [
 ]
 
 
-def without_specials(model: models.BPE) -> Tokenizer:
+def byte_level(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated"),
@@ -37,7 +37,7 @@ def without_specials(model: models.BPE) -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
-    tokenizer = without_specials(models.BPE())
+    tokenizer = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -55,7 +55,7 @@ def restore(file: Path) -> Tokenizer:
     tokens, merges = (reader.get_field(f"tokenizer.ggml.{name}").contents() for name in ("tokens", "merges"))
     n_plain = len(tokens) - len(SPECIAL_TOKENS)
     vocabulary = {token: idx for idx, token in enumerate(tokens[:n_plain])}
-    tokenizer = without_specials(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
+    tokenizer = byte_level(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
     tokenizer.add_special_tokens(tokens[n_plain:])
     return tokenizer
 

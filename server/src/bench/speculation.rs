@@ -1,8 +1,8 @@
 //! `surmise bench --speculation`: plain decoding against speculative decoding, task by task in turns.
 //!
 //! Completions are the model's own, and so are edits if it has tokens for rewriting, in functions where it does them right. Edits are dictated
-//! to a model that does them nowhere, and so are quotations: its passes are run and their results replaced by a given text. What is measured there is what drafts of
-//! such a text gain with a model of this cost, not whether the model could write it.
+//! to a model that does them nowhere, and so are quotations: its passes are run and their results replaced by a given text. What is measured
+//! there is what drafts of such a text gain with a model of this cost, not whether the model could write it.
 
 mod edits;
 mod functions;
