@@ -120,12 +120,17 @@ def crate_name(folder: str) -> str:
     return re.sub(r"-\d+\.\d+\.\d+.*$", "", folder)
 
 
-def build(raw: Path, out: Path, listing: dict, seed: int) -> None:
+def build(raw: Path, out: Path, listing: dict, seed: int, known: Path | None = None) -> None:
+    """`known`: another corpus's train.jsonl, whose text counts as seen."""
     rejected: collections.Counter[str] = collections.Counter()
     kept_bytes: collections.Counter[tuple[str, str]] = collections.Counter()
     kept_files: collections.Counter[tuple[str, str]] = collections.Counter()
     notice: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
     seen = SeenText()
+    if known:
+        with known.open() as file:
+            for line in file:
+                seen.is_repeat(json.loads(line)["text"])
 
     packages = list(package_roots(raw))
     random.Random(seed).shuffle(packages)
@@ -199,10 +204,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("raw", type=Path, help="folder filled by fetch.py")
     parser.add_argument("out", type=Path)
     parser.add_argument("--packages", type=Path, default=HERE / "corpus.toml")
+    parser.add_argument("--without", type=Path, metavar="TRAIN.JSONL", help="leave out what is in this one, to train on what is new")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     with args.packages.open("rb") as file:
-        build(args.raw, args.out, tomllib.load(file), args.seed)
+        build(args.raw, args.out, tomllib.load(file), args.seed, args.without)
 
 
 if __name__ == "__main__":

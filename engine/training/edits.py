@@ -19,12 +19,16 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CALLED = re.compile(r"([A-Za-z_][A-Za-z0-9_]+)!?\(")
 STRING = {'"': re.compile(r'"([^"\'\\\n]*)"'), "'": re.compile(r"'([^\"'\\\n]{2,})'")}
 KEYWORDS = frozenset(
-    "and abstract async await bool break case catch class const continue def default defer del delete elif else end enum except export "
-    "extends extern false final finally float for foreach from func function global goto impl import include int interface let local long "
-    "match mod module mut namespace new nil None not null package pass private protected pub public raise require return select self Self "
-    "short static str string struct super switch template then this throw throws trait true True False try type typedef typeof union "
-    "unless until unsafe use using var void when where while with yield unsigned char double size_t".split())
+    "and abstract as assert async await bool break case catch chan class const constexpr continue crate def default defer del delete do "
+    "dyn echo elif else elseif elsif end endif enum except export extends extern false fi final finally float fn for foreach from func "
+    "function global go goto if impl implements import in include inline instanceof int interface is lambda let local long loop match mod "
+    "module move mut namespace new nil None nonlocal not null of or override package pass private protected pub public raise range "
+    "readonly rescue require return select self Self short sizeof static str string struct super switch template then this throw throws "
+    "trait true True False try type typedef typename typeof undefined union unless until unsafe use using var virtual void when where while "
+    "with yield unsigned char double size_t boolean u8 u16 u32 u64 usize i8 i16 i32 i64 isize f32 f64".split())
 TYPE_FIRST = frozenset(["java", "csharp", "c", "cpp"])
+# Where a method and a variable may share a name, and what is called is the method.
+METHODS_APART = frozenset(["java", "csharp"])
 BRACES = frozenset(["rust", "javascript", "typescript", "go", "c", "cpp", "java", "csharp", "php"])
 QUOTED_TWICE = frozenset(["python", "javascript", "typescript", "ruby", "php", "lua", "shell"])
 LINE_COMMENT = {"python": "#", "ruby": "#", "shell": "#", "yaml": "#", "toml": "#", "lua": "--", "sql": "--"} | dict.fromkeys(BRACES, "//")
@@ -221,11 +225,12 @@ def declares_field(text: str, match: re.Match, language: str) -> bool:
 
 
 def renamed(region: str, old: str, new: str, language: str, *, variables: bool, members: bool) -> str:
-    """A name changed where it means a variable or function, a field or method, or both; in comments where it can be nothing but a name."""
+    """A name changed where it means a variable or function, a field or method, or both; in comments where it can be nothing but a name,
+    and only if the code has it."""
     word = re.compile(rf"(?<![\w$']){re.escape(old)}\b(?!-)" if language != "php" else rf"\b{re.escape(old)}\b")
     is_mere_name = re.search(r"_|[a-z][A-Z]", old) is not None
     kinds = pieces(region, language)
-    result, at = [], 0
+    result, at, is_in_code = [], 0, False
     for match in word.finditer(region):
         kind = next(piece.kind for piece in kinds if piece.start <= match.start() < piece.end)
         if kind == "string" or kind == "comment" and not (is_mere_name or region[match.start() - 1 : match.end() + 1] == f"`{old}`"):
@@ -233,15 +238,18 @@ def renamed(region: str, old: str, new: str, language: str, *, variables: bool, 
         is_member = bool(MEMBER.search(region, max(0, match.start() - 4), match.start())) or declares_field(region, match, language)
         if language == "php":
             is_member = is_member or not region[: match.start()].endswith("$")
+        elif language in METHODS_APART:
+            is_member = is_member or region[match.end() :].lstrip(" ").startswith("(")
         if kind == "comment":
             text = new
         elif is_shorthand(region, match, language):
             text = f"{new if members else old}: {new if variables else old}" if variables != members else new
         else:
             text = new if (members if is_member or is_key(region, match, language) else variables) else old
+        is_in_code = is_in_code or kind == "code" and text != old
         result += [region[at : match.start()], text]
         at = match.end()
-    return "".join([*result, region[at:]])
+    return "".join([*result, region[at:]]) if is_in_code else region
 
 
 def new_name(old: str, words: list[str], rng: random.Random) -> str:
@@ -253,7 +261,7 @@ def new_name(old: str, words: list[str], rng: random.Random) -> str:
             other = rng.choice(NEW_NAMES).replace("_", "")
             new = new.replace("_", "") + other[:1].upper() + other[1:]
         return new[:1].upper() + new[1:].replace("_", "") if old[:1].isupper() else new
-    other = rng.choice(words)
+    other = rng.choice([word for word in words if word != old] or ["other"])
     if kind < 0.55:
         return other
     if "_" in old or old.islower():
@@ -286,13 +294,16 @@ def rename(region: str, language: str, rng: random.Random) -> Edit | None:
         if rng.random() < 0.3:
             after, what = members, ""
     elif variables != region:
-        what = say(rng, "", "function ") if is_called else say(rng, "", "", "", "variable ", "parameter ")
-        after = variables
+        is_function = language not in METHODS_APART and re.search(rf"(?<![\w.>:]){re.escape(old)}\s*\(", region) is not None
+        what, after = say(rng, "", "function ") if is_function else say(rng, "", "", "variable ", "parameter "), variables
+        if members != region and not is_function:
+            # It takes a word to say which of the two.
+            what, after = rng.choice(((say(rng, "variable ", "parameter "), variables), ("method " if is_called else "field ", members)))
     else:
         what = say(rng, "", "method ", "the method ") if is_called else say(rng, "", "field ", "the field ")
         after = members
     the = "the " if what and not what.startswith("the ") and rng.random() < 0.6 else ""
-    return Edit(say(rng, f"rename {the}{what}{old} to {new}", f"rename {the}{what}`{old}` to `{new}`", f"change the name {old} to {new}",
+    return Edit(say(rng, f"rename {the}{what}{old} to {new}", f"rename {the}{what}`{old}` to `{new}`", f"change the name {'of ' + the + what if what else ''}{old} to {new}",
                     f"call {the}{what}{old} {new}", f"rename {the}{what}{old} to {new}"), region, after)
 
 
@@ -349,7 +360,7 @@ def is_definition(region: str, call: Call, language: str) -> bool:
     line = region[region.rfind("\n", 0, call.start) + 1 : call.start]
     if DEFINITION.search(line) or language == "go" and re.match(r"func \(.*\) $", line):
         return True
-    if language in TYPE_FIRST and any(re.match(r"(?!new |sizeof )[\w:<>,*&\[\]]+[\s*&]+\w+(?: = .*)?$", region[start:end]) for start, end in call.arguments):
+    if language in TYPE_FIRST and any(re.match(r"(?!new |sizeof |\w+ [*&] )[\w:<>,*&\[\]]+[\s*&]+\w+(?: = .*)?$", region[start:end]) for start, end in call.arguments):
         return True
     return language in ("java", "csharp", "c", "cpp", "typescript", "javascript") and re.match(r"\)\s*(?:throws [\w, ]+)?(?:: [\w<>\[\]| ]+ )?(?:const )?\{", region[call.close :]) is not None and (
         line.strip().partition(" ")[0] not in ("if", "for", "while", "switch", "return", "}"))
@@ -357,10 +368,13 @@ def is_definition(region: str, call: Call, language: str) -> bool:
 
 def swap_arguments(region: str, language: str, rng: random.Random) -> Edit | None:
     """Those of every call, and the parameters of the definition, where there are two."""
-    found = [call for call in calls(region, language) if len(call.arguments) == 2]
+    every = calls(region, language)
+    found = [call for call in every if len(call.arguments) == 2]
     if not found:
         return None
-    function = (found[0] if found[0].start < region.find("\n") and rng.random() < 0.5 else rng.choice(found)).name
+    # What is called elsewhere with one of the arguments is where it goes wrong.
+    alike = [call for call in found if any(other.name != call.name and arguments_of(region, other) & arguments_of(region, call) for other in every)]
+    function = (found[0] if found[0].start < region.find("\n") and rng.random() < 0.5 else rng.choice(alike or found)).name
     found = [call for call in found if call.name == function]
     if any(one.start < other.start < one.close for one in found for other in found):
         return None
@@ -376,6 +390,10 @@ def swap_arguments(region: str, language: str, rng: random.Random) -> Edit | Non
         (start, end), (start2, end2) = call.arguments
         after = after[:start] + second + region[end:start2] + first + after[end2:]
     return Edit(say(rng, f"swap the arguments of {function}", f"swap the parameters of {function}", f"swap the two parameters of {function}"), region, after)
+
+
+def arguments_of(region: str, call: Call) -> set[str]:
+    return {region[start:end] for start, end in call.arguments}
 
 
 def change_type(region: str, language: str, rng: random.Random) -> Edit | None:
@@ -466,7 +484,8 @@ def document(region: str, language: str, rng: random.Random) -> Edit | None:
 def blocks(lines: list[str], language: str, *heads: re.Pattern) -> Iterator[tuple[int, int]]:
     """Half-open spans of lines from one that looks like such a head to where its body ends, by indentation."""
     for idx, line in enumerate(lines):
-        if not any(head.search(line) for head in heads) or is_comment(line, language):
+        head_line = line.rstrip() + " {" if idx + 1 < len(lines) and lines[idx + 1].strip() == "{" else line
+        if not any(head.search(head_line) for head in heads) or is_comment(line, language):
             continue
         indent = len(line) - len(line.lstrip())
         end = next((n for n in range(idx + 1, len(lines)) if lines[n].strip() and lines[n].strip()[0] not in "{)" and len(lines[n]) - len(lines[n].lstrip()) <= indent), len(lines))

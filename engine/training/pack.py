@@ -44,7 +44,7 @@ class Mix:
     Edits come on top: `edit` is how many are tried for an example of another kind.
     """
 
-    edit: float = 1.2
+    edit: float = 1.0
     fim: float = 0.75
     spm: float = 0.90
     by_example: float = 0.45

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -227,8 +228,16 @@ class Edits(unittest.TestCase):
             ("typescript", "push({ run: count, count });", "push({ run: total, count: total });"),
             ("rust", "fn f<'a>(count: &'a str) -> char { 'x' }", "fn f<'a>(total: &'a str) -> char { 'x' }"),
             ("php", "$count = $this->count;", "$total = $this->count;"),
+            ("java", "int count() { int count = 0; return count + that.count(); }", "int count() { int total = 0; return total + that.count(); }"),
+            ("python", "# The `count`.\nself.count = 1", "# The `count`.\nself.count = 1"),
         ):
             self.assertEqual(edits.renamed(before, "count", "total", language, variables=True, members=False), after)
+        java = "int count() { int count = 0; return count; }"
+        for seed in range(300):
+            edit = edits.rename(java, "java", random.Random(seed))
+            if re.search(r"\bcount\b", edit.instruction) and not edit.instruction.startswith("replace"):
+                self.assertEqual("int count()" in edit.after, "method" not in edit.instruction, edit)
+        self.assertIsNone(edits.rename("if as if", "python", random.Random(1)))
 
     def test_rename_means_the_field(self) -> None:
         import edits
@@ -268,9 +277,43 @@ class Edits(unittest.TestCase):
         import edits
 
         self.check_each(edits.swap_arguments, "go", "func cost(width, height int) int {\n\treturn cost(h[0], f(1))\n}", "func cost(height, width int) int {\n\treturn cost(f(1), h[0])\n}")
+        seeds = [edits.swap_arguments("def cost(a, b): pass\nf(c, d)\nsize(a, e)", "python", random.Random(seed)).instruction for seed in range(50)]
+        self.assertGreater(sum("cost" in instruction for instruction in seeds), sum(" f" in instruction for instruction in seeds), "what looks alike")
+        self.assertFalse(edits.is_definition("cost(a * b);", edits.calls("cost(a * b);", "c")[0], "c"))
+        self.assertTrue(edits.is_definition("cost(a *b);", edits.calls("cost(a *b);", "c")[0], "c"))
         typed = "void a(String name, int n) {}\nvoid b(String name) { String title = name; }"
         found = {edits.change_type(typed, "java", random.Random(seed)).after for seed in range(50)}
         self.assertIn(typed.replace("String name", "Name name"), found)
+
+    def test_braces_in_lines_of_their_own(self) -> None:
+        import edits
+
+        before = "int Area(int a)\n{\n    return a * a;\n}"
+        after = ('int Area(int a)\n{\n    try\n    {\n        return a * a;\n    }\n    catch (Exception e)\n    {\n'
+                 '        throw new InvalidOperationException("Area failed", e);\n    }\n}')
+        self.check_each(edits.handle_errors, "csharp", before, after)
+
+    def test_remove_comments(self) -> None:
+        import edits
+
+        for language, before, after in (
+            ("java", "/* Of a\n   square. */\nint a; // The side.\nint b; /* first */ int c;", "int a;\nint b; /* first */ int c;"),
+            ("python", "# One.\na = '# 2'  # Three.\n\nb = 1", "a = '# 2'\n\nb = 1"),
+            ("lua", "-- One.\nlocal a = 1 -- two", "local a = 1"),
+        ):
+            self.check_each(edits.remove_comments, language, before, after)
+
+    def test_excerpt(self) -> None:
+        import edits
+
+        now = [f"line {idx}" for idx in range(60)]
+        after = [line + "!" if idx in (20, 40) else line for idx, line in enumerate(now)]
+        for seed in range(100):
+            before, result = edits.excerpt(now, after, random.Random(seed))
+            self.assertIn("line 20!", result)
+            self.assertEqual(len(before), len(result))
+            self.assertLessEqual(before.index("line 20"), 5)
+            self.assertEqual([line.removesuffix("!") for line in result], before)
 
     def test_document(self) -> None:
         import edits

@@ -22,6 +22,10 @@ use crate::tokenizer::{TextStart, Tokenizer};
 const ANCHOR: usize = 3;
 /// Bytes of code that are a token, about.
 const TOKEN_BYTES: usize = 4;
+/// How likely it is that the original goes on where the place is a guess, for a start: apart from where it is certain,
+/// as how well guesses do says nothing of that.
+const NOTHING_AGREES: f32 = 0.1;
+const A_FEW_AGREE: f32 = 0.2;
 
 /// Follows the original of one sequence.
 pub struct EditDraft {
@@ -176,16 +180,22 @@ impl EditDraft {
             .note_difference((&self.original, old), (&self.answer, new));
     }
 
-    /// How the answer goes on, about `len` bytes of it, whether there is more, and how many bytes agreed before.
-    fn continuation(&self, len: usize) -> (Vec<u8>, bool, usize) {
-        let (mut text, mut at, n_agreed) = match &self.place {
-            Place::Known { at, n_agreed } => (Vec::new(), *at, *n_agreed),
+    /// How the answer goes on, about `len` bytes of it, whether there is more, and how sure that is.
+    fn continuation(&self, len: usize) -> (Vec<u8>, bool, Evidence) {
+        let agreed = |n_bytes: usize| Evidence::of_match(n_bytes.div_ceil(TOKEN_BYTES));
+        let (mut text, mut at, evidence) = match &self.place {
+            Place::Known { at, n_agreed } => (Vec::new(), *at, agreed(*n_agreed)),
             Place::Expected {
                 rest, then, n_agreed, ..
-            } => (rest.clone(), *then, *n_agreed),
+            } => (rest.clone(), *then, agreed(*n_agreed)),
             Place::Lost(alignment) => {
                 let (at, n_agreed) = alignment.best_place();
-                (Vec::new(), at, n_agreed)
+                let guess = if n_agreed == 0 {
+                    NOTHING_AGREES
+                } else {
+                    A_FEW_AGREE
+                };
+                (Vec::new(), at, Evidence::of_probability(guess))
             }
         };
         while text.len() < len && at < self.original.len() {
@@ -200,7 +210,7 @@ impl EditDraft {
                 }
             }
         }
-        (text, at < self.original.len(), n_agreed)
+        (text, at < self.original.len(), evidence)
     }
 }
 
@@ -215,7 +225,7 @@ impl Drafter for EditDraft {
             self.read(token);
         }
         self.n_read = tokens.len();
-        let (text, has_more, n_agreed) = self.continuation(max_len * TOKEN_BYTES);
+        let (text, has_more, evidence) = self.continuation(max_len * TOKEN_BYTES);
         let mut text = text.utf8_chunks().next().map_or("", |it| it.valid());
         if has_more {
             // The last word may have been cut in two, and what comes before it may go together with it.
@@ -232,7 +242,6 @@ impl Drafter for EditDraft {
         if has_more {
             next.pop();
         }
-        let evidence = Evidence::of_match(n_agreed.div_ceil(TOKEN_BYTES));
         let known = next.into_iter().take_while(|it| (*it as usize) < self.vocab);
         known.take(max_len).for_each(|token| draft.push(token, evidence));
     }
