@@ -115,22 +115,36 @@ def source_files(root: Path) -> Iterator[tuple[Path, str]]:
             yield path, "/".join(parts)
 
 
+def records_of(corpus: Path) -> Iterator[dict]:
+    with corpus.open() as file:
+        yield from map(json.loads, file)
+
+
+def capped_languages(corpus: Path) -> set[str]:
+    """Those of which there was more than was taken."""
+    sizes: collections.Counter[str] = collections.Counter()
+    for record in records_of(corpus):
+        sizes[record["language"]] += len(record["text"].encode())
+    return {language for language, size in sizes.items() if size > LANGUAGE_CAP_MB[language] * 1e6}
+
+
 def crate_name(folder: str) -> str:
     """Vendored folders carry a version when there are several."""
     return re.sub(r"-\d+\.\d+\.\d+.*$", "", folder)
 
 
 def build(raw: Path, out: Path, listing: dict, seed: int, known: Path | None = None) -> None:
-    """`known`: another corpus's train.jsonl, whose text counts as seen."""
+    """`known`: another corpus's train.jsonl, whose text counts as seen; but that of languages of which it has all there was is taken again."""
     rejected: collections.Counter[str] = collections.Counter()
     kept_bytes: collections.Counter[tuple[str, str]] = collections.Counter()
     kept_files: collections.Counter[tuple[str, str]] = collections.Counter()
     notice: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
     seen = SeenText()
     if known:
-        with known.open() as file:
-            for line in file:
-                seen.is_repeat(json.loads(line)["text"])
+        exhausted = LANGUAGE_CAP_MB.keys() - capped_languages(known)
+        for record in records_of(known):
+            if record["language"] not in exhausted:
+                seen.is_repeat(record["text"])
 
     packages = list(package_roots(raw))
     random.Random(seed).shuffle(packages)
@@ -204,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("raw", type=Path, help="folder filled by fetch.py")
     parser.add_argument("out", type=Path)
     parser.add_argument("--packages", type=Path, default=HERE / "corpus.toml")
-    parser.add_argument("--without", type=Path, metavar="TRAIN.JSONL", help="leave out what is in this one, to train on what is new")
+    parser.add_argument("--without", type=Path, metavar="TRAIN.JSONL", help="leave out what is in this one, to train on what is new; not in languages of which it has all there was")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     with args.packages.open("rb") as file:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import bundle
@@ -126,11 +127,19 @@ class Recipe(unittest.TestCase):
         (raw / "apt" / "source" / "debian" / "test.py").write_text(python_file(403))
         (raw / "apt" / "source" / "debian" / "copyright").write_text(
             "Files: *\nLicense: Expat\n\nFiles: debian/* tools.py\nLicense: GPL-2+\n")
+        listing = {"pip": {"packages": [], "held_out": ["kept_out"], "tuning": ["tuned_on"]}}
         with contextlib.redirect_stdout(io.StringIO()):
-            corpus.build(raw, built, {"pip": {"packages": [], "held_out": ["kept_out"], "tuning": ["tuned_on"]}}, seed=0)
+            corpus.build(raw, built, listing, seed=0)
         manifest = json.loads((built / "manifest.json").read_text())
         self.assertEqual(manifest["files"], {"train": {"python": 25}, "held_out": {"python": 4}, "tuning": {"python": 2}})
         self.assertNotIn("copyleft", (built / "NOTICE").read_text())
+
+        write_package(raw, "newcomer", "MIT", [python_file(500)])
+        for cap, n_files in ((0.001, 1), (1.0, 26)):
+            with contextlib.redirect_stdout(io.StringIO()), unittest.mock.patch.dict(corpus.LANGUAGE_CAP_MB, python=cap):
+                corpus.build(raw, folder / "unseen", listing, seed=0, known=built / "train.jsonl")
+            unseen = [record["package"] for record in corpus.records_of(folder / "unseen" / "train.jsonl")]
+            self.assertEqual((len(unseen), unseen.count("newcomer")), (n_files, 1))
 
         vocabulary = folder / "tokenizer.json"
         run("tokenizer", built / "train.jsonl", vocabulary, "--vocab-size", 512)
