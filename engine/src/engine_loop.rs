@@ -25,7 +25,7 @@ use crate::{
     scheduler::{Pending, StepLimits, share_rows},
     sequence::Sequence,
     speculative::{
-        network::NetworkDrafter,
+        network::{NetworkDrafter, USUAL_RUNNING},
         policy::{Balance, Experience, StepCosts, StepLoad},
     },
 };
@@ -68,9 +68,6 @@ pub(crate) struct EngineLoop {
     kept: Vec<usize>,
     logits: Vec<f32>,
 }
-
-/// As many sequences as usually run have their places in a step's lists without memory from the system.
-const USUAL_RUNNING: usize = 32;
 
 /// A drafter with a network, and how long it takes.
 struct Network {

@@ -30,6 +30,9 @@ use crate::{
     tokenizer::{Tokenizer, Utf8Stream},
 };
 
+/// Bytes of text in a token, no fewer than most have.
+const TEXT_BYTES: usize = 4;
+
 /// Where a sequence's events go, and how its reader calls it off.
 pub(crate) struct Output {
     pub(crate) events: UnboundedSender<Event>,
@@ -233,6 +236,12 @@ impl Sequence {
             self.speculator.stats.emitted = 0;
         }
         self.flush();
+    }
+
+    /// Takes memory for an event of at most `n_tokens` tokens at once.
+    pub(crate) fn make_room_for(&mut self, n_tokens: usize) {
+        self.step_tokens.reserve(n_tokens);
+        self.step_text.reserve(n_tokens * TEXT_BYTES);
     }
 
     /// Takes in one token of the answer; returns whether the generation goes on.

@@ -4,7 +4,7 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -14,7 +14,14 @@ use surmise_engine::{
     kernels::Isa,
     kv_cache::{BLOCK_LEN, CachedSequence, KvCache},
     model::{Batch, Checkpoint, Model, Row, transformer::Transformer},
-    request::{Prompt, Request, Speculation, StopCondition},
+    request::{Event, Finish, Prompt, Request, Speculation, StopCondition},
+    speculative::{
+        draft_model::DraftModel,
+        drafter::DrafterKind,
+        eagle3::{Eagle3, TreeShape},
+        network::NetworkDrafter,
+    },
+    tokenizer::Tokenizer,
     weights::{Gguf, WeightSource},
 };
 
@@ -109,19 +116,14 @@ fn a_step_after_the_first_ones_allocates_nothing() {
     }
 }
 
-/// Its text and its list of tokens are the reader's. Besides them there is what grows with an answer: its tokens, the blocks and their
-/// places in the prefix tree, what drafts are looked up in.
-#[test]
-fn a_token_of_an_answer_allocates_what_its_event_takes() {
-    const FEW: usize = 60;
-    const MANY: usize = 220;
-    let _turn = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let options = EngineOptions {
-        threads: Some(1),
-        ..EngineOptions::default()
-    };
-    let engine = Engine::load(WeightSource::File(fixture("llama3-k/q8_0.gguf")), options).unwrap();
-    let n_allocations = |max_tokens: usize, speculation: Speculation| {
+/// Tokens of a short answer and of a long one.
+const FEW: usize = 60;
+const MANY: usize = 220;
+
+/// An event's text and its list of tokens are the reader's. Besides them there is what grows with an answer, seldom: its tokens, the
+/// blocks and their places in the prefix tree, what drafts are looked up in.
+fn assert_that_only_events_allocate(engine: &Engine, speculation: Speculation) -> Finish {
+    let n_allocations = |max_tokens: usize| {
         let request = Request {
             prompt: Prompt::Tokens((0..20).map(|idx| idx * 7 % 200).collect()),
             stop: StopCondition {
@@ -134,22 +136,73 @@ fn a_token_of_an_answer_allocates_what_its_event_takes() {
         };
         let before = N_ALLOCATIONS.load(Ordering::Relaxed);
         let mut generation = engine.generate(request);
-        let mut n_events = 0;
-        while generation.blocking_next().is_some() {
+        let (mut n_events, mut finish) = (0, None);
+        while let Some(event) = generation.blocking_next() {
             n_events += 1;
+            if let Event::Finished(it) = event {
+                finish = Some(*it);
+            }
         }
-        (N_ALLOCATIONS.load(Ordering::Relaxed) - before, n_events)
+        let n_allocations = N_ALLOCATIONS.load(Ordering::Relaxed) - before;
+        (n_allocations, n_events, finish.expect("it ends"))
     };
+    n_allocations(MANY);
+    let (few, few_events, _) = n_allocations(FEW);
+    let (many, many_events, finish) = n_allocations(MANY);
+    assert!(few_events < many_events);
+    let (growth, of_events) = (many - few, 2 * (many_events - few_events));
+    assert!(
+        growth <= of_events + (MANY - FEW) / 4,
+        "{speculation:?}: {growth} in {} tokens, {of_events} of them for events",
+        MANY - FEW
+    );
+    finish
+}
+
+#[test]
+fn a_token_of_an_answer_allocates_what_its_event_takes() {
+    let _turn = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let options = EngineOptions {
+        threads: Some(1),
+        ..EngineOptions::default()
+    };
+    let engine = Engine::load(WeightSource::File(fixture("llama3-k/q8_0.gguf")), options).unwrap();
     for speculation in [Speculation::Off, Speculation::Auto, Speculation::Fixed(4)] {
-        n_allocations(MANY, speculation);
-        let (few, few_events) = n_allocations(FEW, speculation);
-        let (many, many_events) = n_allocations(MANY, speculation);
-        assert!(few_events < many_events);
-        let (growth, of_events) = (many - few, 2 * (many_events - few_events));
-        assert!(
-            growth <= of_events + (MANY - FEW) / 4,
-            "{speculation:?}: {growth} in {} tokens, {of_events} of them for events",
-            MANY - FEW
-        );
+        assert_that_only_events_allocate(&engine, speculation);
+    }
+}
+
+#[test]
+fn a_network_that_drafts_allocates_nothing_more() {
+    let _turn = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let tokenizer = Arc::new(Tokenizer::bytes());
+    for drafter in [DrafterKind::DraftModel, DrafterKind::Eagle3] {
+        let checkpoint = Checkpoint::from_folder(&fixture("eagle3/target")).unwrap();
+        let mut config = checkpoint.config().clone();
+        config.context_length = 2048;
+        let load = || Transformer::load(checkpoint.weights(), config.clone(), 1, Isa::detect()).unwrap();
+        let network: Box<dyn NetworkDrafter> = if drafter == DrafterKind::Eagle3 {
+            let head = WeightSource::File(fixture("eagle3/draft"));
+            Box::new(Eagle3::load(head, &checkpoint, TreeShape::default(), 1 << 14, 1).unwrap())
+        } else {
+            let (model, cache) = (Box::new(load()), KvCache::new(&config, 64));
+            Box::new(DraftModel::new(
+                model,
+                Arc::clone(&tokenizer),
+                cache,
+                Arc::clone(&tokenizer),
+                config.vocab,
+            ))
+        };
+        let model = Box::new(load());
+        let options = EngineOptions {
+            kv_cache_bytes: Some(64 << 20),
+            ..EngineOptions::default()
+        };
+        let engine =
+            Engine::start_with_drafter(model, Some(network), Arc::clone(&tokenizer), None, options).unwrap();
+        let len = Some(8);
+        let finish = assert_that_only_events_allocate(&engine, Speculation::Only { drafter, len });
+        assert!(finish.speculation.of(drafter).steps > 10, "{drafter}");
     }
 }

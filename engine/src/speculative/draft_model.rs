@@ -5,9 +5,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use smallvec::SmallVec;
+
 use super::{
     drafter::{Draft, DrafterKind, Evidence},
-    network::{DraftTask, NetworkDrafter},
+    network::{DraftTask, NetworkDrafter, USUAL_RUNNING},
 };
 use crate::{
     error::EngineError,
@@ -31,8 +33,31 @@ pub struct DraftModel {
     /// Tokens that the target knows.
     target_vocab: usize,
     // Kept between passes for their memory.
+    paths: Vec<Path>,
     rows: Vec<Row>,
     logits: Vec<f32>,
+}
+
+/// A draft in the making.
+#[derive(Default)]
+struct Path {
+    /// Index of its task, and the number of the sequence.
+    task: usize,
+    sequence: u64,
+    tokens: Vec<u32>,
+    /// Of each token, and of all together.
+    probabilities: Vec<f32>,
+    reach: f32,
+    is_done: bool,
+}
+
+impl Path {
+    fn restart(&mut self, task: usize, sequence: u64) {
+        (self.task, self.sequence) = (task, sequence);
+        self.tokens.clear();
+        self.probabilities.clear();
+        (self.reach, self.is_done) = (1.0, false);
+    }
 }
 
 struct Translation {
@@ -71,6 +96,7 @@ impl DraftModel {
             translation: (!has_same_ids).then_some(Translation { own, target }),
             sequences: HashMap::new(),
             target_vocab,
+            paths: Vec::new(),
             rows: Vec::new(),
             logits: Vec::new(),
         }
@@ -99,25 +125,17 @@ impl DraftModel {
         Ok(true)
     }
 
-    /// Runs `rows`, which were pushed for the given sequences in order.
-    fn forward(&mut self, sequences: &[u64]) -> Result<(), EngineError> {
-        let sequences = sequences.iter().map(|id| &self.sequences[id].cached);
+    /// Runs `rows`, which were pushed for those of the first `n_paths` paths that are not done, in order.
+    fn forward(&mut self, n_paths: usize) -> Result<(), EngineError> {
+        let running = self.paths[..n_paths].iter().filter(|it| !it.is_done);
+        let sequences: SmallVec<[_; USUAL_RUNNING]> =
+            running.map(|it| &self.sequences[&it.sequence].cached).collect();
         let batch = Batch {
             rows: &self.rows,
-            sequences: &sequences.collect::<Vec<_>>(),
+            sequences: &sequences,
         };
         self.model.forward(batch, &mut self.cache, &mut self.logits)
     }
-}
-
-/// A draft in the making.
-struct Path {
-    /// Index of its task.
-    task: usize,
-    tokens: Vec<u32>,
-    /// Of each token, and of all together.
-    probabilities: Vec<f32>,
-    reach: f32,
 }
 
 impl NetworkDrafter for DraftModel {
@@ -130,8 +148,7 @@ impl NetworkDrafter for DraftModel {
     }
 
     fn draft(&mut self, tasks: &mut [DraftTask<'_>]) -> Result<(), EngineError> {
-        self.rows.clear();
-        let mut paths = Vec::new();
+        let mut n_paths = 0;
         for (idx, task) in tasks.iter().enumerate() {
             let follower = self.sequences.entry(task.sequence).or_default();
             let config = self.model.config();
@@ -144,34 +161,33 @@ impl NetworkDrafter for DraftModel {
             }
             match self.catch_up(task.sequence, task.max_len) {
                 Ok(false) => {}
-                Ok(true) => paths.push(Path {
-                    task: idx,
-                    tokens: Vec::new(),
-                    probabilities: Vec::new(),
-                    reach: 1.0,
-                }),
+                Ok(true) => {
+                    if n_paths == self.paths.len() {
+                        self.paths.push(Path::default());
+                    }
+                    self.paths[n_paths].restart(idx, task.sequence);
+                    n_paths += 1;
+                }
                 // Without room there is no draft for this one.
                 Err(EngineError::CacheFull { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        let ids = |paths: &[Path]| paths.iter().map(|it| tasks[it.task].sequence).collect::<Vec<_>>();
-        let mut running = ids(&paths);
         self.rows.clear();
-        for (idx, id) in running.iter().enumerate() {
-            let follower = &self.sequences[id];
+        for (idx, path) in self.paths[..n_paths].iter().enumerate() {
+            let follower = &self.sequences[&path.sequence];
             follower.push_pending(idx, follower.n_pending(), &mut self.rows);
         }
-        let mut done = Vec::new();
         let mut is_first = true;
-        while !paths.is_empty() {
-            self.forward(&running)?;
+        while !self.rows.is_empty() {
+            self.forward(n_paths)?;
             self.rows.clear();
             let vocab = self.model.config().vocab;
-            let mut goes_on = Vec::new();
-            for (mut path, logits) in paths.into_iter().zip(self.logits.chunks_exact(vocab)) {
+            let running = self.paths[..n_paths].iter_mut().filter(|it| !it.is_done);
+            let mut n_going_on = 0;
+            for (path, logits) in running.zip(self.logits.chunks_exact(vocab)) {
                 let task = &tasks[path.task];
-                let follower = self.sequences.entry(task.sequence).or_default();
+                let follower = self.sequences.entry(path.sequence).or_default();
                 match path.tokens.last() {
                     _ if is_first => follower.commit(follower.n_pending(), &mut self.cache),
                     Some(&token) => follower.ahead.push(token),
@@ -181,19 +197,17 @@ impl NetworkDrafter for DraftModel {
                 path.reach *= probability;
                 path.tokens.push(token);
                 path.probabilities.push(probability);
-                if path.tokens.len() < task.max_len && path.reach >= task.min_reach {
+                let goes_on = path.tokens.len() < task.max_len && path.reach >= task.min_reach;
+                path.is_done = !goes_on;
+                if goes_on {
                     let position = follower.cached.len() + follower.ahead.len();
-                    self.rows.push(Row::chain(token, position, goes_on.len(), true));
-                    goes_on.push(path);
-                } else {
-                    done.push(path);
+                    self.rows.push(Row::chain(token, position, n_going_on, true));
+                    n_going_on += 1;
                 }
             }
             is_first = false;
-            paths = goes_on;
-            running = ids(&paths);
         }
-        for path in done {
+        for path in &self.paths[..n_paths] {
             let task = &mut tasks[path.task];
             match &self.translation {
                 None => {

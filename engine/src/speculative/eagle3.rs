@@ -18,10 +18,12 @@ mod head;
 
 use std::collections::HashMap;
 
+use smallvec::SmallVec;
+
 use self::{config::HeadFile, head::Head};
 use super::{
     drafter::{Draft, DrafterKind, Evidence},
-    network::{DraftTask, NetworkDrafter},
+    network::{DraftTask, NetworkDrafter, USUAL_RUNNING},
 };
 use crate::{
     error::EngineError,
@@ -79,7 +81,9 @@ pub struct Eagle3 {
     tree: TreeShape,
     sequences: HashMap<u64, Follower>,
     // Kept between passes for their memory.
+    trees: Vec<Tree>,
     rows: Vec<Row>,
+    features: Vec<f32>,
     rolled: Vec<f32>,
     logits: Vec<f32>,
 }
@@ -113,15 +117,23 @@ impl Follower {
 }
 
 /// A tree in the making.
+#[derive(Default)]
 struct Tree {
-    /// Index of its task.
+    /// Index of its task, and the number of the sequence.
     task: usize,
+    sequence: u64,
     /// All candidates so far, in the order in which they came up.
     nodes: Vec<Candidate>,
-    /// The nodes that are followed.
+    /// The nodes that are followed, and what the head made of the row before each, `(followed, hidden)`.
     frontier: Vec<Followed>,
+    features: Vec<f32>,
     /// Rows of the tree that were run.
     n_run: usize,
+    is_done: bool,
+    // Kept between levels for their memory.
+    next_frontier: Vec<Followed>,
+    next_features: Vec<f32>,
+    order: Vec<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -131,13 +143,14 @@ struct Candidate {
     probability: f32,
     /// Logarithm of the probability of the path from the root.
     score: f32,
+    /// Index of the row that it comes after, among those of the level before.
+    row: usize,
 }
 
 /// A node that is followed.
+#[derive(Debug, Clone, Copy)]
 struct Followed {
     node: usize,
-    /// What the head made of the row before.
-    feature: Vec<f32>,
     /// Rows of the tree that it sees, before its own.
     ancestors: u64,
 }
@@ -182,7 +195,9 @@ impl Eagle3 {
             head,
             tree: tree.clamped(),
             sequences: HashMap::new(),
+            trees: Vec::new(),
             rows: Vec::new(),
+            features: Vec::new(),
             rolled: Vec::new(),
             logits: Vec::new(),
         })
@@ -196,13 +211,14 @@ impl Eagle3 {
     /// Runs the next `n_rows` waiting rows of each sequence, and makes room for a tree after them.
     fn run_waiting(&mut self, sequences: &[(u64, &[u32], usize)]) {
         let hidden = self.head.config.shape.hidden;
-        let mut features = Vec::new();
         self.rows.clear();
-        let mut cached = Vec::new();
+        self.features.clear();
+        let mut cached = SmallVec::<[_; USUAL_RUNNING]>::new();
         for (idx, (id, tokens, n_rows)) in sequences.iter().enumerate() {
             let follower = &self.sequences[id];
             follower.push_waiting(tokens, *n_rows, idx, &mut self.rows);
-            features.extend_from_slice(&follower.waiting[..n_rows * hidden]);
+            self.features
+                .extend_from_slice(&follower.waiting[..n_rows * hidden]);
             cached.push(&follower.cached);
         }
         let batch = Batch {
@@ -211,7 +227,8 @@ impl Eagle3 {
         };
         let (rolled, logits) = (&mut self.rolled, &mut self.logits);
         self.head
-            .forward(batch, &features, &mut self.cache, rolled, logits);
+            .forward(batch, &self.features, &mut self.cache, rolled, logits);
+        drop(cached);
         let vocab = self.head.config.vocab;
         let mut end = 0;
         for ((id, tokens, n_rows), logits) in sequences.iter().zip(self.logits.chunks_exact(vocab)) {
@@ -233,10 +250,10 @@ impl Eagle3 {
     }
 
     /// The tasks whose sequences are known up to their last tokens, with room for a tree.
-    fn ready(&mut self, tasks: &[DraftTask<'_>]) -> Vec<usize> {
+    fn ready(&mut self, tasks: &[DraftTask<'_>]) -> SmallVec<[usize; USUAL_RUNNING]> {
         let hidden = self.head.config.shape.hidden;
         let n_tree_rows = self.tree.n_rows();
-        let mut ready = Vec::new();
+        let mut ready = SmallVec::new();
         for (idx, task) in tasks.iter().enumerate() {
             let Some(follower) = self.sequences.get_mut(&task.sequence) else {
                 continue;
@@ -253,17 +270,34 @@ impl Eagle3 {
         ready
     }
 
-    /// Runs the rows of one level of all trees, and adds the candidates after them.
-    fn grow(&mut self, tasks: &[DraftTask<'_>], trees: &mut [Tree]) {
-        let HeadShape { hidden, vocab } = self.shape();
+    /// Plants trees for the tasks of these indices, in the first places of `trees`.
+    fn plant(&mut self, tasks: &[DraftTask<'_>], ready: &[usize]) {
+        if self.trees.len() < ready.len() {
+            self.trees.resize_with(ready.len(), Tree::default);
+        }
+        for (tree, &idx) in self.trees.iter_mut().zip(ready) {
+            let follower = &self.sequences[&tasks[idx].sequence];
+            tree.restart(idx, tasks[idx].sequence);
+            tree.add(None, 0, &self.head, self.tree.top_k, &follower.last_logits);
+            for node in 0..tree.nodes.len() {
+                tree.frontier.push(Followed { node, ancestors: 0 });
+                tree.features.extend_from_slice(&follower.last_rolled);
+            }
+        }
+    }
+
+    /// Runs the rows of one level of those of the first `n_trees` trees that are not done, and adds the candidates after them.
+    fn grow(&mut self, n_trees: usize) {
+        let (hidden, vocab) = (self.head.config.shape.hidden, self.head.config.vocab);
         self.rows.clear();
-        let (mut features, mut cached) = (Vec::new(), Vec::new());
-        for tree in trees.iter_mut() {
-            let follower = &self.sequences[&tasks[tree.task].sequence];
+        self.features.clear();
+        let mut cached = SmallVec::<[_; USUAL_RUNNING]>::new();
+        for tree in self.trees[..n_trees].iter_mut().filter(|it| !it.is_done) {
+            let follower = &self.sequences[&tree.sequence];
+            self.features.extend_from_slice(&tree.features);
             for followed in &mut tree.frontier {
                 followed.ancestors |= 1 << tree.n_run;
                 tree.n_run += 1;
-                features.extend_from_slice(&followed.feature);
                 self.rows.push(Row {
                     token: tree.nodes[followed.node].token,
                     sequence_idx: cached.len() as u32,
@@ -280,66 +314,85 @@ impl Eagle3 {
         };
         let (rolled, logits) = (&mut self.rolled, &mut self.logits);
         self.head
-            .forward(batch, &features, &mut self.cache, rolled, logits);
-        let mut results = self
-            .rolled
-            .chunks_exact(hidden)
-            .zip(self.logits.chunks_exact(vocab));
-        for tree in trees {
-            let frontier = std::mem::take(&mut tree.frontier);
-            let first = tree.nodes.len();
-            let mut rows = Vec::new();
-            for (followed, (rolled, logits)) in frontier.iter().zip(&mut results) {
-                tree.add(Some(followed.node), &self.head, self.tree.top_k, logits);
-                rows.push((tree.nodes.len(), rolled, followed.ancestors));
-            }
-            let mut best: Vec<usize> = (first..tree.nodes.len()).collect();
-            best.sort_by(|a, b| tree.nodes[*b].score.total_cmp(&tree.nodes[*a].score));
-            best.truncate(self.tree.top_k);
-            tree.frontier.extend(best.into_iter().map(|node| {
-                let row = rows.partition_point(|(end, ..)| *end <= node);
-                let (_, rolled, ancestors) = rows[row];
-                Followed {
-                    node,
-                    feature: rolled.to_vec(),
-                    ancestors,
-                }
-            }));
+            .forward(batch, &self.features, &mut self.cache, rolled, logits);
+        let mut start = 0;
+        for tree in self.trees[..n_trees].iter_mut().filter(|it| !it.is_done) {
+            let end = start + tree.frontier.len();
+            let rolled = &self.rolled[start * hidden..end * hidden];
+            let logits = &self.logits[start * vocab..end * vocab];
+            tree.grow(&self.head, self.tree.top_k, rolled, logits);
+            start = end;
         }
     }
-
-    fn shape(&self) -> HeadShape {
-        HeadShape {
-            hidden: self.head.config.shape.hidden,
-            vocab: self.head.config.vocab,
-        }
-    }
-}
-
-struct HeadShape {
-    hidden: usize,
-    vocab: usize,
 }
 
 impl Tree {
-    /// Adds the `top_k` most probable tokens after `parent`, among equals the first.
-    fn add(&mut self, parent: Option<usize>, head: &Head, top_k: usize, logits: &[f32]) {
+    fn restart(&mut self, task: usize, sequence: u64) {
+        (self.task, self.sequence) = (task, sequence);
+        self.nodes.clear();
+        self.frontier.clear();
+        self.features.clear();
+        (self.n_run, self.is_done) = (0, false);
+    }
+
+    /// Adds the candidates after each node that was followed, and follows the `top_k` most probable of them.
+    /// `rolled`, `(followed, hidden)`, and `logits`, `(followed, vocab)`, are what the head makes of their rows.
+    fn grow(&mut self, head: &Head, top_k: usize, rolled: &[f32], logits: &[f32]) {
+        let (hidden, vocab) = (head.config.shape.hidden, head.config.vocab);
+        let first = self.nodes.len();
+        for (row, logits) in logits.chunks_exact(vocab).enumerate() {
+            self.add(Some(self.frontier[row].node), row, head, top_k, logits);
+        }
+        self.rank(first, top_k);
+        self.next_frontier.clear();
+        self.next_features.clear();
+        for &node in &self.order {
+            let row = self.nodes[node].row;
+            let ancestors = self.frontier[row].ancestors;
+            self.next_frontier.push(Followed { node, ancestors });
+            self.next_features
+                .extend_from_slice(&rolled[row * hidden..][..hidden]);
+        }
+        std::mem::swap(&mut self.frontier, &mut self.next_frontier);
+        std::mem::swap(&mut self.features, &mut self.next_features);
+    }
+
+    /// Leaves in `order` the most probable of the nodes from `first` on, at most `most`; among equals the first.
+    fn rank(&mut self, first: usize, most: usize) {
+        let nodes = &self.nodes;
+        self.order.clear();
+        self.order.extend(first..nodes.len());
+        self.order
+            .sort_unstable_by(|a, b| nodes[*b].score.total_cmp(&nodes[*a].score).then(a.cmp(b)));
+        self.order.truncate(most);
+    }
+
+    /// Adds the `top_k` most probable tokens after `parent`, among equals the first. `row` is that of `parent`.
+    fn add(&mut self, parent: Option<usize>, row: usize, head: &Head, top_k: usize, logits: &[f32]) {
         let path_score = parent.map_or(0.0, |parent| self.nodes[parent].score);
         let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let total: f32 = logits.iter().map(|logit| (logit - best).exp()).sum();
-        let mut tokens: Vec<usize> = (0..logits.len()).collect();
-        let by_logit = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
-        let top_k = top_k.min(tokens.len());
-        tokens.select_nth_unstable_by(top_k - 1, by_logit);
-        tokens.truncate(top_k);
-        tokens.sort_unstable_by(by_logit);
-        self.nodes.extend(tokens.into_iter().map(|token| {
+        let is_before = |a: usize, b: usize| logits[a].total_cmp(&logits[b]).is_gt();
+        self.order.clear();
+        for token in 0..logits.len() {
+            let is_full = self.order.len() == top_k;
+            if is_full && !is_before(token, self.order[top_k - 1]) {
+                continue;
+            }
+            if is_full {
+                self.order.pop();
+            }
+            let at = self.order.partition_point(|&other| !is_before(token, other));
+            self.order.insert(at, token);
+        }
+        self.nodes.extend(self.order.iter().map(|&token| {
             let score = logits[token] - best - total.ln();
             Candidate {
                 token: head.target_token(token),
                 parent,
                 probability: score.exp(),
                 score: path_score + score,
+                row,
             }
         }));
     }
@@ -347,25 +400,30 @@ impl Tree {
     /// Gives up paths that have become too improbable.
     fn prune(&mut self, min_reach: f32) {
         let nodes = &self.nodes;
-        self.frontier
-            .retain(|followed| nodes[followed.node].score.exp() >= min_reach);
+        let hidden = self.features.len() / self.frontier.len().max(1);
+        let mut n_kept = 0;
+        for idx in 0..self.frontier.len() {
+            if nodes[self.frontier[idx].node].score.exp() >= min_reach {
+                self.frontier[n_kept] = self.frontier[idx];
+                self.features
+                    .copy_within(idx * hidden..(idx + 1) * hidden, n_kept * hidden);
+                n_kept += 1;
+            }
+        }
+        self.frontier.truncate(n_kept);
+        self.features.truncate(n_kept * hidden);
     }
 
     /// Proposes the most probable nodes of all. Scores fall along a path, so a node's parent is among them if it is.
-    fn propose(&self, most: usize, draft: &mut Draft) {
-        let mut best: Vec<usize> = (0..self.nodes.len()).collect();
-        best.sort_by(|a, b| self.nodes[*b].score.total_cmp(&self.nodes[*a].score));
-        best.truncate(most);
-        best.sort_unstable();
-        for node in &best {
-            let Candidate {
-                token,
-                parent,
-                probability,
-                ..
-            } = self.nodes[*node];
-            let parent = parent.and_then(|parent| best.binary_search(&parent).ok());
-            draft.push_after(parent, token, Evidence::of_probability(probability));
+    fn propose(&mut self, most: usize, draft: &mut Draft) {
+        self.rank(0, most);
+        self.order.sort_unstable();
+        for node in &self.order {
+            let node = &self.nodes[*node];
+            let parent = node
+                .parent
+                .and_then(|parent| self.order.binary_search(&parent).ok());
+            draft.push_after(parent, node.token, Evidence::of_probability(node.probability));
         }
     }
 }
@@ -430,53 +488,28 @@ impl NetworkDrafter for Eagle3 {
     fn draft(&mut self, tasks: &mut [DraftTask<'_>]) -> Result<(), EngineError> {
         let hidden = self.head.config.shape.hidden;
         let ready = self.ready(tasks);
-        let waiting: Vec<_> = ready
-            .iter()
-            .map(|&idx| {
-                let task = &tasks[idx];
-                let n_rows = self.sequences[&task.sequence].waiting.len() / hidden;
-                (task.sequence, task.tokens, n_rows)
-            })
-            .filter(|(.., n_rows)| *n_rows > 0)
-            .collect();
+        let waiting = ready.iter().map(|&idx| {
+            let task = &tasks[idx];
+            let n_rows = self.sequences[&task.sequence].waiting.len() / hidden;
+            (task.sequence, task.tokens, n_rows)
+        });
+        let waiting: SmallVec<[_; USUAL_RUNNING]> = waiting.filter(|(.., n_rows)| *n_rows > 0).collect();
         if !waiting.is_empty() {
             self.run_waiting(&waiting);
         }
-        let mut trees: Vec<Tree> = Vec::new();
-        for &idx in &ready {
-            let follower = &self.sequences[&tasks[idx].sequence];
-            let mut tree = Tree {
-                task: idx,
-                nodes: Vec::new(),
-                frontier: Vec::new(),
-                n_run: 0,
-            };
-            tree.add(None, &self.head, self.tree.top_k, &follower.last_logits);
-            tree.frontier.extend((0..tree.nodes.len()).map(|node| Followed {
-                node,
-                feature: follower.last_rolled.clone(),
-                ancestors: 0,
-            }));
-            trees.push(tree);
-        }
+        self.plant(tasks, &ready);
         for level in 1..self.tree.n_levels {
-            let mut growing: Vec<Tree> = Vec::new();
-            for mut tree in std::mem::take(&mut trees) {
-                let task = &mut tasks[tree.task];
+            for tree in self.trees[..ready.len()].iter_mut().filter(|it| !it.is_done) {
+                let task = &tasks[tree.task];
                 tree.prune(task.min_reach);
-                if level < task.max_len && !tree.frontier.is_empty() {
-                    growing.push(tree);
-                } else {
-                    tree.propose(self.tree.n_tokens - 1, task.draft);
-                }
+                tree.is_done = level >= task.max_len || tree.frontier.is_empty();
             }
-            if growing.is_empty() {
-                return Ok(());
+            if self.trees[..ready.len()].iter().all(|it| it.is_done) {
+                break;
             }
-            self.grow(tasks, &mut growing);
-            trees = growing;
+            self.grow(ready.len());
         }
-        for tree in trees {
+        for tree in &mut self.trees[..ready.len()] {
             tree.propose(self.tree.n_tokens - 1, tasks[tree.task].draft);
         }
         Ok(())

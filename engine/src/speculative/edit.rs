@@ -22,8 +22,8 @@ use crate::tokenizer::{TextStart, Tokenizer};
 const ANCHOR: usize = 3;
 /// Bytes of code that are a token, about.
 const TOKEN_BYTES: usize = 4;
-/// How likely it is that the original goes on where the place is a guess, for a start: apart from where it is certain,
-/// as how well guesses do says nothing of that.
+/// How likely it is that a guessed place is right, before anything is measured: where nothing before it agrees, and where a few bytes do.
+/// Less than for any match, so that guesses have classes of their own and spoil nothing that is measured where the place is certain.
 const NOTHING_AGREES: f32 = 0.1;
 const A_FEW_AGREE: f32 = 0.2;
 
@@ -329,6 +329,33 @@ mod tests {
             let stays = format!("{}{}", &moved[..20], &original[16..29]);
             assert!(draft_after(&stays).starts_with(&original[29..45]));
         }
+    }
+
+    #[test]
+    fn a_guess_is_judged_apart() {
+        let tokenizer = Arc::new(Tokenizer::bytes());
+        let evidence_after = |answer: &str| {
+            let mut drafter = EditDraft::new(Arc::clone(&tokenizer), usize::MAX, ORIGINAL, 0);
+            let mut draft = Draft::default();
+            drafter.draft(&tokenizer.encode(answer, false).unwrap(), 8, &mut draft);
+            draft.nodes()[0].evidence
+        };
+        let guess = evidence_after("fn area(?");
+        assert_eq!(guess, Evidence::of_probability(NOTHING_AGREES));
+        assert_eq!(
+            evidence_after("fn area(?w"),
+            Evidence::of_probability(A_FEW_AGREE)
+        );
+        let least = [
+            evidence_after(""),
+            evidence_after("fn area(?width"),
+            evidence_after("fn area("),
+        ];
+        assert!(
+            least
+                .iter()
+                .all(|it| it.class() > Evidence::of_probability(A_FEW_AGREE).class())
+        );
     }
 
     #[test]

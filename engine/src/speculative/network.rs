@@ -3,6 +3,9 @@
 use super::drafter::{Draft, DrafterKind};
 use crate::error::EngineError;
 
+/// As many sequences as usually run have their places in a step's lists without memory from the system.
+pub(crate) const USUAL_RUNNING: usize = 32;
+
 /// Drafts by running a network that is smaller than the target.
 ///
 /// Sequences are told apart by numbers that the engine gives them.

@@ -24,6 +24,7 @@ impl Sequence {
         let n_before = self.tokens.len();
         let draft_len = self.speculator.proposed().len();
         let vocab = logits.len() / (draft_len + 1);
+        self.make_room_for(draft_len + 1);
         let mut at = None;
         let has_more = loop {
             let row = at.map_or(0, |node: usize| node + 1);

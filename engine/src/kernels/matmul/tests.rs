@@ -185,6 +185,33 @@ fn every_path_gives_the_bits_of_the_slow_one() {
 }
 
 #[test]
+fn any_number_of_blocks_makes_a_row() {
+    let mut random = Random(4);
+    for isa in Isa::all() {
+        for dtype in QUANTIZED.into_iter().chain(FLOATS) {
+            for n_blocks in (1..=20).chain([28, 72, 90]) {
+                let n_inputs = n_blocks * dtype.block_len().max(32);
+                let matrix = random_matrix(dtype, 19, n_inputs, &mut random);
+                let rows: Vec<f32> = (0..13 * n_inputs).map(|_| random.float()).collect();
+                for n_rows in [1, 8, 13] {
+                    let rows = &rows[..n_rows * n_inputs];
+                    let (found, expected) = (product(isa, &matrix, rows, 2), reference(&matrix, rows));
+                    let scale = expected.iter().fold(1.0f64, |largest, x| largest.max(x.abs()));
+                    for (found, expected) in found.into_iter().zip(expected) {
+                        let error = ((f64::from(found) - expected) / scale).abs() as f32;
+                        assert!(
+                            error < TOLERANCE,
+                            "{} {dtype:?}, {n_rows} rows of {n_inputs}: {found} for {expected}",
+                            isa.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_row_gives_the_same_bits_alone_and_in_a_batch_on_any_number_of_threads() {
     let mut random = Random(3);
     for isa in Isa::all() {

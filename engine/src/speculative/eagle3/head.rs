@@ -64,6 +64,9 @@ struct Buffers {
     attended: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
+    /// Of one row's angles.
+    sines: Vec<f32>,
+    cosines: Vec<f32>,
 }
 
 impl Head {
@@ -296,18 +299,24 @@ impl Head {
                 .chunks_exact_mut(n_heads * head_dim)
                 .zip(own.key.chunks_exact_mut(key_width)),
         ) {
-            let angles = rope
-                .frequencies
-                .iter()
-                .map(|it| (row.position() as f32 * it).sin_cos());
-            let (sines, cosines): (Vec<f32>, Vec<f32>) = angles
-                .map(|(sin, cos)| (sin * rope.amplitude, cos * rope.amplitude))
-                .unzip();
+            own.sines.clear();
+            own.cosines.clear();
+            for frequency in &rope.frequencies {
+                let (sin, cos) = (row.position() as f32 * frequency).sin_cos();
+                own.sines.push(sin * rope.amplitude);
+                own.cosines.push(cos * rope.amplitude);
+            }
             for head in query
                 .chunks_exact_mut(head_dim)
                 .chain(key.chunks_exact_mut(head_dim))
             {
-                rotate(isa, head, &cosines, &sines, rope.pairing == RopePairing::Halves);
+                rotate(
+                    isa,
+                    head,
+                    &own.cosines,
+                    &own.sines,
+                    rope.pairing == RopePairing::Halves,
+                );
             }
         }
         let keys_and_values = own

@@ -122,7 +122,7 @@ fn states_fuse_and_rows_roll_as_in_the_reference() {
     drafter.head.fuse(&expected.numbers("aux"), &mut fused);
     assert_close(&fused, &expected.numbers("fused"), "fused");
     drafted(&mut drafter, &expected, 100, 1);
-    let HeadShape { hidden, vocab } = drafter.shape();
+    let (hidden, vocab) = (drafter.head.config.shape.hidden, drafter.head.config.vocab);
     let rolled = &expected.numbers("prefill_hidden")[23 * hidden..];
     let logits = &expected.numbers("prefill_logits")[23 * vocab..];
     assert_close(&drafter.sequences[&1].last_rolled, rolled, "rolled");
