@@ -140,7 +140,8 @@ def build(raw: Path, out: Path, listing: dict, seed: int, known: Path | None = N
     kept_files: collections.Counter[tuple[str, str]] = collections.Counter()
     notice: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
     seen = SeenText()
-    if known:
+
+    def remember_known() -> None:
         exhausted = LANGUAGE_CAP_MB.keys() - capped_languages(known)
         for record in records_of(known):
             if record["language"] not in exhausted:
@@ -158,7 +159,10 @@ def build(raw: Path, out: Path, listing: dict, seed: int, known: Path | None = N
 
     out.mkdir(parents=True, exist_ok=True)
     files = {split: (out / f"{split}.jsonl").open("w") for split in ("train", "held_out", "tuning")}
-    for registry, name, root in packages:
+    n_kept_out = sum(split_of(registry, name) != "train" for registry, name, _ in packages)
+    for idx, (registry, name, root) in enumerate(packages):
+        if idx == n_kept_out and known:
+            remember_known()
         split = split_of(registry, name)
         if SKIPPED_PACKAGES.match(name):
             continue

@@ -27,8 +27,8 @@ KEYWORDS = frozenset(
     "trait true True False try type typedef typename typeof undefined union unless until unsafe use using var virtual void when where while "
     "with yield unsigned char double size_t boolean u8 u16 u32 u64 usize i8 i16 i32 i64 isize f32 f64".split())
 TYPE_FIRST = frozenset(["java", "csharp", "c", "cpp"])
-# Where a method and a variable may share a name, and what is called is the method.
-METHODS_APART = frozenset(["java", "csharp"])
+TYPE_NAMES = ("int", "string", "long", "short", "float", "double", "bool", "str", "boolean", "u8", "u16", "u32", "u64", "usize", "i8", "i16", "i32",
+              "i64", "isize", "f32", "f64")
 BRACES = frozenset(["rust", "javascript", "typescript", "go", "c", "cpp", "java", "csharp", "php"])
 QUOTED_TWICE = frozenset(["python", "javascript", "typescript", "ruby", "php", "lua", "shell"])
 LINE_COMMENT = {"python": "#", "ruby": "#", "shell": "#", "yaml": "#", "toml": "#", "lua": "--", "sql": "--"} | dict.fromkeys(BRACES, "//")
@@ -44,7 +44,7 @@ FIELD = {
     "typescript": (r"(?:(?:private|public|protected|readonly|static|declare)\s+)*#?{name}[?!]?\s*[:=;]", r"\b(?:class|interface)\b"),
     "javascript": (r"(?:static\s+)?#?{name}\s*[=;]", r"\bclass\b"),
 }
-FUNCTION = re.compile(r"\b(?:def|fn|func|function)\b.*\(|^\s*(?!(?:if|for|while|switch|return|else|catch|new|case|await|throw|do|try|match|with|using|lock|synchronized)\b)"
+FUNCTION = re.compile(r"\b(?:def|fn|func|function)\b.*\(|^\s*(?!(?:if|for|foreach|fixed|elseif|while|switch|return|else|catch|new|case|await|throw|do|try|match|with|using|lock|synchronized)\b)"
                       r"(?:[\w<>\[\],.?*&:~]+\s+)*[*&]*[\w:~#]+\s*\([^;{}]*\)?[^;=]*\{\s*$")
 TYPE = re.compile(r"^\s*(?:export |default |public |private |abstract |final |static |pub(?:\([^)]*\))? )*(?:class|struct|interface|enum|trait|type)\s+\w")
 DOCUMENTATION = ("document this", "document this", "add documentation", "add a doc comment", "write the documentation", "add a comment", "describe what this does")
@@ -230,6 +230,7 @@ def renamed(region: str, old: str, new: str, language: str, *, variables: bool, 
     word = re.compile(rf"(?<![\w$']){re.escape(old)}\b(?!-)" if language != "php" else rf"\b{re.escape(old)}\b")
     is_mere_name = re.search(r"_|[a-z][A-Z]", old) is not None
     kinds = pieces(region, language)
+    methods_apart = has_methods_apart(region, old, language)
     result, at, is_in_code = [], 0, False
     for match in word.finditer(region):
         kind = next(piece.kind for piece in kinds if piece.start <= match.start() < piece.end)
@@ -238,7 +239,7 @@ def renamed(region: str, old: str, new: str, language: str, *, variables: bool, 
         is_member = bool(MEMBER.search(region, max(0, match.start() - 4), match.start())) or declares_field(region, match, language)
         if language == "php":
             is_member = is_member or not region[: match.start()].endswith("$")
-        elif language in METHODS_APART:
+        elif methods_apart:
             is_member = is_member or region[match.end() :].lstrip(" ").startswith("(")
         if kind == "comment":
             text = new
@@ -250,6 +251,11 @@ def renamed(region: str, old: str, new: str, language: str, *, variables: bool, 
         result += [region[at : match.start()], text]
         at = match.end()
     return "".join([*result, region[at:]]) if is_in_code else region
+
+
+def has_methods_apart(region: str, name: str, language: str) -> bool:
+    """Whether a call of this name is one of a method, which a variable may share its name with: always in Java, but for constructors."""
+    return language == "java" and re.search(rf"\b(?:class|record|enum|interface|new)\s+{re.escape(name)}\b", region) is None
 
 
 def new_name(old: str, words: list[str], rng: random.Random) -> str:
@@ -294,7 +300,7 @@ def rename(region: str, language: str, rng: random.Random) -> Edit | None:
         if rng.random() < 0.3:
             after, what = members, ""
     elif variables != region:
-        is_function = language not in METHODS_APART and re.search(rf"(?<![\w.>:]){re.escape(old)}\s*\(", region) is not None
+        is_function = not has_methods_apart(region, old, language) and re.search(rf"(?<![\w.>:]){re.escape(old)}\s*\(", region) is not None
         what, after = say(rng, "", "function ") if is_function else say(rng, "", "", "variable ", "parameter "), variables
         if members != region and not is_function:
             # It takes a word to say which of the two.
@@ -372,7 +378,7 @@ def swap_arguments(region: str, language: str, rng: random.Random) -> Edit | Non
     found = [call for call in every if len(call.arguments) == 2]
     if not found:
         return None
-    # What is called elsewhere with one of the arguments is where it goes wrong.
+    # Another call with one of the arguments is what misleads: a network copies from there.
     alike = [call for call in found if any(other.name != call.name and arguments_of(region, other) & arguments_of(region, call) for other in every)]
     function = (found[0] if found[0].start < region.find("\n") and rng.random() < 0.5 else rng.choice(alike or found)).name
     found = [call for call in found if call.name == function]
@@ -409,7 +415,7 @@ def change_type(region: str, language: str, rng: random.Random) -> Edit | None:
     code = [piece for piece in pieces(region, language) if piece.kind == "code"]
     declarations = [match for match in declared.finditer(region) if any(piece.start <= match.start() < piece.end for piece in code)]
     found = [(match.group(kind), match.group(name)) for match in declarations]
-    found = [pair for pair in found if not set(pair) & KEYWORDS or pair[0] in ("int", "string", "long", "short", "float", "double", "bool", "str")]
+    found = [pair for pair in found if not set(pair) & KEYWORDS or pair[0] in TYPE_NAMES]
     repeated = sorted({pair for pair in found if found.count(pair) > 1})
     if not repeated:
         return None

@@ -15,6 +15,7 @@ with no token between them, only a token border: what the network knows of runni
 of its own between them (tried first) has to be learned as a jump, which takes more training than a small edition gets.
 """
 
+import itertools
 import json
 import lzma
 import random
@@ -33,6 +34,8 @@ import tokenizer as names
 CHARS_PER_TOKEN = 3.3
 MIN_EXAMPLE_TOKENS = 32
 FILES_TOGETHER = 6
+# Of one part before the next one's turn: parts that arrive late soon have theirs, and those that came first are not learned by heart.
+RECORDS_AT_ONCE = 60 * FILES_TOGETHER
 IMPORT = re.compile(r"^(import |from \S+ import |use |pub use |#include|require|const .*= require\(|using |package )")
 CLOSERS = ")]}\"';,:> "
 
@@ -295,16 +298,23 @@ def parts_of(corpus: Path, split: str) -> list[Path]:
 
 
 def endless(corpus: Path, tokenizer: Path, n_tokens: int, mix: Mix, seed: int, share: tuple[int, int]) -> Iterator[Batch]:
-    """Batches from one share (index, number of shares) of the parts, the least used of them next, cut anew each time; parts may
-    arrive meanwhile."""
+    """Batches from one share (index, number of shares) of the parts, some records of each in turn, cut anew each time; parts
+    may arrive meanwhile."""
     encode = Encoder(Tokenizer.from_file(str(tokenizer)))
     rng = random.Random(f"{seed} {share[0]}")
 
     def stream() -> Iterator[list[int]]:
-        uses: Counter[Path] = Counter()
+        turns: Counter[Path] = Counter()
+        open_parts: dict[Path, Iterator[dict]] = {}
         while parts := parts_of(corpus, "train"):
-            part = min(parts[share[0] :: share[1]] or parts, key=lambda part: (uses[part], rng.random()))
-            uses[part] += 1
-            yield from examples(read_part(part, rng), encode, mix, rng)
+            mine = parts[share[0] :: share[1]] or parts
+            open_parts = {part: reader for part, reader in open_parts.items() if part in mine}
+            part = min(mine, key=lambda part: (turns[part], rng.random()))
+            reader = open_parts.setdefault(part, read_part(part, rng))
+            records = list(itertools.islice(reader, RECORDS_AT_ONCE))
+            turns[part] += 1
+            if len(records) < RECORDS_AT_ONCE:
+                del open_parts[part]
+            yield from examples(iter(records), encode, mix, rng)
 
     return batches(stream(), n_tokens)
