@@ -1,4 +1,4 @@
-//! The largest excerpt around a cursor that fits a budget, beginning and ending where the code does.
+//! The most text around a cursor that fits a budget, beginning and ending where the code does.
 
 use std::ops::Range;
 
@@ -6,12 +6,22 @@ use ropey::Rope;
 
 use crate::{Syntax, text};
 
-/// First guess of the bytes in one unit of cost, for a token of code.
-const BYTES_PER_UNIT: usize = 4;
+/// First guess of the bytes in one unit of cost, for a token of code. Always the same, for always the same borders.
+const BYTES_PER_UNIT: f64 = 3.3;
 /// How often `cost` may be asked about one side before the best size so far is taken.
 const MAX_GUESSES: usize = 4;
 /// The part of a side that may be given up to begin or end it at a border of the syntax: one quarter.
 const SNAP_SHARE: usize = 4;
+/// The part of the prefix that is kept free for what is typed: one eighth. Meanwhile it begins where it began.
+const TYPING_SHARE: usize = 8;
+/// Bytes of it for one unit, few enough to fit with the line in which they begin.
+const TYPED_BYTES_PER_UNIT: f64 = 2.5;
+/// With fewer units for it than a line takes, nothing is kept free.
+const MIN_TYPING_UNITS: usize = 16;
+/// Words that begin no statement, in one language or another, but end one or go on with it.
+const GOING_ON: [&str; 11] = [
+    "do", "done", "elif", "else", "elsif", "end", "ensure", "except", "fi", "finally", "rescue",
+];
 
 /// How much text may stand on each side of the cursor, in the unit the caller measures (tokens).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,61 +32,64 @@ pub struct Budget {
     pub suffix: usize,
 }
 
-/// Two adjacent ranges of bytes that meet at the cursor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Excerpt {
-    /// Ends at the cursor.
-    pub prefix: Range<usize>,
-    /// Begins at the cursor.
-    pub suffix: Range<usize>,
-}
-
-/// The text around the byte offset `at` that fits `budget`.
+/// The bytes before the offset `at` that fit a budget; they end at `at`, snapped to a character.
 ///
-/// Each side is as long as `cost` allows, less up to a quarter for a better border: the prefix begins at the
-/// start of a line, if possible of a definition or statement, the outermost one in reach; the suffix ends
-/// after a line, if possible after a definition or statement. Only a line that is too long by itself is cut
-/// inside. `at` is snapped to a character.
+/// As many as `cost` allows, less up to a quarter for a better border: they begin at the start of a line, if
+/// possible of a definition or statement, the outermost one in reach. Only a line that is too long by itself is
+/// cut inside.
 ///
-/// `cost` should be roughly proportional to length and say 0 for an empty text. It is called up to six times
-/// for each side, never with much more text than fits; what it said about the prefix is the first guess
-/// for the suffix.
-pub fn excerpt(
+/// Where somebody types they begin where they began, as far as they can, as a model that has read them goes on
+/// from there: the start depends on the text before the block of lines that the cursor is in.
+///
+/// `cost` should be roughly proportional to length and say 0 for an empty text. It is called up to six times,
+/// never with much more text than fits.
+pub fn prefix(
     syntax: &Syntax,
     rope: &Rope,
     at: usize,
-    budget: Budget,
+    budget: usize,
     cost: &dyn Fn(&str) -> usize,
-) -> Excerpt {
+) -> Range<usize> {
     let at = text::snap(rope, at);
-    let mut guess = BYTES_PER_UNIT as f64;
-
-    let before = |bytes: usize| text::snap_up(rope, at - bytes)..at;
-    let raw = at - fit(rope, budget.prefix, at, before, cost, &mut guess);
-    let mut start = begin_at_border(syntax, rope, raw, at);
-    while start < at && cost(&text::text(rope, start..at)) > budget.prefix {
-        start = next_border(rope, start, at);
+    let (block, kept_free) = block_of(rope, at, budget);
+    let before = |bytes: usize| text::snap_up(rope, block - bytes)..block;
+    let raw = block - fit(rope, budget - kept_free, block, before, cost);
+    let mut start = begin_at_border(syntax, rope, raw, block);
+    while start < at && cost(&text::text(rope, start..at)) > budget {
+        let next = begin_at_border(syntax, rope, start + 1, block);
+        start = if (start + 1..block).contains(&next) {
+            next
+        } else {
+            next_border(rope, start, at)
+        };
     }
+    start..at
+}
 
+/// The bytes from the offset `at`, snapped to a character, that fit a budget.
+///
+/// As with [`prefix`], but they end after a line, if possible where the next one is indented least, and that
+/// depends on nothing but the text after `at`.
+pub fn suffix(rope: &Rope, at: usize, budget: usize, cost: &dyn Fn(&str) -> usize) -> Range<usize> {
+    let at = text::snap(rope, at);
     let after = |bytes: usize| at..text::snap(rope, at + bytes);
-    let raw = at
-        + fit(
-            rope,
-            budget.suffix,
-            rope.len_bytes() - at,
-            after,
-            cost,
-            &mut guess,
-        );
-    let mut end = end_at_border(syntax, rope, at, raw);
-    while end > at && cost(&text::text(rope, at..end)) > budget.suffix {
+    let raw = at + fit(rope, budget, rope.len_bytes() - at, after, cost);
+    let mut end = end_at_border(rope, at, raw);
+    while end > at && cost(&text::text(rope, at..end)) > budget {
         end = previous_border(rope, at, end);
     }
+    at..end
+}
 
-    Excerpt {
-        prefix: start..at,
-        suffix: at..end,
+/// Start of the block of lines that the cursor is in, and the units that are kept free for the text from there
+/// to the cursor.
+fn block_of(rope: &Rope, at: usize, budget: usize) -> (usize, usize) {
+    let units = budget / TYPING_SHARE;
+    if units < MIN_TYPING_UNITS {
+        return (at, 0);
     }
+    let bytes = (units as f64 * TYPED_BYTES_PER_UNIT) as usize;
+    (text::line_start(rope, text::snap(rope, at - at % bytes)), units)
 }
 
 /// The most bytes, up to `available`, whose text costs no more than `budget`, found in a few guesses.
@@ -86,10 +99,10 @@ fn fit(
     available: usize,
     range_of: impl Fn(usize) -> Range<usize>,
     cost: &dyn Fn(&str) -> usize,
-    bytes_per_unit: &mut f64,
 ) -> usize {
     let (mut fits, mut too_much) = (0, available + 1);
-    let mut bytes = ((budget as f64 * *bytes_per_unit) as usize).min(available);
+    let mut bytes_per_unit = BYTES_PER_UNIT;
+    let mut bytes = ((budget as f64 * bytes_per_unit) as usize).min(available);
     for _ in 0..MAX_GUESSES {
         if bytes == 0 {
             break;
@@ -98,7 +111,7 @@ fn fit(
         let n_bytes = range.len();
         let used = cost(&text::text(rope, range));
         if used > 0 && n_bytes > 0 {
-            *bytes_per_unit = n_bytes as f64 / used as f64;
+            bytes_per_unit = n_bytes as f64 / used as f64;
         }
         if used <= budget {
             fits = fits.max(n_bytes);
@@ -109,7 +122,7 @@ fn fit(
             too_much = bytes;
         }
         // Aim a little low, so that the next guess is likely to fit.
-        let aim = (budget as f64 * *bytes_per_unit * 0.98) as usize;
+        let aim = (budget as f64 * bytes_per_unit * 0.98) as usize;
         bytes = aim.clamp(fits, too_much - 1);
         if bytes <= fits {
             break;
@@ -145,8 +158,11 @@ fn begin_at_border(syntax: &Syntax, rope: &Rope, raw: usize, at: usize) -> usize
         .unwrap_or(first_line)
 }
 
-/// End of the last line at or before `raw` that is a good place to end, not before the line of `at`.
-fn end_at_border(syntax: &Syntax, rope: &Rope, at: usize, raw: usize) -> usize {
+/// End of a line at or before `raw` that is a good place to end, not before the line of `at`: after the line
+/// where the code is back furthest, of those in reach the last one.
+///
+/// By indentation: the tree after the cursor is another one at every key while a bracket is open.
+fn end_at_border(rope: &Rope, at: usize, raw: usize) -> usize {
     if raw == rope.len_bytes() {
         return raw;
     }
@@ -155,16 +171,44 @@ fn end_at_border(syntax: &Syntax, rope: &Rope, at: usize, raw: usize) -> usize {
         // Not even the cursor's own line fits.
         return text::snap(rope, raw);
     }
-    let reach = last_line.saturating_sub((raw - at) / SNAP_SHARE);
-    ends_before(syntax, raw)
-        .into_iter()
-        .map(|end| (end, text::next_line(rope, end.saturating_sub(1))))
-        .filter(|&(end, line)| {
-            at < line && reach <= line && line <= last_line && is_blank(&text::text(rope, end..line))
-        })
-        .map(|(_, line)| line)
-        .next()
-        .unwrap_or(last_line)
+    let reach = last_line.saturating_sub((raw - at) / SNAP_SHARE).max(at + 1);
+    let mut best = (usize::MAX, last_line);
+    // What follows the lines gone over, the first that is not blank.
+    let mut below = indent_from(rope, last_line);
+    let mut line = last_line;
+    while line >= reach {
+        let above = text::line_start(rope, line - 1);
+        let is_blank_above = is_blank(&text::text(rope, above..line));
+        if let Some(indent) = below.filter(|it| !is_blank_above && *it < best.0) {
+            best = (indent, line);
+        }
+        if !is_blank_above {
+            below = indent_of(&text::text(rope, above..line));
+        }
+        line = above;
+    }
+    best.1
+}
+
+/// Indentation of the first line from `line` on that is not blank, none if it closes something.
+fn indent_from(rope: &Rope, mut line: usize) -> Option<usize> {
+    while line < rope.len_bytes() {
+        let next = text::next_line(rope, line);
+        let content = text::text(rope, line..next);
+        if !is_blank(&content) {
+            return indent_of(&content);
+        }
+        line = next;
+    }
+    None
+}
+
+/// Columns before a line's text, none if it closes something or goes on with it: nothing begins there.
+fn indent_of(line: &str) -> Option<usize> {
+    let text = line.trim_start();
+    let word = text.split(|it: char| !it.is_alphanumeric()).next();
+    let begins = !text.starts_with([')', ']', '}']) && word.is_none_or(|it| !GOING_ON.contains(&it));
+    begins.then(|| text::indent_width(line))
 }
 
 /// Where the next node starts at or after `at`, for each node around `at`, outermost first.
@@ -185,25 +229,6 @@ fn starts_after(syntax: &Syntax, at: usize) -> Vec<usize> {
         }
     }
     starts
-}
-
-/// Where the previous node ends at or before `at`, for each node around `at`, outermost first.
-fn ends_before(syntax: &Syntax, at: usize) -> Vec<usize> {
-    let Some(tree) = syntax.rough_tree() else {
-        return Vec::new();
-    };
-    let mut ends = Vec::new();
-    let mut cursor = tree.walk();
-    while cursor.goto_first_child_for_byte(at).is_some() {
-        let mut previous = cursor.clone();
-        if previous.goto_previous_sibling() {
-            ends.push(previous.node().end_byte());
-        }
-        if cursor.node().start_byte() >= at {
-            break;
-        }
-    }
-    ends
 }
 
 /// The next line after `start`, or half the rest of the last one.
@@ -238,7 +263,25 @@ mod tests {
 
     use super::*;
     use crate::test_support::{Random, code_in, long_rust};
-    use crate::{Language, outline};
+    use crate::{Language, TextEdit, outline};
+
+    struct Excerpt {
+        prefix: Range<usize>,
+        suffix: Range<usize>,
+    }
+
+    fn excerpt(
+        syntax: &Syntax,
+        rope: &Rope,
+        at: usize,
+        budget: Budget,
+        cost: &dyn Fn(&str) -> usize,
+    ) -> Excerpt {
+        Excerpt {
+            prefix: prefix(syntax, rope, at, budget.prefix, cost),
+            suffix: suffix(rope, at, budget.suffix, cost),
+        }
+    }
 
     /// A word, a number or a punctuation mark costs 1, as with a tokenizer.
     fn words(text: &str) -> usize {
@@ -408,9 +451,39 @@ struct B;
                 assert!(words(&text::text(&rope, excerpt.suffix.clone())) <= budget.suffix);
                 let starts_line = text::line_start(&rope, excerpt.prefix.start) == excerpt.prefix.start;
                 let in_line = text::line_start(&rope, at) <= excerpt.prefix.start;
-                assert!(starts_line || in_line, "{language:?} {at} {excerpt:?}");
+                assert!(starts_line || in_line, "{language:?} {at} {:?}", excerpt.prefix);
             }
         }
+    }
+
+    #[test]
+    fn borders_stay_where_somebody_types() {
+        let code = long_rust(2_000);
+        let budget = Budget {
+            prefix: 600,
+            suffix: 200,
+        };
+        let mut n_starts = 0;
+        for middle in [code.len() / 3, code.len() / 2] {
+            let mut rope = Rope::from_str(&code);
+            let line = text::line_start(&rope, middle);
+            let mut syntax = Syntax::parse(Language::Rust, &rope);
+            let mut excerpts = Vec::new();
+            for (n_typed, typed) in "let total = first + second;\n    ".repeat(9).chars().enumerate() {
+                let at = line + n_typed;
+                let edit = TextEdit::apply(&mut rope, at..at, &typed.to_string());
+                syntax.edit(&edit, &rope);
+                excerpts.push(excerpt(&syntax, &rope, at + 1, budget, &words));
+            }
+            let is_kept = |pair: &[Excerpt]| pair[0].suffix.len() == pair[1].suffix.len();
+            assert!(excerpts.windows(2).all(is_kept));
+            n_starts += 1 + excerpts
+                .windows(2)
+                .filter(|pair| pair[0].prefix.start != pair[1].prefix.start)
+                .count();
+        }
+        // 306 keys each.
+        assert!(n_starts <= 8, "{n_starts} starts");
     }
 
     #[test]
@@ -430,11 +503,12 @@ struct B;
         let excerpt = excerpt(&syntax, &rope, code.len() / 2, budget, &cost);
         assert!(n_bytes.get() < 40_000, "{} bytes measured", n_bytes.get());
         assert!(words(&text::text(&rope, excerpt.prefix.clone())) > 700);
-        // A function begins with the comment line above it.
+        // With the comment line above a function, or without where that did not fit.
         let begins = |line: usize| {
-            outline(&syntax, &rope)
-                .iter()
-                .any(|d| text::line_start(&rope, d.range.start.saturating_sub(1)) == line)
+            outline(&syntax, &rope).iter().any(|d| {
+                let start = text::line_start(&rope, d.range.start);
+                line == start || line == text::line_start(&rope, start - 1)
+            })
         };
         assert!(begins(excerpt.prefix.start));
     }

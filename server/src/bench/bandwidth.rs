@@ -1,28 +1,39 @@
 //! How fast this machine reads memory: the ceiling under which decoding lives.
 
-use std::{hint::black_box, sync::Barrier, thread, time::Instant};
+use std::{hint::black_box, io, sync::Barrier, thread, time::Instant};
 
+use memmap2::MmapMut;
 use surmise_engine::kernels::{Isa, memory::sum_words};
 
-/// Memory that several threads read, each a part of its own.
+/// Memory that several threads read, each a part of its own, in pages as large as those of the engine's weights.
 pub(super) struct Bandwidth {
-    parts: Vec<Vec<u64>>,
+    parts: Vec<MmapMut>,
 }
 
 impl Bandwidth {
     /// Takes `n_bytes` of memory, or a little less, for `n_threads` threads.
-    pub(super) fn new(n_bytes: usize, n_threads: usize) -> Self {
-        let n_words = n_bytes / size_of::<u64>() / n_threads;
-        // Not zeros: the system would back those with a single page.
-        let part = |idx: usize| (0..n_words as u64).map(|word| word + idx as u64).collect();
-        Self {
-            parts: (0..n_threads).map(part).collect(),
-        }
+    ///
+    /// # Errors
+    /// The system's, where there is too little of it.
+    pub(super) fn new(n_bytes: usize, n_threads: usize) -> io::Result<Self> {
+        let part = |_| {
+            let mut memory = MmapMut::map_anon(n_bytes / n_threads)?;
+            #[cfg(target_os = "linux")]
+            let _ = memory.advise(memmap2::Advice::HugePage);
+            // Not zeros: the system would back those with a single page.
+            let (words, _) = memory.as_chunks_mut::<8>();
+            for (word, idx) in words.iter_mut().zip(1u64..) {
+                *word = idx.to_ne_bytes();
+            }
+            Ok(memory)
+        };
+        let parts = (0..n_threads).map(part).collect::<io::Result<_>>()?;
+        Ok(Self { parts })
     }
 
     /// Bytes of it.
     pub(super) fn n_bytes(&self) -> usize {
-        self.parts.iter().map(|part| size_of_val(&**part)).sum()
+        self.parts.iter().map(|part| part.len()).sum()
     }
 
     /// Reads all of it `n_passes` times on all threads at once; bytes per second.
@@ -35,6 +46,7 @@ impl Bandwidth {
                 .iter()
                 .map(|part| {
                     scope.spawn(|| {
+                        let (part, _) = part.as_chunks();
                         black_box(sum_words(isa, part));
                         start_line.wait();
                         let started = Instant::now();
@@ -60,7 +72,7 @@ mod tests {
 
     #[test]
     fn memory_is_divided_among_threads() {
-        let bandwidth = Bandwidth::new(1 << 20, 2);
+        let bandwidth = Bandwidth::new(1 << 20, 2).unwrap();
         assert_eq!(bandwidth.n_bytes(), 1 << 20);
         assert!(bandwidth.measure(1) > 0.0);
     }

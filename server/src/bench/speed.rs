@@ -194,8 +194,15 @@ pub fn measure(
         kv_bytes,
         planned_bytes: plan.total_bytes() - plan.kv_bytes + kv_bytes,
     });
-    let large = Bandwidth::new(LARGE_BYTES, n_threads);
-    let like_model = Bandwidth::new(timer.step_bytes().clamp(n_threads << 12, LARGE_BYTES), n_threads);
+    let to_read = |n_bytes: usize| {
+        Bandwidth::new(n_bytes, n_threads).map_err(|error| EngineError::NoMemory {
+            what: "memory to be read".into(),
+            n_bytes,
+            reason: error.to_string(),
+        })
+    };
+    let large = to_read(LARGE_BYTES)?;
+    let like_model = to_read(timer.step_bytes().clamp(n_threads << 12, LARGE_BYTES))?;
 
     let mut rounds = Vec::new();
     let started = Instant::now();

@@ -3,7 +3,7 @@
 
 use std::{ops::Range, path::Path};
 
-use surmise_grammars::{Budget, excerpt, imports, scopes_above};
+use surmise_grammars::{Budget, imports, prefix, scopes_above, suffix};
 
 use crate::{completion::Query, document::Document};
 
@@ -27,31 +27,29 @@ pub struct Context {
 /// Gathers the context of a query; `cost` measures text in the unit of `budget`.
 pub fn gather(query: &Query, budget: Budget, cost: &dyn Fn(&str) -> usize) -> Context {
     let document = &query.document;
-    let around = |budget| excerpt(&document.syntax, &document.text, query.at, budget, cost);
-    let mut excerpt = around(budget);
+    let before = |budget| prefix(&document.syntax, &document.text, query.at, budget, cost);
+    let mut prefix = before(budget.prefix);
+    let suffix = suffix(&document.text, query.at, budget.suffix, cost);
     let (mut imports, mut scopes) = (Vec::new(), Vec::new());
-    if excerpt.prefix.start > 0 {
+    if prefix.start > 0 {
         // What was cut off costs part of the prefix; what is not needed then is cut off with the shorter one.
         let mut left = budget.prefix / 4;
         scopes = affordable(
-            signatures_above(document, query.at, excerpt.prefix.start),
+            signatures_above(document, query.at, prefix.start),
             &mut left,
             cost,
         );
-        imports = affordable(imports_above(document, excerpt.prefix.start), &mut left, cost);
+        imports = affordable(imports_above(document, prefix.start), &mut left, cost);
         let spent = budget.prefix / 4 - left;
-        excerpt = around(Budget {
-            prefix: budget.prefix - spent,
-            ..budget
-        });
+        prefix = before(budget.prefix - spent);
     }
     Context {
         path: path_for_prompt(&query.document, query.root.as_deref()),
         imports,
         scopes,
-        excerpt: excerpt.prefix.start..excerpt.suffix.end,
-        prefix: document.excerpt(excerpt.prefix),
-        suffix: document.excerpt(excerpt.suffix),
+        excerpt: prefix.start..suffix.end,
+        prefix: document.excerpt(prefix),
+        suffix: document.excerpt(suffix),
     }
 }
 
