@@ -62,7 +62,7 @@ class Growth:
             kind = field.types[0]
             contents = new.get(key.removeprefix(f"{self.arch}."), field.contents())
             if key == "general.name":
-                contents += ", grown to 0.4 B"
+                contents += ", grown"
             if kind == gguf.GGUFValueType.ARRAY:
                 self.writer.add_array(key, contents)
             else:
@@ -129,7 +129,7 @@ def grow_head(head: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--head", type=Path)
+    parser.add_argument("--head", type=Path, help="an EAGLE-3 head of the model inside, to be grown instead")
     args = parser.parse_args()
     if args.head:
         grow_head(args.head, args.out)
