@@ -2,8 +2,10 @@
 
 use super::Isa;
 
-/// Sum of some words, wrapping, with as many loads in flight as the kernels have.
-pub fn sum_words(isa: Isa, words: &[[u8; 8]]) -> u64 {
+/// Sum of the whole words of some memory, wrapping, with as many loads in flight as the kernels have.
+pub fn sum_words(isa: Isa, memory: &[u8]) -> u64 {
+    // SAFETY: all bytes are a number.
+    let (_, words, _) = unsafe { memory.align_to::<u64>() };
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the kind is only made where the instructions were detected.
@@ -17,27 +19,28 @@ pub fn sum_words(isa: Isa, words: &[[u8; 8]]) -> u64 {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn sum_words_avx512(words: &[[u8; 8]]) -> u64 {
+fn sum_words_avx512(words: &[u64]) -> u64 {
     sum_words_generic(words)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn sum_words_avx2(words: &[[u8; 8]]) -> u64 {
+fn sum_words_avx2(words: &[u64]) -> u64 {
     sum_words_generic(words)
 }
 
 #[inline(always)]
-fn sum_words_generic(words: &[[u8; 8]]) -> u64 {
+fn sum_words_generic(words: &[u64]) -> u64 {
     let (chunks, rest) = words.as_chunks::<64>();
     let mut sums = [0u64; 64];
     for words in chunks {
         for (sum, word) in sums.iter_mut().zip(words) {
-            *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
+            *sum = sum.wrapping_add(*word);
         }
     }
-    let rest = rest.iter().map(|word| u64::from_ne_bytes(*word));
-    sums.into_iter().chain(rest).fold(0, u64::wrapping_add)
+    sums.iter()
+        .chain(rest)
+        .fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
 #[cfg(test)]
@@ -47,8 +50,13 @@ mod tests {
     #[test]
     fn every_word_is_read() {
         for isa in Isa::all() {
-            let words: Vec<[u8; 8]> = (0..200u64).map(u64::to_ne_bytes).collect();
-            assert_eq!(sum_words(isa, &words), 199 * 200 / 2);
+            for n_words in [0, 1, 64, 200] {
+                let memory = vec![1; 8 * (n_words + 1)];
+                let start = memory.as_ptr().align_offset(8);
+                let words = &memory[start..start + 8 * n_words];
+                let expected = u64::from_ne_bytes([1; 8]).wrapping_mul(n_words as u64);
+                assert_eq!(sum_words(isa, words), expected, "{}", isa.name());
+            }
         }
     }
 }

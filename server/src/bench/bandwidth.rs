@@ -46,7 +46,6 @@ impl Bandwidth {
                 .iter()
                 .map(|part| {
                     scope.spawn(|| {
-                        let (part, _) = part.as_chunks();
                         black_box(sum_words(isa, part));
                         start_line.wait();
                         let started = Instant::now();
