@@ -553,6 +553,18 @@ impl Task {
 }
 
 impl SpeculationReport {
+    /// How many times as fast all edits were, one after the other; none where there were fewer than two kinds.
+    pub fn gain_on_edits(&self) -> Option<f64> {
+        let is_edit = |workload: &&Workload| edits::ALL.iter().any(|edit| edit.name == workload.name);
+        let edits: Vec<&Workload> = self.workloads.iter().filter(is_edit).collect();
+        let seconds = |speed: fn(&Workload) -> f64| -> f64 {
+            let of_each = edits.iter().map(|it| it.counts.emitted as f64 / speed(it));
+            of_each.sum()
+        };
+        let plain = seconds(|it| it.plain_tokens_per_second.median);
+        (edits.len() > 1).then(|| plain / seconds(|it| it.tokens_per_second.median))
+    }
+
     /// By length of drafts: the gain in each workload, and what each drafter gave in all of them.
     pub fn charts(&self) -> Vec<Chart> {
         let chart = |title: &str, y_label: &str, lines| Chart {

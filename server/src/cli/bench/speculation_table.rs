@@ -29,6 +29,13 @@ pub(super) fn render(report: &SpeculationReport, style: Style) -> String {
             counts.emitted as f64 / counts.steps.max(1) as f64
         );
     }
+    if let Some(gain) = report.gain_on_edits() {
+        let _ = writeln!(
+            out,
+            "{:<15}{:>6}{:>10}{:>13}{gain:>7.2}x",
+            "all edits", "", "", ""
+        );
+    }
     let _ = writeln!(
         out,
         "\n{strong}{:<15}{:<15}{:>7}{:>10}{:>10}{:>11}{:>7}{:>13}{reset}",
