@@ -4,7 +4,7 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -52,9 +52,6 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Held by the test that counts.
-static COUNTING: Mutex<()> = Mutex::new(());
-
 fn fixture(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/fixtures/references")
@@ -64,9 +61,15 @@ fn fixture(file: &str) -> PathBuf {
 /// Steps until all rows chose the same experts once, and a state has as many positions before it as its convolution sees.
 const N_FIRST_STEPS: usize = 20;
 
+/// One test, as what runs tests side by side allocates too.
 #[test]
+fn nothing_is_allocated_but_what_readers_get() {
+    a_step_after_the_first_ones_allocates_nothing();
+    a_token_of_an_answer_allocates_what_its_event_takes();
+    a_network_that_drafts_allocates_nothing_more();
+}
+
 fn a_step_after_the_first_ones_allocates_nothing() {
-    let _turn = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     for file in [
         "llama3-k/q8_0.gguf",
         "qwen2-k/q4_k_m.gguf",
@@ -159,9 +162,7 @@ fn assert_that_only_events_allocate(engine: &Engine, speculation: Speculation) -
     finish
 }
 
-#[test]
 fn a_token_of_an_answer_allocates_what_its_event_takes() {
-    let _turn = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     let options = EngineOptions {
         threads: Some(1),
         ..EngineOptions::default()
@@ -172,9 +173,7 @@ fn a_token_of_an_answer_allocates_what_its_event_takes() {
     }
 }
 
-#[test]
 fn a_network_that_drafts_allocates_nothing_more() {
-    let _turn = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     let tokenizer = Arc::new(Tokenizer::bytes());
     for drafter in [DrafterKind::DraftModel, DrafterKind::Eagle3] {
         let checkpoint = Checkpoint::from_folder(&fixture("eagle3/target")).unwrap();

@@ -1,6 +1,7 @@
 //! Rewriting: some lines of a document and what to do in, the lines as they should be out.
 
 mod changes;
+pub(crate) mod idioms;
 
 use std::{ops::Range, path::PathBuf};
 
@@ -122,6 +123,7 @@ pub async fn rewrite(engine: &Engine, query: &RewriteQuery) -> Result<Rewriting,
         speculation: query.speculation,
         ..Request::default()
     };
+    idioms::show(engine);
     let answer = engine.generate(request).collect().await?;
     if answer.finish.reason == FinishReason::Length {
         return Err(RewriteError::NoEnd {

@@ -99,11 +99,11 @@ fn a_policy_changes_nothing_and_a_trace_tells_who_drafted() {
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         text(&output.stdout)
     };
-    let reports = ["edit:64", "off", "12"].map(|policy| -> Value {
+    let reports = ["edit:64", "off", "12", "references:16"].map(|policy| -> Value {
         let report = edit(&["--speculation", policy, "--json"]);
         serde_json::from_str(&report).expect("JSON")
     });
-    let [drafted, plain, _] = &reports;
+    let [drafted, plain, _, from_idioms] = &reports;
     assert!(reports.iter().all(|it| it["after"] == plain["after"]));
     assert_eq!(plain["speculation"]["proposed"], 0, "{plain}");
     let stats = &drafted["speculation"];
@@ -112,6 +112,9 @@ fn a_policy_changes_nothing_and_a_trace_tells_who_drafted() {
         stats["accepted"], stats["drafters"]["edit"]["accepted"],
         "{stats}"
     );
+    // How errors are handled in Java is known beforehand.
+    let of_references = &from_idioms["speculation"]["drafters"]["references"];
+    assert!(of_references["accepted"].as_u64() > Some(8), "{of_references}");
     let tokens = drafted["tokens"].as_array().expect("tokens");
     let n_drafted = tokens.iter().filter(|it| it["drafter"] == "edit").count();
     assert_eq!(stats["accepted"], n_drafted, "{stats}");

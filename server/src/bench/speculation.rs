@@ -35,6 +35,7 @@ use super::{
 use crate::{
     document::with_lf,
     eval::hole::{Hole, holes},
+    rewrite::idioms,
 };
 
 /// Bytes of a file that a completion's prompt shows before and after the cursor.
@@ -282,6 +283,7 @@ pub fn measure(
     let tasks = workloads.iter().flat_map(|(.., tasks)| tasks);
     let open_files = OpenFiles::read(tasks.map(|it| it.path.as_path()));
     for engine in [&engine, &dictated] {
+        idioms::show(engine);
         open_files.show(engine).map_err(io::Error::other)?;
     }
     let mut report = SpeculationReport {
