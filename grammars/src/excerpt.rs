@@ -417,7 +417,7 @@ struct B;
             line,
             3,
             3,
-            expect!["…e four five ˇsix seven ei…"],
+            expect!["…ee four five ˇsix seven eig…"],
         );
         check(Language::Rust, CODE, 0, 0, expect!["…ˇ…"]);
     }
