@@ -23,15 +23,6 @@ const GOING_ON: [&str; 11] = [
     "do", "done", "elif", "else", "elsif", "end", "ensure", "except", "fi", "finally", "rescue",
 ];
 
-/// How much text may stand on each side of the cursor, in the unit the caller measures (tokens).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// For the text before the cursor.
-    pub prefix: usize,
-    /// For the text after the cursor.
-    pub suffix: usize,
-}
-
 /// The bytes before the offset `at` that fit a budget; they end at `at`, snapped to a character.
 ///
 /// As many as `cost` allows, less up to a quarter for a better border: they begin at the start of a line, if
@@ -264,6 +255,12 @@ mod tests {
     use super::*;
     use crate::test_support::{Random, code_in, long_rust};
     use crate::{Language, TextEdit, outline};
+
+    #[derive(Clone, Copy)]
+    struct Budget {
+        prefix: usize,
+        suffix: usize,
+    }
 
     struct Excerpt {
         prefix: Range<usize>,

@@ -39,7 +39,7 @@ mod validity;
 
 pub use arguments::{Call, ListPlace, calls_in, parameter_place};
 pub use edit::TextEdit;
-pub use excerpt::{Budget, prefix, suffix};
+pub use excerpt::{prefix, suffix};
 pub use extent::{Extent, completion_end};
 pub use imports::{Import, Imports, imports};
 pub use language::Language;

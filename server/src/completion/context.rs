@@ -3,9 +3,12 @@
 
 use std::{ops::Range, path::Path};
 
-use surmise_grammars::{Budget, imports, prefix, scopes_above, suffix};
+use surmise_grammars::{imports, prefix, scopes_above, suffix};
 
-use crate::{completion::Query, document::Document};
+use crate::{
+    completion::{Query, prompt::Budget},
+    document::Document,
+};
 
 /// What the model gets to read, in parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

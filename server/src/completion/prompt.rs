@@ -1,7 +1,6 @@
 //! The prompt as a pure function of the context, and how large it may be.
 
 use surmise_engine::{Engine, FimSupport, request::FimPrompt};
-use surmise_grammars::Budget;
 
 use crate::{completion::context::Context, config::CompletionConfig};
 
@@ -14,6 +13,15 @@ const CONVERSATION_TOKENS: usize = 400;
 const LEAST_READ: usize = 4;
 /// Shorter prompts are a multiple of this long.
 const GRAIN: usize = 32;
+
+/// How much text may stand on each side of the cursor, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// For the text before the cursor.
+    pub prefix: usize,
+    /// For the text after the cursor.
+    pub suffix: usize,
+}
 
 /// How many tokens may stand on each side of the cursor: three before for each one after. As many as the model has the time to read
 /// where it has read none of them before.
