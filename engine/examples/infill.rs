@@ -314,10 +314,7 @@ impl Setup {
             };
             let mut tokens = self.template.layout(&self.tokenizer, &prompt)?;
             if tokens.len() <= MAX_PROMPT {
-                let heals = self.template.heals();
-                let healing = heals
-                    .then(|| Healing::take(&self.tokenizer, &mut tokens))
-                    .flatten();
+                let healing = Healing::take(&self.tokenizer, &mut tokens);
                 let language = LANGUAGES.iter().find(|it| it.1 == language).map_or("", |it| it.1);
                 let truth = text[at..truth_end].to_owned();
                 let before = text.ceil_char_boundary(prefix.start.saturating_sub(MAX_SOURCE))..prefix.start;

@@ -162,8 +162,10 @@ struct Place {
 }
 
 impl CopyPredictor {
-    /// Reads a prompt. With `fim`, the text after its last prefix token is what goes on; else the text at the end.
+    /// Reads a prompt. With `fim`, the text after its last prefix token and what the middle begins with is what goes on; else the
+    /// text at the end.
     pub fn new(tokenizer: Arc<Tokenizer>, prompt: &[u32], fim: Option<&FimTemplate>) -> Self {
+        let prompt = &fim.map_or_else(|| prompt.to_vec(), |it| it.in_reading_order(prompt));
         let mut predictor = Self {
             tokenizer,
             borders: fim.map_or_else(Vec::new, |it| it.stop_tokens().to_vec()),

@@ -457,11 +457,13 @@ impl Engine {
 
     fn lay_out(&self, request: &Request, output: Output) -> Result<Sequence, EngineError> {
         let mut prompt = self.prompt_tokens(&request.prompt)?.into_owned();
-        let heals =
-            matches!(request.prompt, Prompt::Fim(_)) && self.fim.as_ref().is_none_or(FimTemplate::heals);
-        let healing = heals
+        let healing = matches!(request.prompt, Prompt::Fim(_))
             .then(|| Healing::take(&self.tokenizer, &mut prompt))
             .flatten();
+        let text = match (&request.prompt, &self.fim) {
+            (Prompt::Fim(_), Some(template)) => template.in_reading_order(&prompt),
+            _ => prompt.clone(),
+        };
         let mut stop_tokens = request.stop.tokens.clone();
         if !request.stop.ignore_end_tokens {
             stop_tokens.extend(self.tokenizer.end_tokens());
@@ -516,6 +518,7 @@ impl Engine {
             sequence.sampler.follow(matcher);
         }
         let speculator = &mut sequence.speculator;
+        speculator.read(text);
         if let Some(original) = original {
             let tokenizer = Arc::clone(&self.tokenizer);
             speculator.add(EditDraft::new(tokenizer, self.info.vocab, &original, prompt_len));

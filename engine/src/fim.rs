@@ -2,6 +2,11 @@
 //!
 //! A template is chosen by what the model file itself says, its metadata and its vocabulary, never by its name.
 //! Each piece of text is tokenised on its own, so no spelling in a user's code becomes a special token.
+//!
+//! Where a token begins the middle, the line that the cursor is in follows it: the middle is begun. So typing lengthens
+//! the end of the prompt even where the suffix stands behind the prefix, and what was read before stays in the KV cache; and the
+//! prefix ends where tokens end. Source: Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle",
+//! section 3, which trains both orders so that the prefix may stand on either side of that token.
 
 mod conversation;
 mod region;
@@ -21,7 +26,7 @@ pub use conversation::FimConversation;
 enum Order {
     /// Prefix, suffix, middle.
     Psm,
-    /// Suffix, prefix, middle. Typing lengthens only the end of the prompt, so all before it stays in the KV cache.
+    /// Suffix, prefix, middle.
     Spm,
 }
 
@@ -379,11 +384,6 @@ impl FimTemplate {
         ends.into_iter().flatten().collect()
     }
 
-    /// Whether the middle goes on with the prefix's own text: then what typing has cut off in mid-token can be healed.
-    pub fn heals(&self) -> bool {
-        self.region.is_some() || self.middle.is_none() && self.order == Order::Spm
-    }
-
     /// Token after which the prefix stands.
     pub fn prefix_token(&self) -> u32 {
         self.prefix
@@ -439,18 +439,36 @@ impl FimTemplate {
             }
             FileStyle::Headings(_) => {}
         }
+        let (prefix, begun) = match self.middle {
+            Some(_) => prompt.prefix.split_at(last_line_start(&prompt.prefix)),
+            None => (prompt.prefix.as_str(), ""),
+        };
         match self.order {
             Order::Psm => {
-                self.push_prefix(&mut pieces, prompt)?;
+                self.push_prefix(&mut pieces, prompt, prefix)?;
                 self.push_suffix(&mut pieces, prompt)?;
             }
             Order::Spm => {
                 self.push_suffix(&mut pieces, prompt)?;
-                self.push_prefix(&mut pieces, prompt)?;
+                self.push_prefix(&mut pieces, prompt, prefix)?;
             }
         }
         pieces.special(self.middle);
+        pieces.text(begun, TextStart::Continued)?;
         Ok(pieces.tokens)
+    }
+
+    /// The tokens of a [laid out](Self::layout) prompt as the text reads: what the middle begins with right behind the prefix.
+    pub fn in_reading_order(&self, prompt: &[u32]) -> Vec<u32> {
+        let place = |token: Option<u32>| prompt.iter().rposition(|&it| Some(it) == token);
+        let (Some(prefix), Some(middle)) = (place(Some(self.prefix)), place(self.middle)) else {
+            return prompt.to_vec();
+        };
+        let suffix = place(Some(self.suffix)).filter(|&suffix| suffix > prefix);
+        let prefix_end = suffix.unwrap_or(middle);
+        let (before, prefix) = prompt[..prefix_end].split_at(prefix);
+        let (behind, begun) = prompt[prefix_end..].split_at(middle + 1 - prefix_end);
+        [before, behind, prefix, begun].concat()
     }
 
     /// Suffix first, other files and the current one in the prefix, and the beginning of the answer.
@@ -508,7 +526,12 @@ impl FimTemplate {
         pieces.text(&format!("{name}{end}"), TextStart::Continued)
     }
 
-    fn push_prefix(&self, pieces: &mut Pieces<'_>, prompt: &FimPrompt) -> Result<(), EngineError> {
+    fn push_prefix(
+        &self,
+        pieces: &mut Pieces<'_>,
+        prompt: &FimPrompt,
+        prefix: &str,
+    ) -> Result<(), EngineError> {
         pieces.special(Some(self.prefix));
         let mut start = TextStart::Fresh;
         if let FileStyle::Headings(mark) = self.files {
@@ -530,7 +553,7 @@ impl FimTemplate {
             pieces.text(&with_line_end(path), start)?;
             start = TextStart::Continued;
         }
-        pieces.text(&prompt.prefix, start)
+        pieces.text(prefix, start)
     }
 
     fn push_suffix(&self, pieces: &mut Pieces<'_>, prompt: &FimPrompt) -> Result<(), EngineError> {
@@ -571,6 +594,11 @@ impl Pieces<'_> {
 fn path_where_needed(prompt: &FimPrompt) -> Option<&str> {
     let stand_in = (prompt.repository.is_some() || !prompt.files.is_empty()).then_some(UNNAMED);
     prompt.path.as_deref().or(stand_in)
+}
+
+/// Where the last line of a text begins, behind a line break or at its start.
+fn last_line_start(text: &str) -> usize {
+    text.rfind('\n').map_or(0, |line_break| line_break + 1)
 }
 
 fn with_line_end(text: &str) -> String {

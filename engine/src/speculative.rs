@@ -36,6 +36,8 @@ const MIN_REACH: f32 = 0.2;
 /// The drafts of one sequence: its drafters, how well each did, and what is proposed in the current step.
 pub(crate) struct Speculator {
     mode: Speculation,
+    /// What lookups look at: the sequence's tokens, the prompt's in the order in which they are read.
+    text: Vec<u32>,
     /// Drafters that look things up.
     lookups: Vec<Source>,
     /// The drafter with a network, which all sequences share.
@@ -67,6 +69,7 @@ impl Speculator {
     pub(crate) fn new(mode: Speculation) -> Self {
         Self {
             mode,
+            text: Vec::new(),
             lookups: Vec::new(),
             network: None,
             proposed: Draft::default(),
@@ -75,6 +78,11 @@ impl Speculator {
             ranking: Vec::new(),
             picked: Vec::new(),
         }
+    }
+
+    /// Has the prompt looked at in this order of its tokens, not in that of the sequence.
+    pub(crate) fn read(&mut self, prompt: Vec<u32>) {
+        self.text = prompt;
     }
 
     /// Adds a drafter, if the policy has any use for it. Among equally promising drafts that of the first one added is
@@ -132,10 +140,11 @@ impl Speculator {
             return load;
         }
         let start = Instant::now();
+        self.text.extend_from_slice(&tokens[self.text.len()..]);
         let is_fixed = self.mode.fixed_len().is_some();
         let mut best: Option<(f64, StepLoad, usize)> = None;
         for (idx, source) in self.lookups.iter_mut().enumerate() {
-            source.drafter.draft(tokens, longest, &mut source.draft);
+            source.drafter.draft(&self.text, longest, &mut source.draft);
             rank(&source.draft, &source.acceptance, &mut self.ranking);
             if !is_fixed {
                 self.ranking.truncate(draft_length(load, &self.ranking, costs));

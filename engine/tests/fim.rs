@@ -75,7 +75,7 @@ fn surmise(order: &str) -> Builder {
 
 fn hole() -> FimPrompt {
     FimPrompt {
-        prefix: "fn f() {".to_owned(),
+        prefix: "use a;\nfn f() {".to_owned(),
         suffix: "\n}".to_owned(),
         ..FimPrompt::default()
     }
@@ -159,56 +159,65 @@ fn a_hole_alone() {
     check(
         &QWEN,
         expect![[r#"
-        qwen: <|fim_prefix|>fn f() {<|fim_suffix|>
-        }<|fim_middle|>"#]],
+            qwen: <|fim_prefix|>use a;
+            <|fim_suffix|>
+            }<|fim_middle|>fn f() {"#]],
     );
     check(
         &QWEN[..4],
         expect![[r#"
-        granite: <|fim_prefix|>fn f() {<|fim_suffix|>
-        }<|fim_middle|>"#]],
+            granite: <|fim_prefix|>use a;
+            <|fim_suffix|>
+            }<|fim_middle|>fn f() {"#]],
     );
     check(
         &STARCODER,
         expect![[r#"
-        starcoder: <fim_prefix>fn f() {<fim_suffix>
-        }<fim_middle>"#]],
+            starcoder: <fim_prefix>use a;
+            <fim_suffix>
+            }<fim_middle>fn f() {"#]],
     );
     check(
         &STARCODER2,
         expect![[r#"
-        starcoder2: <fim_prefix>fn f() {<fim_suffix>
-        }<fim_middle>"#]],
+            starcoder2: <fim_prefix>use a;
+            <fim_suffix>
+            }<fim_middle>fn f() {"#]],
     );
     check(
         &CODEGEMMA,
         expect![[r#"
-        codegemma: <|fim_prefix|>fn f() {<|fim_suffix|>
-        }<|fim_middle|>"#]],
+            codegemma: <|fim_prefix|>use a;
+            <|fim_suffix|>
+            }<|fim_middle|>fn f() {"#]],
     );
     check(
         &DEEPSEEK,
         expect![[r#"
-        deepseek-coder: <｜fim▁begin｜>fn f() {<｜fim▁hole｜>
-        }<｜fim▁end｜>"#]],
+            deepseek-coder: <｜fim▁begin｜>use a;
+            <｜fim▁hole｜>
+            }<｜fim▁end｜>fn f() {"#]],
     );
     check(
         &CODELLAMA,
         expect![[r#"
-        codellama: ▁<PRE>fn f() {▁<SUF>
-        }▁<MID>"#]],
+            codellama: ▁<PRE>use a;
+            ▁<SUF>
+            }▁<MID>fn f() {"#]],
     );
     check(
         &CODESTRAL,
         expect![[r#"
-        codestral: [SUFFIX]
-        }[PREFIX]fn f() {"#]],
+            codestral: [SUFFIX]
+            }[PREFIX]use a;
+            fn f() {"#]],
     );
     check(
         &SEED_CODER,
         expect![[r#"
-        seed-coder: <[fim-suffix]>
-        }<[fim-prefix]>fn f() {<[fim-middle]>"#]],
+            seed-coder: <[fim-suffix]>
+            }<[fim-prefix]>use a;
+            <[fim-middle]>fn f() {"#]],
     );
 }
 
@@ -218,119 +227,167 @@ fn a_hole_in_a_repository() {
     check(
         &QWEN,
         expect![[r#"
-        qwen: <|repo_name|>demo
-        <|file_sep|>a.rs
-        use b;
-        <|file_sep|>b.rs
-        struct B;
-        <|file_sep|>src/f.rs
-        <|fim_prefix|>fn f() {<|fim_suffix|>
-        }<|fim_middle|>"#]],
+            qwen: <|repo_name|>demo
+            <|file_sep|>a.rs
+            use b;
+            <|file_sep|>b.rs
+            struct B;
+            <|file_sep|>src/f.rs
+            <|fim_prefix|>use a;
+            <|fim_suffix|>
+            }<|fim_middle|>fn f() {"#]],
     );
     check(
         &STARCODER,
         expect![[r#"
-        starcoder: <reponame>demo
-        <filename>a.rs
-        use b;
-        <filename>b.rs
-        struct B;
-        <filename>src/f.rs
-        <fim_prefix>fn f() {<fim_suffix>
-        }<fim_middle>"#]],
+            starcoder: <reponame>demo
+            <filename>a.rs
+            use b;
+            <filename>b.rs
+            struct B;
+            <filename>src/f.rs
+            <fim_prefix>use a;
+            <fim_suffix>
+            }<fim_middle>fn f() {"#]],
     );
     check(
         &STARCODER2,
         expect![[r#"
-        starcoder2: <repo_name>demo<file_sep>a.rs
-        use b;
-        <file_sep>b.rs
-        struct B;
-        <file_sep><fim_prefix>src/f.rs
-        fn f() {<fim_suffix>
-        }<fim_middle>"#]],
+            starcoder2: <repo_name>demo<file_sep>a.rs
+            use b;
+            <file_sep>b.rs
+            struct B;
+            <file_sep><fim_prefix>src/f.rs
+            use a;
+            <fim_suffix>
+            }<fim_middle>fn f() {"#]],
     );
     check(
         &CODEGEMMA,
         expect![[r#"
-        codegemma: a.rs
-        use b;
-        <|file_separator|>b.rs
-        struct B;
-        <|file_separator|>src/f.rs
-        <|fim_prefix|>fn f() {<|fim_suffix|>
-        }<|fim_middle|>"#]],
+            codegemma: a.rs
+            use b;
+            <|file_separator|>b.rs
+            struct B;
+            <|file_separator|>src/f.rs
+            <|fim_prefix|>use a;
+            <|fim_suffix|>
+            }<|fim_middle|>fn f() {"#]],
     );
     check(
         &DEEPSEEK,
         expect![[r#"
-        deepseek-coder: <｜fim▁begin｜>#a.rs
-        use b;
-        #b.rs
-        struct B;
-        #src/f.rs
-        fn f() {<｜fim▁hole｜>
-        }<｜fim▁end｜>"#]],
+            deepseek-coder: <｜fim▁begin｜>#a.rs
+            use b;
+            #b.rs
+            struct B;
+            #src/f.rs
+            use a;
+            <｜fim▁hole｜>
+            }<｜fim▁end｜>fn f() {"#]],
     );
     check(
         &CODESTRAL,
         expect![[r#"
-        codestral: [SUFFIX]
-        }[PREFIX]+++++ a.rs
-        use b;
-        +++++ b.rs
-        struct B;
-        +++++ src/f.rs
-        fn f() {"#]],
+            codestral: [SUFFIX]
+            }[PREFIX]+++++ a.rs
+            use b;
+            +++++ b.rs
+            struct B;
+            +++++ src/f.rs
+            use a;
+            fn f() {"#]],
     );
     check(
         &SEED_CODER,
         expect![[r#"
-        seed-coder: <[fim-suffix]>
-        }<[fim-prefix]><filename>a.rs
-        use b;
-        <filename>b.rs
-        struct B;
-        <filename>src/f.rs
-        fn f() {<[fim-middle]>"#]],
+            seed-coder: <[fim-suffix]>
+            }<[fim-prefix]><filename>a.rs
+            use b;
+            <filename>b.rs
+            struct B;
+            <filename>src/f.rs
+            use a;
+            <[fim-middle]>fn f() {"#]],
     );
     // Those that have no tokens for files get paths as comments.
     for (special, expected) in [
         (
             &SEED_CODER[..4],
             expect![[r#"
-            seed-coder: <[fim-suffix]>
-            }<[fim-prefix]>#a.rs
-            use b;
-            #b.rs
-            struct B;
-            #src/f.rs
-            fn f() {<[fim-middle]>"#]],
+                seed-coder: <[fim-suffix]>
+                }<[fim-prefix]>#a.rs
+                use b;
+                #b.rs
+                struct B;
+                #src/f.rs
+                use a;
+                <[fim-middle]>fn f() {"#]],
         ),
         (
             &QWEN[..4],
             expect![[r#"
-            granite: <|fim_prefix|>#a.rs
-            use b;
-            #b.rs
-            struct B;
-            #src/f.rs
-            fn f() {<|fim_suffix|>
-            }<|fim_middle|>"#]],
+                granite: <|fim_prefix|>#a.rs
+                use b;
+                #b.rs
+                struct B;
+                #src/f.rs
+                use a;
+                <|fim_suffix|>
+                }<|fim_middle|>fn f() {"#]],
         ),
         (
             &CODELLAMA,
             expect![[r#"
-            codellama: ▁<PRE>#a.rs
-            use b;
-            #b.rs
-            struct B;
-            #src/f.rs
-            fn f() {▁<SUF>
-            }▁<MID>"#]],
+                codellama: ▁<PRE>#a.rs
+                use b;
+                #b.rs
+                struct B;
+                #src/f.rs
+                use a;
+                ▁<SUF>
+                }▁<MID>fn f() {"#]],
         ),
     ] {
         check(special, expected);
+    }
+}
+
+/// Tokens of `more` typed characters are all that a layout gains, and as it is read they stand behind the prefix.
+#[test]
+fn typing_lengthens_the_end_of_every_layout() {
+    let families: [&[&str]; 9] = [
+        &QWEN,
+        &QWEN[..4],
+        &STARCODER,
+        &STARCODER2,
+        &CODEGEMMA,
+        &DEEPSEEK,
+        &CODELLAMA,
+        &CODESTRAL,
+        &SEED_CODER,
+    ];
+    for special in families {
+        let gguf = open(&model(special).build()).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        let template = FimTemplate::from_gguf(&gguf, &tokenizer).expect("a template");
+        for before in [hole(), hole_in_repository()] {
+            let typed = FimPrompt {
+                prefix: before.prefix.clone() + "  g(",
+                ..before.clone()
+            };
+            let [before, after] = [&before, &typed].map(|it| template.layout(&tokenizer, it).unwrap());
+            assert!(after.starts_with(&before), "{}", template.name());
+            assert_eq!(after.len(), before.len() + "  g(".len(), "{}", template.name());
+            let read = template.in_reading_order(&after);
+            assert_eq!(read.len(), after.len());
+            let text = spell(&tokenizer, special, &read);
+            assert!(
+                text.ends_with("use a;\nfn f() {  g("),
+                "{}: {text}",
+                template.name()
+            );
+        }
     }
 }
 
@@ -420,8 +477,6 @@ fn models_of_edits_write_the_lines_around_the_cursor_anew() {
         template(&zeta_2_1).stop_strings(&prompt),
         [");<|marker_2|>", "<|marker_2|>", "<|user_cursor|>"]
     );
-    // A word that typing has cut in two is spelled again.
-    assert!(template(&zeta_2).heals() && template(&zeta_2_1).heals());
     // A name alone says nothing, nor does the tag of a model with another vocabulary.
     let named = model(&SEED_CODER).pair("general.name", text("Zeta 2.1"));
     assert_eq!(template(&named).name(), "seed-coder");
@@ -463,7 +518,8 @@ fn real_vocabularies_have_the_templates_of_their_families() {
             let stops = template.stop_tokens();
             let n_own = tokens[bos..].iter().filter(|it| stops.contains(it)).count();
             assert_eq!(n_own, template.overhead(prompt), "{name}");
-            let text: Vec<u32> = tokens.iter().copied().filter(|it| !stops.contains(it)).collect();
+            let read = template.in_reading_order(&tokens).into_iter();
+            let text: Vec<u32> = read.filter(|it| !stops.contains(it)).collect();
             let text = from_gguf.decode(&text);
             assert!(
                 text.contains(&prompt.prefix) && text.contains(&prompt.suffix),
@@ -488,22 +544,24 @@ fn our_own_format_is_the_one_trained() {
         &QWEN,
         &hole(),
         expect![[r#"
-        surmise: <|fim_suffix|>
-        }<|fim_prefix|>fn f() {"#]],
+            surmise: <|fim_suffix|>
+            }<|fim_prefix|>use a;
+            fn f() {"#]],
     );
     check(
         &surmise("spm"),
         &QWEN,
         &hole_in_repository(),
         expect![[r#"
-        surmise: <|repo_name|>demo
-        <|file_sep|>a.rs
-        use b;
-        <|file_sep|>b.rs
-        struct B;
-        <|file_sep|>src/f.rs
-        <|fim_suffix|>
-        }<|fim_prefix|>fn f() {"#]],
+            surmise: <|repo_name|>demo
+            <|file_sep|>a.rs
+            use b;
+            <|file_sep|>b.rs
+            struct B;
+            <|file_sep|>src/f.rs
+            <|fim_suffix|>
+            }<|fim_prefix|>use a;
+            fn f() {"#]],
     );
     let with_path = FimPrompt {
         path: Some("f.rs".to_owned()),
@@ -514,9 +572,10 @@ fn our_own_format_is_the_one_trained() {
         &QWEN,
         &with_path,
         expect![[r#"
-        surmise: <|file_sep|>f.rs
-        <|fim_suffix|>
-        }<|fim_prefix|>fn f() {"#]],
+            surmise: <|file_sep|>f.rs
+            <|fim_suffix|>
+            }<|fim_prefix|>use a;
+            fn f() {"#]],
     );
     let with_repository = FimPrompt {
         repository: Some("demo".to_owned()),
@@ -527,10 +586,11 @@ fn our_own_format_is_the_one_trained() {
         &QWEN,
         &with_repository,
         expect![[r#"
-        surmise: <|repo_name|>demo
-        <|file_sep|>f.rs
-        <|fim_suffix|>
-        }<|fim_prefix|>fn f() {"#]],
+            surmise: <|repo_name|>demo
+            <|file_sep|>f.rs
+            <|fim_suffix|>
+            }<|fim_prefix|>use a;
+            fn f() {"#]],
     );
     let without_path = FimPrompt {
         path: None,
@@ -541,14 +601,15 @@ fn our_own_format_is_the_one_trained() {
         &QWEN,
         &without_path,
         expect![[r#"
-        surmise: <|repo_name|>demo
-        <|file_sep|>a.rs
-        use b;
-        <|file_sep|>b.rs
-        struct B;
-        <|file_sep|>untitled
-        <|fim_suffix|>
-        }<|fim_prefix|>fn f() {"#]],
+            surmise: <|repo_name|>demo
+            <|file_sep|>a.rs
+            use b;
+            <|file_sep|>b.rs
+            struct B;
+            <|file_sep|>untitled
+            <|fim_suffix|>
+            }<|fim_prefix|>use a;
+            fn f() {"#]],
     );
 }
 
@@ -592,8 +653,9 @@ fn tokens_named_by_the_metadata() {
         &names,
         &hole(),
         expect![[r#"
-        generic: [a]fn f() {[b]
-        }[c]"#]],
+            generic: [a]use a;
+            [b]
+            }[c]fn f() {"#]],
     );
 }
 
@@ -606,14 +668,15 @@ fn mellum_puts_the_suffix_first() {
         &STARCODER,
         &hole_in_repository(),
         expect![[r#"
-        mellum: <reponame>demo
-        <filename>a.rs
-        use b;
-        <filename>b.rs
-        struct B;
-        <filename>src/f.rs
-        <fim_suffix>
-        }<fim_prefix>fn f() {<fim_middle>"#]],
+            mellum: <reponame>demo
+            <filename>a.rs
+            use b;
+            <filename>b.rs
+            struct B;
+            <filename>src/f.rs
+            <fim_suffix>
+            }<fim_prefix>use a;
+            <fim_middle>fn f() {"#]],
     );
 }
 
@@ -652,7 +715,8 @@ fn spellings_in_the_text_stay_text() {
 fn the_template_for_tests_fits_the_byte_tokenizer() {
     let tokenizer = Tokenizer::bytes();
     let tokens = FimTemplate::for_tests().layout(&tokenizer, &hole()).unwrap();
-    expect!["[258, 10, 125, 257, 102, 110, 32, 102, 40, 41, 32, 123]"].assert_eq(&format!("{tokens:?}"));
+    expect!["[258, 10, 125, 257, 117, 115, 101, 32, 97, 59, 10, 102, 110, 32, 102, 40, 41, 32, 123]"]
+        .assert_eq(&format!("{tokens:?}"));
     assert_eq!(
         FimTemplate::qwen(&tokenizer)
             .unwrap()
