@@ -7,7 +7,7 @@ use crate::{
     chat_template::ChatTemplate,
     error::EngineError,
     fim::FimTemplate,
-    kernels::{Isa, pool::ThreadPool},
+    kernels::{Isa, affinity, pool::ThreadPool},
     kv_cache::{BLOCK_LEN, KvCache},
     memory::{KvRoom, MemoryPlan, SystemMemory},
     model::{
@@ -292,9 +292,9 @@ fn load_drafter(
 pub(crate) fn n_threads(asked_for: Option<usize>) -> usize {
     asked_for
         .unwrap_or_else(|| {
-            // The first knows of affinities and quotas, the second of cores.
+            // The first knows of quotas, the second of processors that share a core.
             let usable = thread::available_parallelism().map_or(1, |n| n.get());
-            of_cores(usable.min(num_cpus::get_physical()))
+            of_cores(usable.min(affinity::n_cores()))
         })
         .max(1)
 }

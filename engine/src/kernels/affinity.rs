@@ -27,6 +27,18 @@ pub(super) fn keep_on_cores(others: &[JoinHandle<()>]) {
     let _ = others;
 }
 
+/// Cores that this process may run on.
+pub(crate) fn n_cores() -> usize {
+    let n_physical = num_cpus::get_physical();
+    #[cfg(target_os = "linux")]
+    // None, where the system does not tell.
+    let n_physical = match cores().len() {
+        0 => n_physical,
+        n_allowed => n_physical.min(n_allowed),
+    };
+    n_physical.max(1)
+}
+
 /// The processors of each core that this process may run on.
 #[cfg(target_os = "linux")]
 fn cores() -> Vec<Vec<usize>> {
@@ -120,6 +132,7 @@ mod tests {
     fn threads_have_cores_of_their_own_if_there_are_as_many() {
         let (cores, all) = (cores(), allowed_processors());
         assert_eq!(cores.concat().len(), all.len());
+        assert!((1..=cores.len()).contains(&n_cores()));
         if cores.len() > 1 {
             assert_eq!(places(cores.len()), cores);
         }

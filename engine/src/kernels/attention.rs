@@ -135,11 +135,10 @@ pub(crate) fn attend(
                 super::Kind::Avx2(_) => unsafe { attend_tile_avx2(task, scratch) },
                 #[cfg(target_arch = "aarch64")]
                 // SAFETY: every such processor has these instructions.
-                super::Kind::Neon { .. } => unsafe {
-                    attend_tile::<super::neon::Neon<false>, true>(task, scratch);
-                },
+                _ => unsafe { attend_tile::<super::neon::Neon<false>, true>(task, scratch) },
+                #[cfg(not(target_arch = "aarch64"))]
                 // SAFETY: the compiler's own instructions.
-                _ => unsafe { attend_tile::<PlainFloats<4>, false>(task, scratch) },
+                super::Kind::Portable => unsafe { attend_tile::<PlainFloats<4>, false>(task, scratch) },
             }
         });
     });

@@ -117,6 +117,19 @@ impl<const VNNI: bool> Floats for Avx2<VNNI> {
     unsafe fn store(at: *mut f32, x: __m256) {
         unsafe { _mm256_storeu_ps(at, x) }
     }
+
+    #[inline(always)]
+    unsafe fn halves(at: *const u8) -> __m256 {
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn brain_floats(at: *const u8) -> __m256 {
+        unsafe {
+            let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32(words, 16))
+        }
+    }
 }
 
 #[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
@@ -185,11 +198,6 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn bytes(at: *const u8) -> __m256i {
         unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn halves(at: *const u8) -> __m256 {
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
     }
 
     #[inline(always)]

@@ -79,6 +79,19 @@ impl Floats for Avx512 {
     unsafe fn store(at: *mut f32, x: __m512) {
         unsafe { _mm512_storeu_ps(at, x) }
     }
+
+    #[inline(always)]
+    unsafe fn halves(at: *const u8) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn brain_floats(at: *const u8) -> __m512 {
+        unsafe {
+            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32(words, 16))
+        }
+    }
 }
 
 #[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
@@ -147,11 +160,6 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn bytes(at: *const u8) -> __m512i {
         unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn halves(at: *const u8) -> __m512 {
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
     }
 
     #[inline(always)]

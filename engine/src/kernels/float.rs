@@ -4,8 +4,10 @@
 //! that the compiler turns into vector registers where the caller enables them.
 
 use half::f16;
+#[cfg(not(target_arch = "aarch64"))]
+use half::slice::HalfFloatSliceExt;
 
-use super::Isa;
+use super::{Isa, lanes::Floats};
 
 /// Independent accumulators in every reduction.
 const LANES: usize = 8;
@@ -13,32 +15,37 @@ const LANES: usize = 8;
 /// Half-precision numbers as single-precision ones, exactly.
 pub(crate) fn widen(isa: Isa, halves: &[f16], out: &mut [f32]) {
     assert_eq!(halves.len(), out.len());
-    match isa.0 {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the kind is only made where the instructions were detected, F16C among them.
-        super::Kind::Avx2(_) => unsafe { widen_f16c(halves, out) },
-        _ => widen_one_by_one(halves, out),
+    // SAFETY: the kinds are only made where the instructions were detected; both slices are of one length.
+    unsafe {
+        match isa.0 {
+            #[cfg(target_arch = "x86_64")]
+            super::Kind::Avx2(_) => widen_f16c(halves, out),
+            #[cfg(target_arch = "aarch64")]
+            _ => widen_lanes::<super::neon::Neon<false>>(halves, out),
+            #[cfg(not(target_arch = "aarch64"))]
+            super::Kind::Portable => halves.convert_to_f32_slice(out),
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,f16c")]
-fn widen_f16c(halves: &[f16], out: &mut [f32]) {
-    use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
-    let (whole, rest) = halves.as_chunks::<8>();
-    let (out, out_rest) = out.as_chunks_mut::<8>();
-    for (halves, out) in whole.iter().zip(out) {
-        // SAFETY: eight numbers each.
-        unsafe {
-            let halves = _mm_loadu_si128(halves.as_ptr().cast());
-            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(halves));
-        }
-    }
-    widen_one_by_one(rest, out_rest);
+unsafe fn widen_f16c(halves: &[f16], out: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { widen_lanes::<super::avx2::Avx2<false>>(halves, out) };
 }
 
-fn widen_one_by_one(halves: &[f16], out: &mut [f32]) {
-    for (half, out) in halves.iter().zip(out) {
+/// # Safety
+/// The instructions of `L` are there, and `out` is as long as `halves`.
+#[inline(always)]
+unsafe fn widen_lanes<L: Floats>(halves: &[f16], out: &mut [f32]) {
+    let (whole, rest) = halves.split_at(halves.len() / L::N * L::N);
+    let (out, out_rest) = out.split_at_mut(whole.len());
+    for (halves, out) in whole.chunks_exact(L::N).zip(out.chunks_exact_mut(L::N)) {
+        // SAFETY: the caller's promise.
+        unsafe { L::store(out.as_mut_ptr(), L::halves(halves.as_ptr().cast())) };
+    }
+    for (half, out) in rest.iter().zip(out_rest) {
         *out = half.to_f32();
     }
 }

@@ -3,6 +3,8 @@
 //! A lane holds four bytes, two 16-bit numbers or one 32-bit number of its row, as [`panels`](crate::weights::panels) have them. All work
 //! is the same in every lane, so there are no sums across lanes and each output is finished where it started.
 
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+
 use super::{formats::Format, quantized_rows::ActivationRun};
 
 /// A block of each of [`Floats::N`] weight rows.
@@ -48,8 +50,13 @@ pub(super) trait Floats: Copy {
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
     /// `a * b + c`, rounded once where there is an instruction for it.
     unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+    /// The place need not be aligned.
     unsafe fn load(at: *const f32) -> Self::Float;
     unsafe fn store(at: *mut f32, x: Self::Float);
+    /// `N` half-precision numbers, widened.
+    unsafe fn halves(at: *const u8) -> Self::Float;
+    /// `N` numbers of bfloat16, widened.
+    unsafe fn brain_floats(at: *const u8) -> Self::Float;
 }
 
 /// Numbers as any machine has them.
@@ -88,12 +95,24 @@ impl<const N: usize> Floats for PlainFloats<N> {
 
     #[inline(always)]
     unsafe fn load(at: *const f32) -> [f32; N] {
-        unsafe { at.cast::<[f32; N]>().read() }
+        unsafe { at.cast::<[f32; N]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(at: *mut f32, x: [f32; N]) {
         unsafe { at.cast::<[f32; N]>().write(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(at: *const u8) -> [f32; N] {
+        let mut wide = [0.0; N];
+        unsafe { at.cast::<[f16; N]>().read_unaligned() }.convert_to_f32_slice(&mut wide);
+        wide
+    }
+
+    #[inline(always)]
+    unsafe fn brain_floats(at: *const u8) -> [f32; N] {
+        unsafe { at.cast::<[bf16; N]>().read_unaligned() }.map(bf16::to_f32)
     }
 }
 
@@ -125,8 +144,6 @@ pub(super) trait Lanes: Floats {
     unsafe fn word(at: *const u8) -> Self::Int;
     /// A byte of each row, in the low eight bits.
     unsafe fn bytes(at: *const u8) -> Self::Int;
-    /// A half-precision number of each row, widened.
-    unsafe fn halves(at: *const u8) -> Self::Float;
     /// The half-precision numbers in the low 16 bits of the words, widened.
     unsafe fn low_halves(words: Self::Int) -> Self::Float;
 

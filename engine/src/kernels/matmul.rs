@@ -12,7 +12,7 @@ use super::{
     Isa, Kind, SharedOut, float_product,
     panel::{GROUP_TILE, MAX_LANES, Task},
     pool::ThreadPool,
-    scalar::{self, ROW_TILE},
+    scalar,
     tiles::Tiles,
 };
 use crate::{
@@ -135,8 +135,13 @@ impl Matrix {
         let tiles = match &self.layout {
             Layout::Tiles(tiles) => tiles,
             Layout::File(tensor) => {
-                for start in (0..n_rows).step_by(ROW_TILE) {
-                    let (outputs, rows) = (outputs.clone(), start..(start + ROW_TILE).min(n_rows));
+                let tile = if self.wants_quantized() {
+                    scalar::ROW_TILE
+                } else {
+                    float_product::ROW_TILE
+                };
+                for start in (0..n_rows).step_by(tile) {
+                    let (outputs, rows) = (outputs.clone(), start..(start + tile).min(n_rows));
                     // SAFETY: the caller's promise.
                     unsafe {
                         if self.wants_quantized() {

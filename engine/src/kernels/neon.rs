@@ -157,6 +157,16 @@ impl<const I8MM: bool> Floats for Neon<I8MM> {
     unsafe fn store(at: *mut f32, x: float32x4_t) {
         unsafe { vst1q_f32(at, x) }
     }
+
+    #[inline(always)]
+    unsafe fn halves(at: *const u8) -> float32x4_t {
+        unsafe { widen(vld1_u16(at.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn brain_floats(at: *const u8) -> float32x4_t {
+        unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(at.cast())))) }
+    }
 }
 
 #[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
@@ -231,11 +241,6 @@ impl<const I8MM: bool> Lanes for Neon<I8MM> {
             let four = vcreate_u8(u64::from(at.cast::<u32>().read_unaligned()));
             vmovl_u16(vget_low_u16(vmovl_u8(four)))
         }
-    }
-
-    #[inline(always)]
-    unsafe fn halves(at: *const u8) -> float32x4_t {
-        unsafe { widen(vld1_u16(at.cast())) }
     }
 
     #[inline(always)]

@@ -212,6 +212,30 @@ fn any_number_of_blocks_makes_a_row() {
 }
 
 #[test]
+fn plain_numbers_make_rows_of_any_length() {
+    let mut random = Random(6);
+    for isa in Isa::all() {
+        for dtype in FLOATS {
+            for n_inputs in [1, 7, 17, 100, 771] {
+                let matrix = random_matrix(dtype, 19, n_inputs, &mut random);
+                for n_rows in (1..=7).chain([13, 97]) {
+                    let rows: Vec<f32> = (0..n_rows * n_inputs).map(|_| random.float()).collect();
+                    let found = product(isa, &matrix, &rows, 2);
+                    for (found, expected) in found.into_iter().zip(reference(&matrix, &rows)) {
+                        let error = (f64::from(found) - expected).abs() / expected.abs().max(1.0);
+                        assert!(
+                            error < f64::from(TOLERANCE),
+                            "{} {dtype:?}, {n_rows} rows of {n_inputs}: {found} for {expected}",
+                            isa.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_row_gives_the_same_bits_alone_and_in_a_batch_on_any_number_of_threads() {
     let mut random = Random(3);
     for isa in Isa::all() {
@@ -224,6 +248,22 @@ fn a_row_gives_the_same_bits_alone_and_in_a_batch_on_any_number_of_threads() {
                 assert!(
                     bits(&alone) == bits(&together[row * 256..(row + 1) * 256]),
                     "{} {dtype:?} row {row}",
+                    isa.name()
+                );
+            }
+        }
+        for dtype in FLOATS {
+            let matrix = random_matrix(dtype, 19, 771, &mut random);
+            let rows: Vec<f32> = (0..7 * 771).map(|_| random.float()).collect();
+            let alone: Vec<f32> = rows
+                .chunks_exact(771)
+                .flat_map(|x| product(isa, &matrix, x, 1))
+                .collect();
+            for n_rows in 2..=7 {
+                let together = product(isa, &matrix, &rows[..n_rows * 771], 2);
+                assert!(
+                    bits(&together) == bits(&alone[..n_rows * 19]),
+                    "{} {dtype:?}, {n_rows} rows",
                     isa.name()
                 );
             }
