@@ -182,9 +182,9 @@ struct BenchArgs {
     /// Measure how long a user waits instead: somebody's typing, replayed through the language server.
     #[arg(long, conflicts_with = "startup", group = "code")]
     latency: bool,
-    /// Requests of that trace.
-    #[arg(long, value_name = "N", default_value_t = 600, requires = "latency")]
-    requests: usize,
+    /// Requests of that trace that run the model; those in between are answered with the rest of an earlier suggestion.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..), requires = "latency")]
+    requests: u16,
     /// Lines of the document that is typed in.
     #[arg(long, value_name = "N", default_value_t = 1000, requires = "latency")]
     lines: usize,

@@ -49,9 +49,9 @@ const STAGES: [(&str, &str); 8] = [
 pub struct Latency {
     /// Lines of the document.
     pub n_lines: usize,
-    /// Requests.
+    /// Requests that ran the model: those that are measured.
     pub n_requests: usize,
-    /// Requests answered with the rest of an earlier suggestion, without the model. Not among those below.
+    /// Requests between them that were answered with the rest of an earlier suggestion.
     pub n_reused: usize,
     /// From the keystroke to its answer.
     pub total_ms: Percentiles,
@@ -77,7 +77,7 @@ pub struct Stage {
 pub struct KindOfRequest {
     /// What the user did.
     pub name: &'static str,
-    /// Requests of this kind that ran the model.
+    /// Requests of this kind.
     pub n_requests: usize,
     /// From the keystroke to its answer.
     pub total_ms: Percentiles,
@@ -112,8 +112,8 @@ impl Percentiles {
     }
 }
 
-/// Replays `n_requests` requests on a document of about `n_lines` lines. `config` names the model. The document seems to lie in
-/// `folder`, if there is one; files there are near it.
+/// Replays keystrokes in a document of about `n_lines` lines until `n_requests` of them have run the model, or everything in it
+/// was typed. `config` names the model. The document seems to lie in `folder`, if there is one; files there are near it.
 ///
 /// # Errors
 /// What the server answers that is not what it should, and a model that cannot be loaded.
@@ -154,15 +154,23 @@ async fn replay(
         .await?;
     wait_for_model(&mut client).await?;
 
-    let mut samples = Vec::new();
-    for (idx, keystroke) in keystrokes(&text, n_requests + WARM_UP).iter().enumerate() {
-        let sample = press(&mut client, idx + 1, keystroke).await?;
-        if idx >= WARM_UP {
-            samples.push(sample);
-            progress(samples.len());
+    let (mut samples, mut n_reused) = (Vec::new(), 0);
+    for (idx, keystroke) in keystrokes(&text).enumerate() {
+        let sample = press(&mut client, idx + 1, &keystroke).await?;
+        if idx < WARM_UP {
+            continue;
+        }
+        if sample.report["reused"] == true {
+            n_reused += 1;
+            continue;
+        }
+        samples.push(sample);
+        progress(samples.len());
+        if samples.len() == n_requests {
+            break;
         }
     }
-    Ok(summary(text.lines().count(), &samples))
+    Ok(summary(text.lines().count(), n_reused, &samples))
 }
 
 async fn wait_for_model(client: &mut Client) -> io::Result<()> {
@@ -249,10 +257,8 @@ async fn press(client: &mut Client, version: usize, keystroke: &Keystroke) -> io
     })
 }
 
-fn summary(n_lines: usize, samples: &[Sample]) -> Latency {
-    let (reused, run): (Vec<&Sample>, Vec<&Sample>) =
-        samples.iter().partition(|sample| sample.report["reused"] == true);
-    let over = |value: &dyn Fn(&Sample) -> f64| Percentiles::of(run.iter().map(|sample| value(sample)));
+fn summary(n_lines: usize, n_reused: usize, samples: &[Sample]) -> Latency {
+    let over = |value: &dyn Fn(&Sample) -> f64| Percentiles::of(samples.iter().map(value));
     let rest = Stage {
         name: "everything else",
         ms: over(&Sample::rest_ms),
@@ -270,13 +276,13 @@ fn summary(n_lines: usize, samples: &[Sample]) -> Latency {
     Latency {
         n_lines,
         n_requests: samples.len(),
-        n_reused: reused.len(),
+        n_reused,
         total_ms: over(&|sample| sample.total_ms),
         without_model_ms: over(&|sample| sample.total_ms - sample.model_ms()),
         stages: stages.collect(),
         kinds: kinds
             .into_iter()
-            .map(|(kind, name)| kind_of_request(name, run.iter().copied().filter(|it| it.kind == kind)))
+            .map(|(kind, name)| kind_of_request(name, samples.iter().filter(|it| it.kind == kind)))
             .collect(),
     }
 }

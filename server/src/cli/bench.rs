@@ -90,7 +90,7 @@ fn run_latency(args: &BenchArgs, config: &Config) -> Result<(), CliError> {
         config,
         args.folder.as_deref(),
         args.lines,
-        args.requests,
+        usize::from(args.requests),
         &show_progress,
     )
     .map_err(CliError::Bench)?;

@@ -43,30 +43,25 @@ const CHARS_BETWEEN_EDITS: usize = 30;
 /// How far above the cursor those are, in lines.
 const LINES_ABOVE: usize = 12;
 
-/// At least `n_keystrokes` on `text`, which must be ASCII; fewer only if it has no code to type. After all of them the
-/// text is as it was but for the comments added above.
-pub(super) fn keystrokes(text: &str, n_keystrokes: usize) -> Vec<Keystroke> {
+/// What is typed in `text`, which must be ASCII, at one place after another; nothing if it has no code to type. At the end of
+/// each place the text is as it was but for the comments added above.
+pub(super) fn keystrokes(text: &str) -> impl Iterator<Item = Keystroke> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let mut keystrokes = Vec::new();
     // Far apart, and never where the last one was: a step of about a golden section of the file.
     let mut line = 0;
     let stride = (lines.len() * 5 / 13).max(LINES_TYPED + 1);
-    for _ in 0..lines.len() {
-        if keystrokes.len() >= n_keystrokes {
-            break;
-        }
+    (0..lines.len()).flat_map(move |_| {
         line = (line + stride) % lines.len();
-        type_again(&mut lines, line, &mut keystrokes);
-    }
-    keystrokes
+        type_again(&mut lines, line)
+    })
 }
 
 /// Deletes some lines from `first` on and types them again.
-fn type_again(lines: &mut Vec<String>, first: usize, keystrokes: &mut Vec<Keystroke>) {
+fn type_again(lines: &mut Vec<String>, first: usize) -> Vec<Keystroke> {
     let last = first + LINES_TYPED;
     if first < LINES_ABOVE + 1 || last >= lines.len() || !lines[first..last].iter().all(|line| is_code(line))
     {
-        return;
+        return Vec::new();
     }
     let indent = |line: &str| line.len() - line.trim_start().len();
     let mut cursor = Place {
@@ -83,11 +78,11 @@ fn type_again(lines: &mut Vec<String>, first: usize, keystrokes: &mut Vec<Keystr
         end,
         text: String::new(),
     };
-    keystrokes.push(Keystroke {
+    let mut keystrokes = vec![Keystroke {
         kind: Kind::Jump,
         changes: vec![deleted],
         cursor,
-    });
+    }];
     let mut rest = &typed[cursor.column..];
     let mut n_typed = 0;
     while let Some(next) = rest.chars().next() {
@@ -134,6 +129,7 @@ fn type_again(lines: &mut Vec<String>, first: usize, keystrokes: &mut Vec<Keystr
             cursor,
         });
     }
+    keystrokes
 }
 
 /// Whether a line is worth typing in a benchmark of code.
@@ -159,7 +155,7 @@ mod tests {
     #[test]
     fn what_was_deleted_is_typed_again() {
         let original: String = (0..200).map(|n| format!("    let x{n} = call({n});\n")).collect();
-        let keystrokes = keystrokes(&original, 300);
+        let keystrokes: Vec<_> = keystrokes(&original).collect();
         assert!(keystrokes.len() >= 300);
         let mut text = original.clone();
         for Keystroke { changes, cursor, .. } in &keystrokes {
@@ -179,6 +175,6 @@ mod tests {
 
     #[test]
     fn prose_alone_is_not_typed() {
-        assert_eq!(keystrokes(&"// Only words.\n".repeat(100), 10), []);
+        assert_eq!(keystrokes(&"// Only words.\n".repeat(100)).count(), 0);
     }
 }

@@ -14,7 +14,7 @@ pub(super) fn render(latency: &Latency, style: Style) -> String {
     } = style;
     let mut out = format!(
         "{} requests while typing in {} lines; {} more took no model: the rest of an earlier suggestion\n",
-        latency.n_requests - latency.n_reused,
+        latency.n_requests,
         thousands(latency.n_lines as f64),
         latency.n_reused,
     );
