@@ -12,7 +12,7 @@ use surmise_engine::RewriteSupport;
 use crate::document::Document;
 pub use attempt::{Unusable, first_usable};
 pub use place::Place;
-pub(crate) use place::selected_lines;
+pub(crate) use place::{selected_lines, strings_in_either_quote};
 pub use promise::Promise;
 
 /// An edit with a name.

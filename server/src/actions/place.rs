@@ -62,7 +62,10 @@ impl Place {
             function: None,
         };
         match self {
-            Self::Strings { quote } => has_strings(document, lines.clone(), quote).then(selected),
+            Self::Strings { quote } => {
+                let strings = strings_in_either_quote(document, byte_range(document, lines.clone()), quote);
+                (!strings.is_empty()).then(selected)
+            }
             Self::FunctionBody => {
                 let function = function_around(document, &selection)?;
                 can_be_wrapped(document, &function).then_some(function)
@@ -99,29 +102,36 @@ fn has_tree(document: &Document) -> bool {
     document.syntax.tree().is_some() && !document.syntax.is_stale()
 }
 
-/// Whether some lines have strings in `quote`, and whether all of these mean the same in another one.
-fn has_strings(document: &Document, lines: Range<usize>, quote: char) -> bool {
+/// The strings in `quote` that touch some bytes and mean the same in the other one, from quote to quote. None at all where that is
+/// not so of any that could be written in both.
+pub(crate) fn strings_in_either_quote(
+    document: &Document,
+    range: Range<usize>,
+    quote: char,
+) -> Vec<Range<usize>> {
     let language = document.language();
     let interpolation = match language {
         Language::Python | Language::JavaScript | Language::TypeScript | Language::Tsx | Language::Lua => {
             None
         }
         Language::Php => Some("$"),
-        Language::Ruby => Some("#{"),
-        _ => return false,
+        Language::Ruby => Some("#"),
+        _ => return Vec::new(),
     };
-    let mut n_strings = 0;
-    for string in strings_in(&document.syntax, byte_range(document, lines)) {
-        let literal = document.excerpt(string);
+    let mut strings = Vec::new();
+    for string in strings_in(&document.syntax, range) {
+        let literal = document.excerpt(string.clone());
         let Some(content) = content_of(&literal, quote) else {
             continue;
         };
         if interpolation.is_some_and(|mark| content.contains(mark)) {
-            return false;
+            return Vec::new();
         }
-        n_strings += usize::from(!content.contains(['"', '\'', '\\', '\n']));
+        if !content.contains(['"', '\'', '\\', '\n']) {
+            strings.push(string.end - content.len() - 2 * quote.len_utf8()..string.end);
+        }
     }
-    n_strings > 0
+    strings
 }
 
 /// What a literal has between two of this quote, whatever letters stand before them; nothing for `"""`.

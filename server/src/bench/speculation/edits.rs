@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use surmise_grammars::{Language, ListPlace, calls_in, parameter_place};
 
 use super::functions::Function;
-use crate::actions::Promise;
+use crate::actions::{Promise, strings_in_either_quote};
 
 /// One sort of edit.
 pub(super) struct Edit {
@@ -53,7 +53,10 @@ pub(super) const ALL: [Edit; 4] = [
         name: "quotes",
         apply: translate_quotes,
         instruction: |_| Some("use single quotes".to_owned()),
-        is_right: |function, text| !text.contains('"') && keeps(Promise::OnlyQuotes, function, text),
+        is_right: |function, text| {
+            is_what(translate_quotes, function, text)
+                || !text.contains('"') && keeps(Promise::OnlyQuotes, function, text)
+        },
     },
 ];
 
@@ -163,10 +166,17 @@ fn wrap(function: &Function) -> Option<String> {
     Some(out)
 }
 
-/// Writes single quotes for double ones.
+/// Writes single quotes for double ones, where strings mean the same in both.
 fn translate_quotes(function: &Function) -> Option<String> {
-    let text = function.text();
-    text.contains('"').then(|| text.replace('"', "'"))
+    let strings = strings_in_either_quote(&function.document, function.range.clone(), '"');
+    let mut text = function.text();
+    for string in &strings {
+        for at in [string.start, string.end - 1] {
+            let at = at.checked_sub(function.range.start)?;
+            text.replace_range(at..=at, "'");
+        }
+    }
+    (!strings.is_empty()).then_some(text)
 }
 
 /// A few sentences with two excerpts of the code between them, as an assistant answers a question about it.
@@ -264,7 +274,7 @@ mod tests {
         );
         assert!(edited("rename").contains("fn total(items_of_order: "));
         assert!(edited("wrap").starts_with("try {\n    fn total"));
-        assert!(edited("quotes").contains("'sum'"));
+        assert_eq!((edit("quotes").apply)(&function), None, "a character in Rust");
         let said: Vec<_> = ALL.iter().filter_map(|it| (it.instruction)(&function)).collect();
         assert_eq!(
             said,
@@ -279,8 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn there_may_be_nothing_to_do() {
-        assert_eq!(translate_quotes(&function("fn a() {}\n")), None);
+    fn quotes_change_where_strings_mean_the_same() {
+        let text = "def f(a):\n    \"\"\"Doc.\"\"\"\n    return a[\"b\"] + f\"{a}\" + \"it's\" + 'c'\n";
+        let wanted = "def f(a):\n    \"\"\"Doc.\"\"\"\n    return a['b'] + f'{a}' + \"it's\" + 'c'\n";
+        assert_eq!(translate_quotes(&named(text, "python")).as_deref(), Some(wanted));
+        assert_eq!(translate_quotes(&named("def f():\n    pass\n", "python")), None);
     }
 
     #[test]
