@@ -29,6 +29,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 import edits
+import source_code
 import tokenizer as names
 
 CHARS_PER_TOKEN = 3.3
@@ -135,7 +136,7 @@ def fim_pieces(text: str, head: str, mix: Mix, rng: random.Random) -> list[str]:
 
 def edit_pieces(text: str, language: str, mix: Mix, rng: random.Random) -> list[str] | None:
     """An edit of some lines of the text, in one of the two forms."""
-    if language not in edits.LINE_COMMENT:
+    if language not in source_code.LINE_COMMENT:
         return None
     lines = text.split("\n")
     by_example = rng.random() < mix.by_example
@@ -146,7 +147,7 @@ def edit_pieces(text: str, language: str, mix: Mix, rng: random.Random) -> list[
         if starts:
             first = rng.choice(starts)
             size = 1 + next((n for n in range(1, min(150, len(lines) - first)) if lines[first + n].strip() and indent_of(lines[first + n]) <= indent_of(lines[first])), size)
-            while first and rng.random() < 0.9 and edits.is_comment(lines[first - 1], language):
+            while first and rng.random() < 0.9 and source_code.is_comment(lines[first - 1], language):
                 first, size = first - 1, size + 1
     region = "\n".join(lines[first : first + size])
     edit = edits.make_edit(region, language, edits.BY_EXAMPLE if by_example else edits.BY_INSTRUCTION, rng)

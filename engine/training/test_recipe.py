@@ -246,6 +246,20 @@ class Edits(unittest.TestCase):
         edit = edits.sort_lines("def f():\n" + lines + "\n\n", "python", random.Random(1))
         self.assertEqual(edit.after, "    a = 2\n    b = 1\n    c = 3")
 
+    def test_quotes_mean_the_same(self) -> None:
+        import edits
+
+        for language, before, after in (
+            ("php", "f($a, \"b\");", "f($a, 'b');"),
+            ("php", "f(\"$a\");", None),
+            ("ruby", "f(\"a #{b}\")", None),
+            ("python", "f(\"a\", \"it's\", \"b\")  # don't", "f('a', \"it's\", 'b')  # don't"),
+            ("python", "\"\"\"It's.\"\"\"\nf(\"a\")", "\"\"\"It's.\"\"\"\nf('a')"),
+            ("rust", "f(\"a\")", None),
+        ):
+            found = [edits.change_quotes(before, language, random.Random(seed)) for seed in range(20)]
+            self.assertIn(after, [edit and edit.after for edit in found])
+
     def test_rename_means_the_variable(self) -> None:
         import edits
 
@@ -290,10 +304,10 @@ class Edits(unittest.TestCase):
         self.assertEqual(edits.renamed(comment, "a_count", "b", "python", variables=True, members=False), comment.replace("a_count", "b"))
 
     def test_calls(self) -> None:
-        import edits
+        import source_code
 
         def arguments(text: str, language: str) -> list[list[str]]:
-            return [[text[start:end] for start, end in call.arguments] for call in edits.calls(text, language)]
+            return [[text[start:end] for start, end in call.arguments] for call in source_code.calls(text, language)]
 
         self.assertEqual(arguments('assert_eq!(f("a, b"), Some((1, 2)))', "rust"), [['f("a, b")', "Some((1, 2))"], ["(1, 2)"]])
         self.assertEqual(arguments("def rest(self, first, last=(1, 2)): pass", "python"), [["first", "last=(1, 2)"]])
@@ -306,13 +320,14 @@ class Edits(unittest.TestCase):
 
     def test_arguments_and_types(self) -> None:
         import edits
+        import source_code
 
         self.check_each(edits.swap_arguments, "go", "func cost(width, height int) int {\n\treturn cost(h[0], f(1))\n}", "func cost(height, width int) int {\n\treturn cost(f(1), h[0])\n}")
         seeds = [edits.swap_arguments("def other(c, d): pass\ncost(a, b)\nsize(a, e)", "python", random.Random(seed)).instruction for seed in range(50)]
         self.assertLess(sum("other" in instruction for instruction in seeds), 35, "what is defined first, or looks alike")
         self.assertEqual({word for instruction in seeds for word in instruction.split()} & {"cost", "size", "other"}, {"cost", "size", "other"})
-        self.assertFalse(edits.is_definition("cost(a * b);", edits.calls("cost(a * b);", "c")[0], "c"))
-        self.assertTrue(edits.is_definition("cost(a *b);", edits.calls("cost(a *b);", "c")[0], "c"))
+        self.assertFalse(source_code.is_definition("cost(a * b);", source_code.calls("cost(a * b);", "c")[0], "c"))
+        self.assertTrue(source_code.is_definition("cost(a *b);", source_code.calls("cost(a *b);", "c")[0], "c"))
         for changed in (edits.change_type("let a: u32 = 1; let b: u32 = 2; let c: f64 = 3;" * 2, "rust", random.Random(seed)) for seed in range(20)):
             self.assertIsNotNone(changed)
         typed = "void a(String name, int n) {}\nvoid b(String name) { String title = name; }"
