@@ -16,6 +16,7 @@ REPOSITORY = HERE.parent.parent
 LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
 SHAPES = ["40m", "0.5b", "1.5b"]
 KINDS = ["q8_0", "q4_0", "q4_k_m"]
+UNQUANTISED = ["bf16", "f16"]
 # The whole of llama.cpp's library for this very machine, and none of its programs.
 CMAKE_ARGS = [
     "-DGGML_NATIVE=ON",
@@ -141,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=Path, nargs="+", help="GGUF files to run instead of random weights")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS + UNQUANTISED, default=KINDS)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--python", type=Path, help="interpreter that has llama_cpp, gguf and numpy")

@@ -35,7 +35,7 @@ SHAPES = {
     "40m": Shape(12, 512, 1280, 8, 2, 16_384, 4_096),
 }
 # llama.cpp's numbers for them.
-KINDS = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}
+KINDS = {"f16": 1, "q4_0": 2, "q8_0": 7, "q4_k_m": 15, "bf16": 32}
 EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "engine/weights/surmise.gguf"
 
 

@@ -130,6 +130,11 @@ impl<const VNNI: bool> Floats for Avx2<VNNI> {
             _mm256_castsi256_ps(_mm256_slli_epi32(words, 16))
         }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+    }
 }
 
 #[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
@@ -222,11 +227,6 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn mul_sub(a: __m256, b: __m256, c: __m256) -> __m256 {
         unsafe { _mm256_fnmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
-        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
     }
 
     #[inline(always)]

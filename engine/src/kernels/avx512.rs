@@ -92,6 +92,11 @@ impl Floats for Avx512 {
             _mm512_castsi512_ps(_mm512_slli_epi32(words, 16))
         }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+    }
 }
 
 #[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
@@ -180,11 +185,6 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn mul_sub(a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fnmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
-        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
     }
 
     #[inline(always)]

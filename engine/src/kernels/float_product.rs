@@ -128,7 +128,7 @@ unsafe fn multiply_numbers<W: Number>(isa: Isa, task: Task<'_>, outputs: Range<u
             // Every such processor has what numbers with a point take.
             _ => multiply_tiles::<super::neon::Neon<false>, W, 6>(task, outputs, rows),
             #[cfg(not(target_arch = "aarch64"))]
-            super::Kind::Portable => multiply_tiles::<PlainFloats<4>, W, 2>(task, outputs, rows),
+            super::Kind::Portable => multiply_tiles::<PlainFloats<16>, W, 1>(task, outputs, rows),
         }
     }
 }
@@ -176,26 +176,33 @@ unsafe fn multiply_outputs<L: Floats, W: Number, const MAX_ROWS: usize, const R:
 ) {
     const { assert!(MAX_ROWS <= 6) };
     for row in rows.clone().step_by(MAX_ROWS) {
+        // While the first rows pass, those weights are asked for that come next.
+        let ahead = if row == rows.start {
+            R * task.n_inputs * W::N_BYTES
+        } else {
+            0
+        };
         // SAFETY: the caller's promise.
         unsafe {
             match (rows.end - row).min(MAX_ROWS) {
-                1 => multiply_tile::<L, W, R, 1>(task, output, row),
-                2 => multiply_tile::<L, W, R, 2>(task, output, row),
-                3 => multiply_tile::<L, W, R, 3>(task, output, row),
-                4 => multiply_tile::<L, W, R, 4>(task, output, row),
-                5 => multiply_tile::<L, W, R, 5>(task, output, row),
-                _ => multiply_tile::<L, W, R, 6>(task, output, row),
+                1 => multiply_tile::<L, W, R, 1>(task, output, row, ahead),
+                2 => multiply_tile::<L, W, R, 2>(task, output, row, ahead),
+                3 => multiply_tile::<L, W, R, 3>(task, output, row, ahead),
+                4 => multiply_tile::<L, W, R, 4>(task, output, row, ahead),
+                5 => multiply_tile::<L, W, R, 5>(task, output, row, ahead),
+                _ => multiply_tile::<L, W, R, 6>(task, output, row, ahead),
             }
         }
     }
 }
 
-/// Outputs `output..output + R` of rows `row..row + T`.
+/// Outputs `output..output + R` of rows `row..row + T`. Asks for the weights that are `ahead` bytes behind those that it reads.
 #[inline(always)]
 unsafe fn multiply_tile<L: Floats, W: Number, const R: usize, const T: usize>(
     task: Task<'_>,
     output: usize,
     row: usize,
+    ahead: usize,
 ) {
     let Task {
         n_outputs, n_inputs, ..
@@ -213,7 +220,7 @@ unsafe fn multiply_tile<L: Floats, W: Number, const R: usize, const T: usize>(
         }
         let mut sums = [[L::splat_float(0.0); T]; R];
         for at in (0..n_whole).step_by(L::N) {
-            add_products::<L, W, R, T>(&weights, &input, at, &mut sums);
+            add_products::<L, W, R, T>(&weights, &input, at, ahead, &mut sums);
         }
         if n_whole < n_inputs {
             let n_left = n_inputs - n_whole;
@@ -230,7 +237,7 @@ unsafe fn multiply_tile<L: Floats, W: Number, const R: usize, const T: usize>(
                     .copy_to_nonoverlapping(last.as_mut_ptr(), n_left);
                 *input = last.as_ptr();
             }
-            add_products::<L, W, R, T>(&weights, &input, 0, &mut sums);
+            add_products::<L, W, R, T>(&weights, &input, 0, 0, &mut sums);
         }
         for row_idx in 0..T {
             let at = (row + row_idx) * n_outputs + output;
@@ -243,11 +250,13 @@ unsafe fn multiply_tile<L: Floats, W: Number, const R: usize, const T: usize>(
 }
 
 /// Adds the products of a register of each of `R` rows of weights with one of each of `T` rows of activations, from input `at` on.
+/// Asks for the weights that are `ahead` bytes further on.
 #[inline(always)]
 unsafe fn add_products<L: Floats, W: Number, const R: usize, const T: usize>(
     weights: &[*const u8; R],
     input: &[*const f32; T],
     at: usize,
+    ahead: usize,
     sums: &mut [[L::Float; T]; R],
 ) {
     // SAFETY: the caller's promise.
@@ -257,7 +266,9 @@ unsafe fn add_products<L: Floats, W: Number, const R: usize, const T: usize>(
             loaded[row] = L::load(input[row].add(at));
         }
         for output in 0..R {
-            let weights = W::load::<L>(weights[output].add(at * W::N_BYTES));
+            let weights = weights[output].add(at * W::N_BYTES);
+            L::prefetch(weights.wrapping_add(ahead));
+            let weights = W::load::<L>(weights);
             for row in 0..T {
                 sums[output][row] = L::mul_add(weights, loaded[row], sums[output][row]);
             }

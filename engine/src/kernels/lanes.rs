@@ -57,6 +57,8 @@ pub(super) trait Floats: Copy {
     unsafe fn halves(at: *const u8) -> Self::Float;
     /// `N` numbers of bfloat16, widened.
     unsafe fn brain_floats(at: *const u8) -> Self::Float;
+    /// Asks for a cache line that will be read soon, wherever it is.
+    unsafe fn prefetch(at: *const u8);
 }
 
 /// Numbers as any machine has them.
@@ -114,6 +116,9 @@ impl<const N: usize> Floats for PlainFloats<N> {
     unsafe fn brain_floats(at: *const u8) -> [f32; N] {
         unsafe { at.cast::<[bf16; N]>().read_unaligned() }.map(bf16::to_f32)
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
 }
 
 /// The operations that unpacking and multiplying are made of, on one lane for each row.
@@ -153,9 +158,6 @@ pub(super) trait Lanes: Floats {
     unsafe fn to_float(words: Self::Int) -> Self::Float;
     /// `c - a * b`, rounded once.
     unsafe fn mul_sub(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
-    /// Asks for a cache line that will be read soon.
-    unsafe fn prefetch(at: *const u8);
-
     /// Makes four weights ready to be multiplied, given as unsigned bytes before the format's offset is taken away, and the
     /// integer scale of their half.
     unsafe fn ready<F: Format>(bytes: Self::Int, half_scale: Self::Int) -> Self::Weights;

@@ -167,6 +167,11 @@ impl<const I8MM: bool> Floats for Neon<I8MM> {
     unsafe fn brain_floats(at: *const u8) -> float32x4_t {
         unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(at.cast())))) }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags)) }
+    }
 }
 
 #[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
@@ -261,11 +266,6 @@ impl<const I8MM: bool> Lanes for Neon<I8MM> {
     #[inline(always)]
     unsafe fn mul_sub(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
         unsafe { vfmsq_f32(c, a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
-        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags)) }
     }
 
     #[inline(always)]
