@@ -52,10 +52,15 @@ pub(super) const ALL: [Edit; 4] = [
     Edit {
         name: "quotes",
         apply: translate_quotes,
-        instruction: |_| Some("use single quotes".to_owned()),
+        instruction: |function| {
+            let (_, to) = quotes(function)?;
+            let name = if to == '"' { "double" } else { "single" };
+            Some(format!("use {name} quotes"))
+        },
         is_right: |function, text| {
+            let is_left = |(from, _)| text.contains(from);
             is_what(translate_quotes, function, text)
-                || !text.contains('"') && keeps(Promise::OnlyQuotes, function, text)
+                || !quotes(function).is_some_and(is_left) && keeps(Promise::OnlyQuotes, function, text)
         },
     },
 ];
@@ -166,17 +171,27 @@ fn wrap(function: &Function) -> Option<String> {
     Some(out)
 }
 
-/// Writes single quotes for double ones, where strings mean the same in both.
+/// The quotes of most of the strings that could be in either, and the others.
+fn quotes(function: &Function) -> Option<(char, char)> {
+    let n_strings = |quote| strings_in_either_quote(&function.document, function.range.clone(), quote).len();
+    match (n_strings('\''), n_strings('"')) {
+        (0, 0) => None,
+        (n_single, n_double) if n_single >= n_double => Some(('\'', '"')),
+        _ => Some(('"', '\'')),
+    }
+}
+
+/// Writes the other quotes, where strings mean the same in both.
 fn translate_quotes(function: &Function) -> Option<String> {
-    let strings = strings_in_either_quote(&function.document, function.range.clone(), '"');
+    let (from, to) = quotes(function)?;
     let mut text = function.text();
-    for string in &strings {
+    for string in strings_in_either_quote(&function.document, function.range.clone(), from) {
         for at in [string.start, string.end - 1] {
             let at = at.checked_sub(function.range.start)?;
-            text.replace_range(at..=at, "'");
+            text.replace_range(at..=at, to.encode_utf8(&mut [0; 4]));
         }
     }
-    (!strings.is_empty()).then_some(text)
+    Some(text)
 }
 
 /// A few sentences with two excerpts of the code between them, as an assistant answers a question about it.
@@ -281,8 +296,7 @@ mod tests {
             [
                 "rename items to items_of_order",
                 "add a parameter context: &Context to total and pass it on",
-                "wrap the body in error handling",
-                "use single quotes"
+                "wrap the body in error handling"
             ]
         );
         assert!(quote(TEXT).contains("```\n"));
@@ -293,6 +307,15 @@ mod tests {
         let text = "def f(a):\n    \"\"\"Doc.\"\"\"\n    return a[\"b\"] + f\"{a}\" + \"it's\" + 'c'\n";
         let wanted = "def f(a):\n    \"\"\"Doc.\"\"\"\n    return a['b'] + f'{a}' + \"it's\" + 'c'\n";
         assert_eq!(translate_quotes(&named(text, "python")).as_deref(), Some(wanted));
+        let single = named("def f(a):\n    return a['b'] + 'c' + \"d\"\n", "python");
+        assert_eq!(
+            (edit("quotes").instruction)(&single).unwrap(),
+            "use double quotes"
+        );
+        assert_eq!(
+            translate_quotes(&single).as_deref(),
+            Some("def f(a):\n    return a[\"b\"] + \"c\" + \"d\"\n")
+        );
         assert_eq!(translate_quotes(&named("def f():\n    pass\n", "python")), None);
     }
 
