@@ -23,7 +23,7 @@ use surmise_engine::{
     Engine, EngineError, EngineOptions, WeightSource,
     copy::{CopyPredictor, CopySource, FEATURES, MAX_CLASSES, Opinion, Origin},
     fim::FimTemplate,
-    healing::{Healing, is_allowed},
+    healing::Healing,
     kv_cache::{CachedSequence, KvCache},
     model::{Batch, Checkpoint, Model, Row, load_model, transformer::Transformer},
     request::{CopyMixing, FimPrompt, Prompt, Request, SamplingParams, StopCondition},
@@ -173,6 +173,12 @@ impl Place {
         healing.map_or(&[], |it| it.left(tokenizer, &tokens[self.tokens.len()..]))
     }
 
+    /// Whether a token can follow where `left` is still to be spelled.
+    fn allows(&self, tokenizer: &Tokenizer, left: &[u8], token: u32) -> bool {
+        let healing = self.healing.as_ref().filter(|_| !left.is_empty());
+        healing.is_none_or(|it| it.allows(tokenizer, left, token))
+    }
+
     fn n_lines(&self) -> usize {
         self.truth.split('\n').count()
     }
@@ -314,7 +320,7 @@ impl Setup {
             };
             let mut tokens = self.template.layout(&self.tokenizer, &prompt)?;
             if tokens.len() <= MAX_PROMPT {
-                let healing = Healing::take(&self.tokenizer, &mut tokens);
+                let healing = Healing::take(&self.tokenizer, &mut tokens, self.template.stop_tokens());
                 let language = LANGUAGES.iter().find(|it| it.1 == language).map_or("", |it| it.1);
                 let truth = text[at..truth_end].to_owned();
                 let before = text.ceil_char_boundary(prefix.start.saturating_sub(MAX_SOURCE))..prefix.start;
@@ -346,7 +352,7 @@ impl Setup {
         for _ in 0..place.max_answer() {
             let left = place.left(&self.tokenizer, &tokens);
             let prediction = predictor.predict(&tokens);
-            let allowed = |vote: &&(u32, f32)| is_allowed(left, self.tokenizer.token_bytes(vote.0));
+            let allowed = |vote: &&(u32, f32)| place.allows(&self.tokenizer, left, vote.0);
             let Some(&(token, share)) = prediction.votes.iter().find(allowed) else {
                 break;
             };
@@ -416,7 +422,7 @@ impl Setup {
                 continue;
             }
             for (id, logit) in (0..).zip(logits.iter_mut()) {
-                if !left.is_empty() && !is_allowed(left, self.tokenizer.token_bytes(id)) {
+                if !place.allows(&self.tokenizer, left, id) {
                     *logit = f32::NEG_INFINITY;
                 }
             }

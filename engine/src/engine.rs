@@ -457,9 +457,16 @@ impl Engine {
 
     fn lay_out(&self, request: &Request, output: Output) -> Result<Sequence, EngineError> {
         let mut prompt = self.prompt_tokens(&request.prompt)?.into_owned();
-        let healing = matches!(request.prompt, Prompt::Fim(_))
-            .then(|| Healing::take(&self.tokenizer, &mut prompt))
-            .flatten();
+        let healing = match (&request.prompt, &self.fim, &self.fim_conversation) {
+            (Prompt::Fim(_), Some(template), _) => {
+                Healing::take(&self.tokenizer, &mut prompt, template.stop_tokens())
+            }
+            (Prompt::Fim(_), None, Some(conversation)) => {
+                let borders: Vec<u32> = conversation.stop_tokens().collect();
+                Healing::take(&self.tokenizer, &mut prompt, &borders)
+            }
+            _ => None,
+        };
         let text = match (&request.prompt, &self.fim) {
             (Prompt::Fim(_), Some(template)) => template.in_reading_order(&prompt),
             _ => prompt.clone(),

@@ -3,10 +3,10 @@
 //! A template is chosen by what the model file itself says, its metadata and its vocabulary, never by its name.
 //! Each piece of text is tokenised on its own, so no spelling in a user's code becomes a special token.
 //!
-//! Where a token begins the middle, the line that the cursor is in follows it: the middle is begun. So typing lengthens
-//! the end of the prompt even where the suffix stands behind the prefix, and what was read before stays in the KV cache; and the
-//! prefix ends where tokens end. Source: Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle",
-//! section 3, which trains both orders so that the prefix may stand on either side of that token.
+//! Where a token begins the middle, the line that the cursor is in follows it: to the model the hole begins where the line does,
+//! and the middle is begun. So typing lengthens the end of the prompt even where the suffix stands behind the prefix, and what
+//! was read before stays in the KV cache; and a word that typing has cut in two can be healed. llama.cpp's `/infill` has `prompt`
+//! for the same.
 
 mod conversation;
 mod region;
@@ -389,7 +389,7 @@ impl FimTemplate {
         self.prefix
     }
 
-    /// The whole prompt, with BOS if the model wants one; what the model generates next is the middle.
+    /// The whole prompt, with BOS if the model wants one; what the model generates next is the middle, or the rest of it.
     ///
     /// Context goes before the hole. A file's text gets a line break at its end if it has none, a file without a path
     /// is `untitled` where the format needs one. Nothing is shortened: the caller knows the budget.
@@ -458,14 +458,22 @@ impl FimTemplate {
         Ok(pieces.tokens)
     }
 
-    /// The tokens of a [laid out](Self::layout) prompt as the text reads: what the middle begins with right behind the prefix.
+    /// The tokens of a [laid out](Self::layout) prompt as the text reads: what the middle begins with right behind the prefix. Any
+    /// other tokens are left as they are, and so are lines to be written anew.
     pub fn in_reading_order(&self, prompt: &[u32]) -> Vec<u32> {
-        let place = |token: Option<u32>| prompt.iter().rposition(|&it| Some(it) == token);
-        let (Some(prefix), Some(middle)) = (place(Some(self.prefix)), place(self.middle)) else {
+        let place = |token: u32| prompt.iter().rposition(|&it| it == token);
+        let places = (
+            place(self.prefix),
+            place(self.suffix),
+            self.middle.and_then(place),
+        );
+        let (Some(prefix), Some(suffix), Some(middle)) = places else {
             return prompt.to_vec();
         };
-        let suffix = place(Some(self.suffix)).filter(|&suffix| suffix > prefix);
-        let prefix_end = suffix.unwrap_or(middle);
+        let prefix_end = if suffix > prefix { suffix } else { middle };
+        if self.region.is_some() || prefix > prefix_end || prefix_end > middle {
+            return prompt.to_vec();
+        }
         let (before, prefix) = prompt[..prefix_end].split_at(prefix);
         let (behind, begun) = prompt[prefix_end..].split_at(middle + 1 - prefix_end);
         [before, behind, prefix, begun].concat()

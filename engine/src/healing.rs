@@ -16,12 +16,13 @@ const MAX_BYTES: usize = 24;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Healing {
     taken: Vec<u8>,
+    borders: Vec<u32>,
 }
 
 impl Healing {
-    /// Takes the end of the last word from a prompt; none if it ends with a line, a digit or a control token, where no
-    /// token can be cut in two.
-    pub fn take(tokenizer: &Tokenizer, prompt: &mut Vec<u32>) -> Option<Self> {
+    /// Takes the end of the last word from a prompt; none if it ends with a line, a digit or a token that is no text, where no
+    /// token can be cut in two. Control tokens are no text, nor are `borders`, whose spelling the vocabulary may have as text.
+    pub fn take(tokenizer: &Tokenizer, prompt: &mut Vec<u32>, borders: &[u32]) -> Option<Self> {
         let bytes = |token: &u32| tokenizer.token_bytes(*token);
         let mut first = prompt.len();
         let mut n_bytes = 0;
@@ -32,7 +33,7 @@ impl Healing {
                 break;
             }
             // A control token has no bytes.
-            if text.is_empty() || n_bytes + text.len() > MAX_BYTES {
+            if text.is_empty() || borders.contains(token) || n_bytes + text.len() > MAX_BYTES {
                 break;
             }
             n_bytes += text.len();
@@ -44,7 +45,10 @@ impl Healing {
             return None;
         }
         prompt.truncate(first);
-        Some(Self { taken })
+        Some(Self {
+            taken,
+            borders: borders.to_vec(),
+        })
     }
 
     /// What was taken.
@@ -62,6 +66,11 @@ impl Healing {
         self.taken.is_empty()
     }
 
+    /// Whether a token can follow where `left` is still to be spelled.
+    pub fn allows(&self, tokenizer: &Tokenizer, left: &[u8], token: u32) -> bool {
+        spells(left, tokenizer.token_bytes(token)) && !self.borders.contains(&token)
+    }
+
     /// What the next token still has to spell after the `generated` ones.
     pub fn left(&self, tokenizer: &Tokenizer, generated: &[u32]) -> &[u8] {
         let lens = generated.iter().map(|&token| tokenizer.token_bytes(token).len());
@@ -77,8 +86,8 @@ impl Healing {
     }
 }
 
-/// Whether a token of this text can follow where `left` is still to be spelled.
-pub fn is_allowed(left: &[u8], text: &[u8]) -> bool {
+/// Whether a token of this text spells `left` or a part of it, and perhaps more.
+fn spells(left: &[u8], text: &[u8]) -> bool {
     !text.is_empty() && (text.starts_with(left) || left.starts_with(text))
 }
 
@@ -99,7 +108,7 @@ mod tests {
     fn taken(text: &str) -> Option<String> {
         let tokenizer = Tokenizer::bytes();
         let mut prompt: Vec<u32> = text.bytes().map(u32::from).collect();
-        let healing = Healing::take(&tokenizer, &mut prompt);
+        let healing = Healing::take(&tokenizer, &mut prompt, &[]);
         let taken = healing.map(|it| String::from_utf8(it.taken).unwrap());
         let rest = tokenizer.decode(&prompt);
         assert_eq!(rest + taken.as_deref().unwrap_or_default(), text);
@@ -125,14 +134,28 @@ mod tests {
         let tokenizer = Tokenizer::bytes();
         let special = tokenizer.special_token("<|fim_prefix|>").unwrap();
         let mut prompt = vec![97, special];
-        assert_eq!(Healing::take(&tokenizer, &mut prompt), None);
+        assert_eq!(Healing::take(&tokenizer, &mut prompt, &[]), None);
         assert_eq!(prompt, [97, special]);
+    }
+
+    /// Some vocabularies have the tokens of a template as text of their own.
+    #[test]
+    fn borders_are_neither_taken_nor_written() {
+        let (tokenizer, borders) = (Tokenizer::bytes(), [u32::from(b'>')]);
+        let mut prompt: Vec<u32> = b"a>".map(u32::from).into();
+        assert_eq!(Healing::take(&tokenizer, &mut prompt, &borders), None);
+        let mut prompt: Vec<u32> = b"a>b".map(u32::from).into();
+        let healing = Healing::take(&tokenizer, &mut prompt, &borders).unwrap();
+        assert_eq!((healing.bytes(), prompt.len()), (&b"b"[..], 2));
+        assert!(healing.allows(&tokenizer, b"b", u32::from(b'b')));
+        assert!(!healing.allows(&tokenizer, b">", u32::from(b'>')));
     }
 
     #[test]
     fn tokens_spell_what_was_taken_and_may_go_on() {
         let healing = Healing {
             taken: b"  se".to_vec(),
+            borders: Vec::new(),
         };
         let tokenizer = Tokenizer::bytes();
         assert_eq!(healing.left(&tokenizer, &[]), b"  se");
@@ -145,7 +168,7 @@ mod tests {
             ("  x", false),
             ("", false),
         ] {
-            assert_eq!(is_allowed(b"  se", text.as_bytes()), allowed, "{text:?}");
+            assert_eq!(spells(b"  se", text.as_bytes()), allowed, "{text:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     copy::{CopyMixer, CopyPredictor},
     error::EngineError,
     grammar::GrammarMatcher,
-    healing::{Healing, is_allowed},
+    healing::Healing,
     kernels::{Isa, float::exp},
     logits::{Candidate, History, LogitsProcessor, best_first, max_logit, processors, weight},
     request::SamplingParams,
@@ -118,7 +118,7 @@ impl Sampler {
         if left.is_empty() {
             return Ok(false);
         }
-        let spells = |id: u32| is_allowed(left, tokenizer.token_bytes(id));
+        let spells = |id: u32| healing.allows(tokenizer, left, id);
         allowed.clear();
         allowed.extend(
             logits

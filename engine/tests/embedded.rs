@@ -3,12 +3,17 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use surmise_engine::{
     Answer, Engine, EngineOptions, WeightSource,
     copy::Origin,
+    fim::FimTemplate,
+    model::{Checkpoint, load_model},
     request::{Event, FimPrompt, Prompt, Request, SamplingParams, Speculation, StopCondition},
+    tokenizer::Tokenizer,
+    weights::Gguf,
 };
 
 fn root() -> PathBuf {
@@ -115,11 +120,39 @@ fn speculation_changes_neither_tokens_nor_probabilities() {
     );
 }
 
+/// The same model, asked in the order of Qwen's, suffix last.
+fn engine_with_suffix_last() -> Engine {
+    let gguf = Gguf::open(WeightSource::File(root().join("engine/weights/surmise.gguf"))).unwrap();
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
+    let model = load_model(&Checkpoint::from_gguf(&gguf).unwrap(), 2).unwrap();
+    let template = FimTemplate::qwen(&tokenizer);
+    assert!(template.is_some());
+    Engine::start(Box::new(model), tokenizer, template, EngineOptions::default()).unwrap()
+}
+
+#[test]
+fn a_word_cut_in_two_is_gone_on_with_whichever_order_the_prompt_has() {
+    let hole = FimPrompt {
+        prefix: "def total(prices):\n    result = sum(prices)\n    retu".into(),
+        suffix: "\n\n\nprint(total([1, 2]))\n".into(),
+        ..FimPrompt::default()
+    };
+    for engine in [engine(), engine_with_suffix_last()] {
+        let answer = fill(&engine, &hole, Speculation::Auto, &SamplingParams::default());
+        assert!(answer.text.starts_with("rn "), "{}", answer.text);
+    }
+}
+
 #[test]
 fn typing_costs_the_tokens_that_were_typed() {
-    let engine = engine();
+    for engine in [engine(), engine_with_suffix_last()] {
+        check_cost_of_typing(&engine);
+    }
+}
+
+fn check_cost_of_typing(engine: &Engine) {
     let mut hole = holes(1).remove(0);
-    fill(&engine, &hole, Speculation::Auto, &SamplingParams::default());
+    fill(engine, &hole, Speculation::Auto, &SamplingParams::default());
     for typed in ["l", "e", "t", " ", "x", " ="] {
         hole.prefix.push_str(typed);
         let request = Request {

@@ -4,6 +4,7 @@ use expect_test::{Expect, expect};
 use gguf_builder::{Builder, Value, byte_level, open, strings};
 use surmise_engine::{
     fim::FimTemplate,
+    healing::Healing,
     request::{ContextFile, FimPrompt},
     tokenizer::Tokenizer,
 };
@@ -353,9 +354,9 @@ fn a_hole_in_a_repository() {
     }
 }
 
-/// Tokens of `more` typed characters are all that a layout gains, and as it is read they stand behind the prefix.
+/// The tokens of what was typed are all that a layout gains, and as it is read they stand behind the prefix.
 #[test]
-fn typing_lengthens_the_end_of_every_layout() {
+fn typing_lengthens_the_end_of_layouts() {
     let families: [&[&str]; 9] = [
         &QWEN,
         &QWEN[..4],
@@ -389,6 +390,52 @@ fn typing_lengthens_the_end_of_every_layout() {
             );
         }
     }
+}
+
+/// Vocabularies with the template's tokens as text of their own have them heal no more than others.
+#[test]
+fn nothing_is_taken_back_at_the_beginning_of_a_line() {
+    const USER_DEFINED: u32 = 4;
+    let empty = FimPrompt {
+        prefix: "use a;\n".to_owned(),
+        ..hole()
+    };
+    for kind in [CONTROL, USER_DEFINED] {
+        let special = QWEN.map(|spelling| (spelling, kind));
+        let file = byte_level("qwen2", &special).pair("tokenizer.ggml.merges", strings(&[]));
+        let gguf = open(&file.build()).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        let template = FimTemplate::from_gguf(&gguf, &tokenizer).expect("a template");
+        let taken = |hole: &FimPrompt| {
+            let mut prompt = template.layout(&tokenizer, hole).unwrap();
+            let healing = Healing::take(&tokenizer, &mut prompt, template.stop_tokens());
+            healing.map(|it| it.bytes().to_vec())
+        };
+        assert_eq!(taken(&empty), None);
+        assert_eq!(taken(&hole()).as_deref(), Some(&b"{"[..]));
+    }
+}
+
+#[test]
+fn tokens_that_are_no_layout_keep_their_order() {
+    let gguf = open(&model(&QWEN).build()).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let template = FimTemplate::from_gguf(&gguf, &tokenizer).unwrap();
+    let (prefix, suffix, middle) = (257, 258, 259);
+    for tokens in [
+        vec![],
+        vec![97],
+        vec![prefix, 97, suffix],
+        vec![prefix, middle, 97, suffix],
+        vec![middle, suffix, prefix, 97],
+        vec![suffix, 97, middle, prefix],
+    ] {
+        assert_eq!(template.in_reading_order(&tokens), tokens);
+    }
+    assert_eq!(
+        template.in_reading_order(&[97, prefix, 98, suffix, 99, middle, 100]),
+        [97, suffix, 99, middle, prefix, 98, 100]
+    );
 }
 
 /// As Zed's `zeta_prompt` lays them out, without edits, the answer begun.

@@ -14,7 +14,7 @@ pub trait Drafter: Send {
     /// Proposes at most `max_len` tokens that may follow `tokens`, in place of what `draft` holds; none if it has
     /// nothing to say.
     ///
-    /// `tokens` are the prompt and the generated tokens. Between calls they only grow, because rejected drafts
+    /// `tokens` are the prompt, in the order in which its text reads, and the generated tokens. Between calls they only grow, because rejected drafts
     /// never become part of them.
     fn draft(&mut self, tokens: &[u32], max_len: usize, draft: &mut Draft);
 }

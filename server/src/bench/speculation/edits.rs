@@ -58,9 +58,9 @@ pub(super) const ALL: [Edit; 4] = [
             Some(format!("use {name} quotes"))
         },
         is_right: |function, text| {
-            let is_left = |(from, _)| text.contains(from);
+            let are_gone = quotes(function).is_some_and(|(from, _)| !text.contains(from));
             is_what(translate_quotes, function, text)
-                || !quotes(function).is_some_and(is_left) && keeps(Promise::OnlyQuotes, function, text)
+                || are_gone && keeps(Promise::OnlyQuotes, function, text)
         },
     },
 ];
