@@ -70,6 +70,19 @@ const SEED_CODER: [&str; 5] = [
 ];
 const CODESTRAL: [&str; 4] = ["</s>", "[PREFIX]", "[SUFFIX]", "[MIDDLE]"];
 
+/// One of each family that is told by its vocabulary.
+const VOCABULARIES_WITH_TOKENS: [&[&str]; 9] = [
+    &QWEN,
+    QWEN.split_at(4).0,
+    &STARCODER,
+    &STARCODER2,
+    &CODEGEMMA,
+    &DEEPSEEK,
+    &CODELLAMA,
+    &CODESTRAL,
+    &SEED_CODER,
+];
+
 fn surmise(order: &str) -> Builder {
     model(&QWEN).pair("surmise.fim.order", Value::Str(order.as_bytes().to_vec()))
 }
@@ -129,11 +142,18 @@ fn spell(tokenizer: &Tokenizer, special: &[&str], tokens: &[u32]) -> String {
     })
 }
 
+/// The tokenizer and the template of a model.
 #[track_caller]
-fn check(file: &Builder, special: &[&str], prompt: &FimPrompt, expected: Expect) {
+fn template_of(file: &Builder) -> (Tokenizer, FimTemplate) {
     let gguf = open(&file.build()).unwrap();
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
     let template = FimTemplate::from_gguf(&gguf, &tokenizer).expect("a template");
+    (tokenizer, template)
+}
+
+#[track_caller]
+fn check(file: &Builder, special: &[&str], prompt: &FimPrompt, expected: Expect) {
+    let (tokenizer, template) = template_of(file);
     let tokens = template.layout(&tokenizer, prompt).unwrap();
     expected.assert_eq(&format!(
         "{}: {}",
@@ -357,21 +377,8 @@ fn a_hole_in_a_repository() {
 /// The tokens of what was typed are all that a layout gains, and as it is read they stand behind the prefix.
 #[test]
 fn typing_lengthens_the_end_of_layouts() {
-    let families: [&[&str]; 9] = [
-        &QWEN,
-        &QWEN[..4],
-        &STARCODER,
-        &STARCODER2,
-        &CODEGEMMA,
-        &DEEPSEEK,
-        &CODELLAMA,
-        &CODESTRAL,
-        &SEED_CODER,
-    ];
-    for special in families {
-        let gguf = open(&model(special).build()).unwrap();
-        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
-        let template = FimTemplate::from_gguf(&gguf, &tokenizer).expect("a template");
+    for special in VOCABULARIES_WITH_TOKENS {
+        let (tokenizer, template) = template_of(&model(special));
         for before in [hole(), hole_in_repository()] {
             let typed = FimPrompt {
                 prefix: before.prefix.clone() + "  g(",
@@ -403,9 +410,7 @@ fn nothing_is_taken_back_at_the_beginning_of_a_line() {
     for kind in [CONTROL, USER_DEFINED] {
         let special = QWEN.map(|spelling| (spelling, kind));
         let file = byte_level("qwen2", &special).pair("tokenizer.ggml.merges", strings(&[]));
-        let gguf = open(&file.build()).unwrap();
-        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
-        let template = FimTemplate::from_gguf(&gguf, &tokenizer).expect("a template");
+        let (tokenizer, template) = template_of(&file);
         let taken = |hole: &FimPrompt| {
             let mut prompt = template.layout(&tokenizer, hole).unwrap();
             let healing = Healing::take(&tokenizer, &mut prompt, template.stop_tokens());
@@ -418,9 +423,7 @@ fn nothing_is_taken_back_at_the_beginning_of_a_line() {
 
 #[test]
 fn tokens_that_are_no_layout_keep_their_order() {
-    let gguf = open(&model(&QWEN).build()).unwrap();
-    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
-    let template = FimTemplate::from_gguf(&gguf, &tokenizer).unwrap();
+    let (_, template) = template_of(&model(&QWEN));
     let (prefix, suffix, middle) = (257, 258, 259);
     for tokens in [
         vec![],
@@ -511,11 +514,7 @@ fn models_of_edits_write_the_lines_around_the_cursor_anew() {
             <|marker_1|><|user_cursor|><|marker_2|>
             <[fim-middle]><|marker_1|>"#]],
     );
-    let template = |file: &Builder| {
-        let gguf = open(&file.build()).unwrap();
-        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
-        FimTemplate::from_gguf(&gguf, &tokenizer).unwrap()
-    };
+    let template = |file: &Builder| template_of(file).1;
     assert_eq!(
         template(&zeta_2).stop_strings(&prompt),
         [");\n>>>>>>> UPDATED", "\n>>>>>>> UPDATED", "<|user_cursor|>"]
@@ -681,9 +680,7 @@ fn bos_comes_first_where_the_model_wants_it() {
     let file = model(&DEEPSEEK)
         .pair("tokenizer.ggml.bos_token_id", Value::U32(256))
         .pair("tokenizer.ggml.add_bos_token", Value::Bool(1));
-    let gguf = open(&file.build()).unwrap();
-    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
-    let template = FimTemplate::from_gguf(&gguf, &tokenizer).unwrap();
+    let (tokenizer, template) = template_of(&file);
     assert_eq!(template.layout(&tokenizer, &hole()).unwrap()[..2], [256, 257]);
 }
 
@@ -739,19 +736,8 @@ fn no_template_without_the_tokens() {
 #[test]
 fn spellings_in_the_text_stay_text() {
     let prompt = hostile();
-    for special in [
-        &QWEN[..],
-        &STARCODER,
-        &STARCODER2,
-        &CODEGEMMA,
-        &DEEPSEEK,
-        &CODELLAMA,
-        &CODESTRAL,
-        &SEED_CODER,
-    ] {
-        let gguf = open(&model(special).build()).unwrap();
-        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
-        let template = FimTemplate::from_gguf(&gguf, &tokenizer).unwrap();
+    for special in VOCABULARIES_WITH_TOKENS {
+        let (tokenizer, template) = template_of(&model(special));
         let tokens = template.layout(&tokenizer, &prompt).unwrap();
         let n_control = tokens.iter().filter(|&&id| tokenizer.is_control(id)).count();
         assert_eq!(n_control, template.overhead(&prompt), "{}", template.name());
