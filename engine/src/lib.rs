@@ -18,6 +18,7 @@ pub mod kv_cache;
 pub mod logits;
 pub mod memory;
 pub mod model;
+pub mod product_timer;
 pub mod quant;
 mod read_speed;
 pub mod request;

@@ -22,13 +22,14 @@ pub(crate) const RUN_LEN: usize = 32;
 /// Runs in the longest block, one of 256 weights.
 pub(crate) const MAX_RUNS: usize = 8;
 
-/// Types that [`dequantize_row`] knows.
-pub const KNOWN_TYPES: &str =
-    "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4";
-
 /// Whether the engine can multiply by a matrix of this type.
 pub fn is_known(dtype: GgmlType) -> bool {
     matches!(dtype, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16) || block_reader(dtype).is_some()
+}
+
+/// All types that the engine can multiply by, in the order of their ids.
+pub fn known_types() -> impl Iterator<Item = GgmlType> {
+    GgmlType::all().filter(|dtype| is_known(*dtype))
 }
 
 /// Refuses a tensor of a type that the engine cannot multiply by.
@@ -42,7 +43,7 @@ pub fn require_known(tensor: &Tensor) -> Result<(), EngineError> {
     Err(EngineError::Unsupported {
         what: "tensor type",
         found: format!("{} of {}", tensor.dtype.name(), tensor.name),
-        known: KNOWN_TYPES.into(),
+        known: known_types().map(GgmlType::name).collect::<Vec<_>>().join(", "),
     })
 }
 

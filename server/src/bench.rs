@@ -4,6 +4,7 @@
 
 mod bandwidth;
 pub mod chart;
+pub mod kernels;
 pub mod latency;
 mod resident_memory;
 pub mod speculation;

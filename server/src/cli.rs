@@ -210,11 +210,17 @@ struct BenchArgs {
     /// Put the tokens of those tasks into the JSON, so that another engine can be measured on them.
     #[arg(long, requires_all = ["speculation", "json"])]
     with_tokens: bool,
+    /// Measure products with each type of weights instead, with each set of instructions that this machine has.
+    #[arg(long, conflicts_with_all = ["startup", "code"])]
+    kernels: bool,
+    /// Only weights of this type, such as `Q4_K`; may be given several times.
+    #[arg(long, value_name = "TYPE", requires = "kernels")]
+    format: Vec<String>,
     /// Print everything as JSON.
     #[arg(long)]
     json: bool,
     /// Draw the cost of wide steps and the gain of batches, or what drafts gain and what each drafter gives, by length of drafts.
-    #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["latency", "startup"])]
+    #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["latency", "startup", "kernels"])]
     plot: Option<PathBuf>,
 }
 

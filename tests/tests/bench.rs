@@ -43,6 +43,35 @@ fn one_round_measures_everything() {
 }
 
 #[test]
+fn kernels_are_measured_by_type_and_instructions() {
+    let report = bench(&["--kernels", "--format", "q4_K", "--format", "F32", "--rounds", "1"]);
+    let products = report["products"].as_array().expect("a list");
+    for weights in ["F32", "Q4_K"] {
+        let portable = products
+            .iter()
+            .find(|it| it["weights"] == weights && it["instructions"] == "portable")
+            .unwrap_or_else(|| panic!("{weights} in {report:#}"));
+        for pointer in [
+            "/bytes_per_second/median",
+            "/share_of_bandwidth",
+            "/steps/3/relative",
+            "/multiply_adds_per_second/median",
+        ] {
+            let value = portable.pointer(pointer).and_then(Value::as_f64);
+            assert!(value.is_some_and(|value| value > 0.0), "{pointer}: {portable:#}");
+        }
+    }
+    assert!(products.iter().all(|it| it["weights"] == "F32" || it["weights"] == "Q4_K"));
+
+    let output = command()
+        .args(["bench", "--kernels", "--format", "Q9_K"])
+        .output()
+        .expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("Q9_K") && error.contains("Q4_K"), "{error}");
+}
+
+#[test]
 fn a_start_is_measured_in_a_process_of_its_own() {
     let report = bench(&["--startup", "--rounds", "1"]);
     for pointer in [

@@ -135,6 +135,11 @@ impl<const VNNI: bool> Floats for Avx2<VNNI> {
     unsafe fn prefetch(at: *const u8) {
         unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T1) }
+    }
 }
 
 #[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]

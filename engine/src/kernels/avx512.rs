@@ -43,6 +43,17 @@ unsafe fn some_groups<F: Format>(task: Task<'_>, outputs: Range<usize>, groups: 
     unsafe { panel::multiply_groups::<Avx512, F, 12, 8>(task, outputs, groups) };
 }
 
+/// For every number of four bits a word whose bytes are 16 times its bits.
+const fn spread() -> [u32; 16] {
+    let mut words = [0; 16];
+    let mut bits = 0;
+    while bits < 16 {
+        words[bits as usize] = (bits & 1 | (bits & 2) << 7 | (bits & 4) << 14 | (bits & 8) << 21) << 4;
+        bits += 1;
+    }
+    words
+}
+
 #[derive(Clone, Copy)]
 pub(super) struct Avx512;
 
@@ -96,6 +107,11 @@ impl Floats for Avx512 {
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T1) }
     }
 }
 
@@ -155,6 +171,13 @@ impl Lanes for Avx512 {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
             _mm512_shuffle_epi8(table, bytes)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn spread_bits(words: __m512i) -> __m512i {
+        // The bits are the index of a lane; the others are not looked at.
+        const SPREAD: [u32; 16] = spread();
+        unsafe { _mm512_permutexvar_epi32(words, _mm512_loadu_si512(SPREAD.as_ptr().cast())) }
     }
 
     #[inline(always)]

@@ -84,12 +84,7 @@ unsafe fn half_byte<L: Lanes>(bytes: L::Int, half: usize) -> L::Int {
 #[inline(always)]
 unsafe fn fifth_bits<L: Lanes>(words: L::Int, j: usize) -> L::Int {
     // SAFETY: as the caller.
-    unsafe {
-        let four = L::and(L::shift_right(words, 4 * j as u32), L::splat(15));
-        // Bit `i` moves to bit `8 i + 4`: by 4 and by 7 for each place. What else lands in between is masked out.
-        let two = L::or(L::shift_left(four, 4), L::shift_left(four, 18));
-        L::and(L::or(two, L::shift_left(two, 7)), L::splat(0x1010_1010))
-    }
+    unsafe { L::spread_bits(L::shift_right(words, 4 * j as u32)) }
 }
 
 /// Word `idx` of the blocks.

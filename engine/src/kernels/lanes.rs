@@ -57,8 +57,10 @@ pub(super) trait Floats: Copy {
     unsafe fn halves(at: *const u8) -> Self::Float;
     /// `N` numbers of bfloat16, widened.
     unsafe fn brain_floats(at: *const u8) -> Self::Float;
-    /// Asks for a cache line that will be read soon, wherever it is.
+    /// Asks for a cache line that will be read at once, wherever it is.
     unsafe fn prefetch(at: *const u8);
+    /// Asks for a line that will be read soon, into the second-level cache: more of those can be on their way from memory.
+    unsafe fn prefetch_far(at: *const u8);
 }
 
 /// Numbers as any machine has them.
@@ -119,6 +121,9 @@ impl<const N: usize> Floats for PlainFloats<N> {
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn prefetch_far(_: *const u8) {}
 }
 
 /// The operations that unpacking and multiplying are made of, on one lane for each row.
@@ -144,6 +149,17 @@ pub(super) trait Lanes: Floats {
     unsafe fn shift_right_signed(a: Self::Int, bits: u32) -> Self::Int;
     /// `table[byte]` for every byte; all are below 16.
     unsafe fn lookup(table: &[u8; 16], bytes: Self::Int) -> Self::Int;
+
+    /// The low four bits of each word, one in each byte, as 16 or 0.
+    #[inline(always)]
+    unsafe fn spread_bits(words: Self::Int) -> Self::Int {
+        unsafe {
+            let four = Self::and(words, Self::splat(15));
+            // Bit `i` moves to bit `8 i + 4`: by 4 and by 7 for each place. What else lands in between is masked out.
+            let two = Self::or(Self::shift_left(four, 4), Self::shift_left(four, 18));
+            Self::and(Self::or(two, Self::shift_left(two, 7)), Self::splat(0x1010_1010))
+        }
+    }
 
     /// A word of each row. The place is aligned to all of them.
     unsafe fn word(at: *const u8) -> Self::Int;

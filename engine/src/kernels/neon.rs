@@ -172,6 +172,11 @@ impl<const I8MM: bool> Floats for Neon<I8MM> {
     unsafe fn prefetch(at: *const u8) {
         unsafe { asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags)) }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        unsafe { asm!("prfm pldl2keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags)) }
+    }
 }
 
 #[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]

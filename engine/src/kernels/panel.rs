@@ -38,11 +38,13 @@ pub(super) const GROUP_TILE: usize = 6;
 /// Most registers that a panel takes, on any machine.
 const MAX_PARTS: usize = 2;
 
-/// How far ahead of the multiplications weights are asked for, in bytes.
-const PREFETCH_BYTES: usize = 4096;
+/// How far ahead of the multiplications weights are asked for, in bytes: from memory into the second-level cache, and from there
+/// into the first. Asking the first one for lines of memory would fill all the places that it has for lines on their way.
+const FAR_BYTES: usize = 8192;
+const NEAR_BYTES: usize = 2048;
 
 /// Of a panel that takes several registers, the part of one is multiplied for so many bytes of the panel before the next: what comes
-/// from memory in whole lines is still there. Less than is asked for ahead.
+/// from memory in whole lines is still there. No more than is asked for ahead.
 const BYTES_AT_ONCE: usize = 2048;
 
 /// A product of quantised weights, as every path but the slow one takes it.
@@ -273,9 +275,12 @@ fn ask_ahead<L: Lanes, F: Format>(blocks: Blocks, run: usize, share: usize, n_sh
     let n_lines = (PANEL_ROWS * (F::BYTES - F::HEAD_BYTES)).div_ceil(LINE_BYTES);
     let first = n_lines * run / F::N_RUNS + share;
     for line in (first..n_lines * (run + 1) / F::N_RUNS).step_by(n_shares) {
-        let at = blocks.words.wrapping_add(PREFETCH_BYTES + LINE_BYTES * line);
+        let at = blocks.words.wrapping_add(LINE_BYTES * line);
         // SAFETY: a prefetch may ask for anything.
-        unsafe { L::prefetch(at) };
+        unsafe {
+            L::prefetch_far(at.wrapping_add(FAR_BYTES));
+            L::prefetch(at.wrapping_add(NEAR_BYTES));
+        }
     }
 }
 

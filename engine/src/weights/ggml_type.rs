@@ -89,6 +89,11 @@ const TABLE: [Row; 34] = [
 ];
 
 impl GgmlType {
+    /// Every type, in the order of ids.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(|row| row.1)
+    }
+
     /// Type of an id in the file; `None` if it is unknown or was removed from ggml.
     pub fn from_id(id: u32) -> Option<Self> {
         TABLE.iter().find(|row| row.0 == id).map(|row| row.1)

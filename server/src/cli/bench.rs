@@ -1,5 +1,6 @@
 //! `surmise bench`: which benchmark is run, and where its answer goes.
 
+mod kernels_table;
 mod latency_table;
 mod speculation_table;
 mod speed_table;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     bench::{
         chart::{Chart, svg},
-        latency, speculation, speed,
+        kernels, latency, speculation, speed,
         speed::Effort,
         startup,
     },
@@ -38,6 +39,13 @@ pub(super) fn run(args: &BenchArgs) -> Result<i32, CliError> {
         })?;
     } else if args.speculation {
         run_speculation(args, &config)?;
+    } else if args.kernels {
+        let threads = model::options(&config.engine).threads;
+        let kernels = kernels::measure(&args.format, threads, args.rounds.into(), &progress)?;
+        progress("");
+        print(args.json, &kernels, |style| {
+            kernels_table::render(&kernels, style)
+        })?;
     } else {
         run_speed(args, &config)?;
     }
