@@ -52,6 +52,20 @@ impl TextEdit {
         }
     }
 
+    /// Where a range of the text before the edit is after it; none if it lost its start or its end. What is inserted at its end is
+    /// not in it.
+    pub(crate) fn moved(&self, range: &Range<usize>) -> Option<Range<usize>> {
+        let shift = |byte: usize| byte - self.old_end_byte + self.new_end_byte;
+        if self.old_end_byte <= range.start {
+            Some(shift(range.start)..shift(range.end))
+        } else if self.start_byte >= range.end {
+            Some(range.clone())
+        } else {
+            let is_inside = range.start <= self.start_byte && self.old_end_byte <= range.end;
+            is_inside.then(|| range.start..shift(range.end))
+        }
+    }
+
     pub(crate) fn as_input_edit(&self) -> InputEdit {
         InputEdit {
             start_byte: self.start_byte,
@@ -80,6 +94,21 @@ mod tests {
         assert_eq!(edit.start_point, Point::new(1, 1));
         assert_eq!(edit.old_end_point, Point::new(2, 1));
         assert_eq!(edit.new_end_point, Point::new(2, 0));
+    }
+
+    #[test]
+    fn ranges_move_with_edits() {
+        let edit = TextEdit::apply(&mut Rope::from_str("0123456789"), 4..6, "abc");
+        for (range, moved) in [
+            (0..4, Some(0..4)),
+            (6..8, Some(7..9)),
+            (3..7, Some(3..8)),
+            (4..6, Some(4..7)),
+            (3..5, None),
+            (5..8, None),
+        ] {
+            assert_eq!(edit.moved(&range), moved, "{range:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use ropey::Rope;
 use tree_sitter::Node;
 
 use crate::query::{self, Capture, Purpose};
-use crate::{Syntax, text};
+use crate::{Syntax, TextEdit, text};
 
 /// Imports stand near the top of the tree: in an `#ifdef`, a `try` or a namespace at the deepest.
 const MAX_DEPTH: u32 = 5;
@@ -47,6 +47,29 @@ impl Imports {
 /// the tree there, once for all that is changed further down.
 pub fn imports(syntax: &Syntax, rope: &Rope) -> Imports {
     syntax.imports.get_or_init(|| find(syntax, rope)).clone()
+}
+
+/// The imports that end before the byte `before`, in order. After an edit near them they are those of the text before it until
+/// somebody has asked for the new ones or [parsed ahead](Syntax::parse_ahead): who types does not wait for a parse.
+pub fn imports_above(syntax: &Syntax, rope: &Rope, before: usize) -> Vec<Import> {
+    let known = syntax.imports.get().map(|it| &it.items);
+    let mut above = match known.or(syntax.old_imports.as_deref()) {
+        Some(items) => items.clone(),
+        None => imports(syntax, rope).items,
+    };
+    above.retain(|import| import.range.end <= before);
+    above
+}
+
+/// Where imports are after an edit, without those of which it took a part.
+pub(crate) fn moved(items: &[Import], edit: &TextEdit) -> Vec<Import> {
+    let moved = items.iter().filter_map(|import| {
+        Some(Import {
+            range: edit.moved(&import.range)?,
+            ..import.clone()
+        })
+    });
+    moved.filter(|import| !import.range.is_empty()).collect()
 }
 
 fn find(syntax: &Syntax, rope: &Rope) -> Imports {
@@ -176,6 +199,32 @@ mod tests {
         syntax.edit(&edit, &rope);
         assert_eq!(imports(&old_syntax, &old_rope).items.len(), 2);
         assert_eq!(imports(&syntax, &rope).items.len(), 1);
+    }
+
+    #[test]
+    fn imports_above_are_the_old_ones_until_the_text_was_parsed() {
+        let mut rope = Rope::from_str("use std::fs;\nuse std::io;\n\nfn f() {\n    g\n}\n");
+        let mut syntax = Syntax::parse(Language::Rust, &rope);
+        let above = |syntax: &Syntax, rope: &Rope, before: usize| {
+            let imports = imports_above(syntax, rope, before).into_iter();
+            let texts = imports.map(|it| text::text(rope, it.range).into_owned());
+            texts.collect::<Vec<_>>()
+        };
+        assert_eq!(above(&syntax, &rope, 20), ["use std::fs;"]);
+        let mut edited = |range: Range<usize>, inserted: &str| {
+            let edit = TextEdit::apply(&mut rope, range, inserted);
+            syntax.edit(&edit, &rope);
+            let soon = above(&syntax, &rope, 1000);
+            syntax.parse_ahead();
+            (soon, above(&syntax, &rope, 1000))
+        };
+        let (soon, later) = edited(0..0, "use std::env;\n");
+        assert_eq!(soon, ["use std::fs;", "use std::io;"]);
+        assert_eq!(later, ["use std::env;", "use std::fs;", "use std::io;"]);
+        let (soon, later) = edited(14..27, "");
+        assert_eq!(soon, later);
+        assert_eq!(soon, ["use std::env;", "use std::io;"]);
+        assert_eq!(edited(25..25, "::fmt").0, ["use std::env;", "use std::io::fmt;"]);
     }
 
     #[test]

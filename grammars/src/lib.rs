@@ -41,7 +41,7 @@ pub use arguments::{Call, ListPlace, calls_in, parameter_place};
 pub use edit::TextEdit;
 pub use excerpt::{prefix, suffix};
 pub use extent::{Extent, completion_end};
-pub use imports::{Import, Imports, imports};
+pub use imports::{Import, Imports, imports, imports_above};
 pub use language::Language;
 pub use literals::{comments_in, strings_in};
 pub use outline::{Definition, DefinitionKind, outline};

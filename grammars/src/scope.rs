@@ -6,7 +6,7 @@ use ropey::Rope;
 use tree_sitter::{Node, Tree};
 
 use crate::query::{self, Capture, EVERYWHERE, LoadedQuery, Parts, Purpose};
-use crate::{Language, Syntax, brackets, text};
+use crate::{Language, Syntax, TextEdit, brackets, text};
 
 /// How far before a position what was typed last is looked for.
 const LOOK_BACK_BYTES: usize = 256;
@@ -76,8 +76,31 @@ pub fn scopes_at(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
     scopes
 }
 
+/// Scopes that were found above a place, for as long as nothing is changed there.
+#[derive(Clone, Debug)]
+pub(crate) struct ScopesAbove {
+    before: usize,
+    scopes: Vec<Scope>,
+}
+
+impl ScopesAbove {
+    /// What becomes of them with an edit of the text; none if it is not below them.
+    pub(crate) fn after(&self, edit: &TextEdit) -> Option<Self> {
+        let scopes = self.scopes.iter().filter_map(|scope| {
+            Some(Scope {
+                range: edit.moved(&scope.range)?,
+                ..scope.clone()
+            })
+        });
+        (edit.start_byte >= self.before).then(|| Self {
+            before: self.before,
+            scopes: scopes.collect(),
+        })
+    }
+}
+
 /// Those of [`scopes_at`] whose signatures end before the byte `before`, far above what was typed last: they do not wait for
-/// that to be parsed.
+/// that to be parsed. While what is between is broken, they are those of before it broke, if they were asked for.
 pub fn scopes_above(syntax: &Syntax, rope: &Rope, at: usize, before: usize) -> Vec<Scope> {
     let at = text::snap(rope, at);
     let tree = syntax.rough_tree();
@@ -86,12 +109,28 @@ pub fn scopes_above(syntax: &Syntax, rope: &Rope, at: usize, before: usize) -> V
     let line = text::text(rope, text::snap(rope, before)..text::line_end(rope, before));
     let code = before + line.len() - line.trim_start().len();
     let is_new = enclosing(tree, code).first().is_some_and(Node::has_changes);
-    let mut scopes = if is_new || is_broken.contains(&true) {
+    let is_unsure = is_new || is_broken.contains(&true);
+
+    // What is broken by what was typed may have lost its beginning to the nodes around it.
+    let around = enclosing(tree, at);
+    let has_error = around
+        .get(around.len().saturating_sub(2))
+        .is_some_and(Node::has_error);
+    let known = syntax.lock_scopes_above().clone();
+    if let Some(known) = known.filter(|it| (is_unsure || has_error) && it.before == before) {
+        let around = known.scopes.into_iter().filter(|scope| at <= scope.range.end);
+        return around.collect();
+    }
+    let mut scopes = if is_unsure {
         scopes_at(syntax, rope, at)
     } else {
         scopes_in(syntax.language(), tree, rope, at)
     };
     scopes.retain(|scope| scope.signature.end <= before);
+    *syntax.lock_scopes_above() = Some(ScopesAbove {
+        before,
+        scopes: scopes.clone(),
+    });
     scopes
 }
 
@@ -417,5 +456,36 @@ mod tests {
             assert_eq!(names, [Some("count"), Some("Counter")], "after {key:?}");
         }
         assert_eq!(scopes_above(&syntax, &rope, at, 1000), []);
+    }
+
+    #[test]
+    fn scopes_above_broken_code_are_those_of_before() {
+        let body = "        self.sum += 1;\n".repeat(200);
+        let code = format!("impl Counter {{\n    fn count(&mut self) {{\n{body}    }}\n}}\n");
+        let mut rope = Rope::from_str(&code);
+        let mut syntax = Syntax::parse(Language::Rust, &rope);
+        let mut at = code.rfind("self.sum").unwrap();
+        let before = at - 2000;
+        let names = |syntax: &Syntax, rope: &Rope, at: usize| -> Vec<_> {
+            let above = scopes_above(syntax, rope, at, before);
+            above.into_iter().filter_map(|scope| scope.name).collect()
+        };
+        assert_eq!(names(&syntax, &rope, at), ["count", "Counter"]);
+        let mut edit = |range: Range<usize>, text: &str| {
+            let edit = TextEdit::apply(&mut rope, range, text);
+            syntax.edit(&edit, &rope);
+            syntax.parse_ahead();
+            (syntax.clone(), rope.clone())
+        };
+        for key in ["fn (", "x", "[1, "] {
+            let (syntax, rope) = edit(at..at, key);
+            at += key.len();
+            assert_eq!(names(&syntax, &rope, at), ["count", "Counter"], "after {key:?}");
+            // The end of both is where it was in the text.
+            assert_eq!(names(&syntax, &rope, rope.len_bytes() - 2), ["Counter"]);
+        }
+        // A change further up is looked at.
+        let (syntax, rope) = edit(0..12, "impl Meter");
+        assert_ne!(names(&syntax, &rope, at - 2), ["count", "Counter"]);
     }
 }

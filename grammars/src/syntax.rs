@@ -16,7 +16,9 @@ use tree_sitter::{InputEdit, Node, ParseOptions, Parser, Point, Tree};
 
 pub(crate) use self::neighbourhood::Neighbourhood;
 use self::neighbourhood::Part;
-use crate::{Imports, Language, TextEdit, text};
+use crate::imports::{self, Import, Imports};
+use crate::scope::ScopesAbove;
+use crate::{Language, TextEdit, text};
 
 /// How long the first parse of a file may take before the file is left without structure.
 const FIRST_PARSE_LIMIT: Duration = Duration::from_millis(1500);
@@ -47,6 +49,10 @@ pub struct Syntax {
     parsed: Arc<OnceLock<Parsed>>,
     /// The imports of the text, once they were asked for.
     pub(crate) imports: Arc<OnceLock<Imports>>,
+    /// The imports of the last text before it of which they were known, where those still stand.
+    pub(crate) old_imports: Option<Arc<Vec<Import>>>,
+    /// The scopes that were asked for last in this text or the one before it, for clones too.
+    scopes_above: Arc<Mutex<Option<ScopesAbove>>>,
     /// What was looked at last.
     neighbourhood: LastNeighbourhood,
     /// The part that was looked at last in this text or the one before it, for clones too: most of it is still there after
@@ -100,6 +106,8 @@ impl Syntax {
             edited: None,
             parsed: Arc::default(),
             imports: Arc::default(),
+            old_imports: None,
+            scopes_above: Arc::default(),
             neighbourhood: LastNeighbourhood::default(),
             part: Arc::default(),
         }
@@ -113,8 +121,10 @@ impl Syntax {
         let part = known.as_ref().filter(|it| !it.is_outdated(self));
         let part = part.and_then(|part| part.after(edit, rope));
         drop(known);
-        // Snapshots keep the old one.
+        let scopes = self.lock_scopes_above().as_ref().and_then(|it| it.after(edit));
+        // Snapshots keep the old ones.
         self.part = Arc::new(Mutex::new(part));
+        self.scopes_above = Arc::new(Mutex::new(scopes));
         self.neighbourhood = LastNeighbourhood::default();
         if let Some(parsed) = std::mem::take(&mut self.parsed).get()
             && !parsed.is_in_pieces()
@@ -127,6 +137,9 @@ impl Syntax {
         self.edited = Some(rope.clone());
         // An edit does not change what an older snapshot has yet to look up.
         if self.imports.get().is_none_or(|it| edit.start_byte < it.read_to()) {
+            let known = self.imports.get().map(|it| &it.items);
+            let known = known.or(self.old_imports.as_deref());
+            self.old_imports = known.map(|items| Arc::new(imports::moved(items, edit)));
             self.imports = Arc::default();
         }
     }
@@ -155,6 +168,9 @@ impl Syntax {
     /// it. Nobody waits for this, however long it takes.
     pub fn parse_ahead(&self) {
         self.parse_within_limit(PATIENT_PARSE_LIMIT);
+        if let Some(rope) = &self.edited {
+            imports::imports(self, rope);
+        }
     }
 
     /// Parses the text unless that is done. When the time is up, nothing has happened.
@@ -178,6 +194,10 @@ impl Syntax {
     fn lock_part(&self) -> MutexGuard<'_, Option<Part>> {
         // Poisoned or not, what is in there is whole.
         self.part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lock_scopes_above(&self) -> MutexGuard<'_, Option<ScopesAbove>> {
+        self.scopes_above.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The language the text is parsed as.

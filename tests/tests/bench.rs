@@ -44,7 +44,15 @@ fn one_round_measures_everything() {
 
 #[test]
 fn kernels_are_measured_by_type_and_instructions() {
-    let report = bench(&["--kernels", "--format", "q4_K", "--format", "F32", "--rounds", "1"]);
+    let report = bench(&[
+        "--kernels",
+        "--format",
+        "q4_K",
+        "--format",
+        "F32",
+        "--rounds",
+        "1",
+    ]);
     let products = report["products"].as_array().expect("a list");
     for weights in ["F32", "Q4_K"] {
         let portable = products
@@ -61,14 +69,21 @@ fn kernels_are_measured_by_type_and_instructions() {
             assert!(value.is_some_and(|value| value > 0.0), "{pointer}: {portable:#}");
         }
     }
-    assert!(products.iter().all(|it| it["weights"] == "F32" || it["weights"] == "Q4_K"));
+    assert!(
+        products
+            .iter()
+            .all(|it| it["weights"] == "F32" || it["weights"] == "Q4_K")
+    );
 
     let output = command()
         .args(["bench", "--kernels", "--format", "Q9_K"])
         .output()
         .expect("it runs");
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && error.contains("Q9_K") && error.contains("Q4_K"), "{error}");
+    assert!(
+        !output.status.success() && error.contains("Q9_K") && error.contains("Q4_K"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -153,6 +153,7 @@ pub(super) trait Lanes: Floats {
     /// The low four bits of each word, one in each byte, as 16 or 0.
     #[inline(always)]
     unsafe fn spread_bits(words: Self::Int) -> Self::Int {
+        // SAFETY: the caller's promise.
         unsafe {
             let four = Self::and(words, Self::splat(15));
             // Bit `i` moves to bit `8 i + 4`: by 4 and by 7 for each place. What else lands in between is masked out.

@@ -23,6 +23,9 @@ const MAKESHIFT_BYTES: usize = 4 * 1024;
 /// Most text that is taken for a part: a long `impl` or test module, in a few milliseconds.
 const MAX_BYTES: usize = 32 * 1024;
 
+/// Previews that are kept: more than are asked for of one suggestion, each some nodes that the others have not.
+const MAX_PREVIEWS: usize = 16;
+
 /// Whole nodes of the top level around a place, and their tree; the whole text where that is short, or has no such nodes.
 #[derive(Debug)]
 pub(crate) struct Neighbourhood {
@@ -32,8 +35,8 @@ pub(crate) struct Neighbourhood {
     pub(crate) start: usize,
     pub(crate) rope: Rope,
     pub(crate) syntax: Syntax,
-    /// What was asked for last, and what for.
-    last: Mutex<Option<(Range<usize>, String, Preview)>>,
+    /// What was asked for lately, and what for: as a text grows, and is cut again, the same beginnings of it are.
+    previews: Mutex<Vec<(Range<usize>, String, Preview)>>,
 }
 
 /// A neighbourhood as it would be after a change.
@@ -68,7 +71,7 @@ impl Neighbourhood {
             start,
             rope,
             syntax,
-            last: Mutex::default(),
+            previews: Mutex::default(),
         }
     }
 
@@ -76,24 +79,49 @@ impl Neighbourhood {
     pub(crate) fn preview(&self, range: Range<usize>, text: &str) -> Preview {
         let range = text::snap_range(&self.rope, range);
         // Poisoned or not, what is in there is whole.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known_range, known_text, preview)) = &*last
-            && *known_range == range
-            && known_text == text
-        {
-            return preview.clone();
+        let mut previews = self.previews.lock().unwrap_or_else(PoisonError::into_inner);
+        let beginnings = previews
+            .iter()
+            .filter(|(known_range, known, _)| *known_range == range && text.starts_with(known.as_str()));
+        let preview = match beginnings.max_by_key(|(_, known, _)| known.len()) {
+            Some((_, known, preview)) if known == text => return preview.clone(),
+            Some((_, known, preview)) => preview.with_more(&text[known.len()..]),
+            None => Preview::new(self, range.clone(), text),
+        };
+        if previews.len() == MAX_PREVIEWS {
+            previews.remove(0);
         }
-        let (mut syntax, mut rope) = (self.syntax.clone(), self.rope.clone());
-        let edit = TextEdit::apply(&mut rope, range.clone(), text);
+        previews.push((range, text.to_owned(), preview.clone()));
+        preview
+    }
+}
+
+impl Preview {
+    fn new(around: &Neighbourhood, range: Range<usize>, text: &str) -> Self {
+        let (mut syntax, mut rope) = (around.syntax.clone(), around.rope.clone());
         let damage_before = syntax.damage();
+        let edit = TextEdit::apply(&mut rope, range, text);
         syntax.edit(&edit, &rope);
-        let preview = Preview {
+        Self {
             rope,
             syntax,
             edit,
             damage_before,
-        };
-        last.insert((range, text.to_owned(), preview)).2.clone()
+        }
+    }
+
+    /// With `more` after what was inserted, parsed from the tree of that: where the text breaks the code around it or mends it, little
+    /// could be taken over from the tree without it.
+    fn with_more(&self, more: &str) -> Self {
+        let mut preview = self.clone();
+        // The edits to come start from a tree that is there.
+        preview.syntax.tree();
+        let end = preview.edit.new_end_byte;
+        let edit = TextEdit::apply(&mut preview.rope, end..end, more);
+        preview.syntax.edit(&edit, &preview.rope);
+        preview.edit.new_end_byte = edit.new_end_byte;
+        preview.edit.new_end_point = edit.new_end_point;
+        preview
     }
 }
 
@@ -297,6 +325,33 @@ mod tests {
 
     use super::*;
     use crate::test_support::{Random, code_in};
+
+    #[test]
+    fn a_text_that_grows_is_seen_as_if_it_came_at_once() {
+        let (mut n_judged, mut n_other) = (0, 0);
+        for &language in Language::all() {
+            let code = code_in(language);
+            let rope = Rope::from_str(&code);
+            let syntax = Syntax::parse(language, &rope);
+            let mut random = Random::new(language as u64);
+            for _ in 0..8 {
+                let at = text::snap(&rope, random.below(code.len()));
+                let grown = Neighbourhood::of(&syntax, &rope, at..at);
+                let text = "f(a, [b]);\n    if x {\n        g(\"c\")\n    }\n}";
+                for end in [2, 10, 21, 36, text.len(), 36, 2] {
+                    let preview = grown.preview(at..at, &text[..end]);
+                    let at_once = Neighbourhood::of(&syntax, &rope, at..at).preview(at..at, &text[..end]);
+                    assert_eq!(preview.rope, at_once.rope);
+                    assert_eq!(preview.edit, at_once.edit);
+                    assert_eq!(preview.damage_before, at_once.damage_before);
+                    n_judged += 1;
+                    n_other += usize::from(preview.syntax.damage() != at_once.syntax.damage());
+                }
+            }
+        }
+        // A parser that mends errors may come out elsewhere when it starts from another tree.
+        assert!(n_other * 20 <= n_judged, "{n_other} of {n_judged}");
+    }
 
     #[test]
     fn a_part_says_the_same_of_a_change_as_the_whole() {

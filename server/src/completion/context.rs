@@ -3,7 +3,7 @@
 
 use std::{ops::Range, path::Path};
 
-use surmise_grammars::{imports, prefix, scopes_above, suffix};
+use surmise_grammars::{imports_above, prefix, scopes_above, suffix};
 
 use crate::{
     completion::{Query, prompt::Budget},
@@ -42,7 +42,7 @@ pub fn gather(query: &Query, budget: Budget, cost: &dyn Fn(&str) -> usize) -> Co
             &mut left,
             cost,
         );
-        imports = affordable(imports_above(document, prefix.start), &mut left, cost);
+        imports = affordable(import_statements_above(document, prefix.start), &mut left, cost);
         let spent = budget.prefix / 4 - left;
         prefix = before(budget.prefix - spent);
     }
@@ -57,13 +57,11 @@ pub fn gather(query: &Query, budget: Budget, cost: &dyn Fn(&str) -> usize) -> Co
 }
 
 /// Imports that end before byte `start`, each statement once.
-fn imports_above(document: &Document, start: usize) -> Vec<String> {
-    let mut ranges: Vec<_> = imports(&document.syntax, &document.text)
-        .items
+fn import_statements_above(document: &Document, start: usize) -> Vec<String> {
+    let mut ranges: Vec<_> = imports_above(&document.syntax, &document.text, start)
         .into_iter()
         .map(|import| import.range)
         .collect();
-    ranges.retain(|range| range.end <= start);
     ranges.dedup();
     ranges
         .into_iter()
