@@ -13,7 +13,7 @@ use crate::{
     weights::{GgmlType, Tensor},
 };
 
-/// Every byte of the weights: whatever it stands for is a number of moderate size, and a kernel's time depends on nothing else.
+/// Every byte of the weights: whatever it stands for is a number of moderate size.
 const WEIGHT_BYTE: u8 = 0x38;
 
 /// A weight matrix, and room for what it is multiplied by.
@@ -34,8 +34,8 @@ impl ProductTimer {
     /// [`EngineOptions`](crate::EngineOptions).
     ///
     /// # Errors
-    /// [`EngineError::Unsupported`] for a type without kernels, [`EngineError::NoMemory`], and those of
-    /// [`Tensor::from_bytes`] for rows that are no whole number of blocks.
+    /// [`EngineError::Unsupported`] for a type without kernels, [`EngineError::NoMemory`], and [`EngineError::BadRequest`] for rows that
+    /// are no whole number of blocks.
     pub fn new(
         dtype: GgmlType,
         isa: Isa,
@@ -59,22 +59,24 @@ impl ProductTimer {
         })
     }
 
-    /// Multiplies the matrix by `n_rows` rows of activations, quantising them where the weights are; how long that took.
+    /// Multiplies the matrix by `n_rows` rows of activations, making them 8-bit where the weights want that; how long it took.
     pub fn multiply(&mut self, n_rows: usize) -> Duration {
-        self.rows.resize(n_rows * self.n_inputs, 1.0);
-        self.out.resize(n_rows * self.n_outputs, 0.0);
+        let (n_numbers, n_results) = (n_rows * self.n_inputs, n_rows * self.n_outputs);
+        // What was made for more rows is kept.
+        self.rows.resize(n_numbers.max(self.rows.len()), 1.0);
+        self.out.resize(n_results.max(self.out.len()), 0.0);
+        let (rows, out) = (&self.rows[..n_numbers], &mut self.out[..n_results]);
         let started = Instant::now();
-        self.quantized
-            .set_rows(self.isa, &mut self.pool, &self.rows, self.n_inputs);
+        if self.matrix.wants_quantized() {
+            self.quantized
+                .set_rows(self.isa, &mut self.pool, rows, self.n_inputs);
+        }
         let input = Input {
-            rows: &self.rows,
+            rows,
             quantized: &self.quantized,
         };
-        let product = Product {
-            matrix: &self.matrix,
-            out: &mut self.out,
-        };
-        multiply(self.isa, &mut self.pool, input, n_rows, [product]);
+        let matrix = &self.matrix;
+        multiply(self.isa, &mut self.pool, input, n_rows, [Product { matrix, out }]);
         started.elapsed()
     }
 
@@ -101,8 +103,8 @@ mod tests {
                 let mut products = Vec::new();
                 for n_rows in [1, 12, 3] {
                     timer.multiply(n_rows);
-                    assert_eq!(timer.out.len(), n_rows * 48);
-                    assert!(timer.out.iter().all(|it| it.is_finite() && *it != 0.0), "{dtype}");
+                    let out = &timer.out[..n_rows * 48];
+                    assert!(out.iter().all(|it| it.is_finite() && *it != 0.0), "{dtype}");
                     products.push(timer.out[0]);
                 }
                 assert!(products.iter().all(|it| *it == products[0]), "{dtype}");

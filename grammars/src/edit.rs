@@ -52,8 +52,8 @@ impl TextEdit {
         }
     }
 
-    /// Where a range of the text before the edit is after it; none if it lost its start or its end. What is inserted at its end is
-    /// not in it.
+    /// Where a range of the text before the edit is after it; none if something was removed at its start, at its end or across
+    /// them. What is inserted before or after it is not in it.
     pub(crate) fn moved(&self, range: &Range<usize>) -> Option<Range<usize>> {
         let shift = |byte: usize| byte - self.old_end_byte + self.new_end_byte;
         if self.old_end_byte <= range.start {
@@ -61,9 +61,14 @@ impl TextEdit {
         } else if self.start_byte >= range.end {
             Some(range.clone())
         } else {
-            let is_inside = range.start <= self.start_byte && self.old_end_byte <= range.end;
+            let is_inside = range.start < self.start_byte && self.old_end_byte < range.end;
             is_inside.then(|| range.start..shift(range.end))
         }
+    }
+
+    /// Whether the edit neither removed a line break nor brought one.
+    pub(crate) fn is_in_one_line(&self) -> bool {
+        self.start_point.row == self.old_end_point.row && self.start_point.row == self.new_end_point.row
     }
 
     pub(crate) fn as_input_edit(&self) -> InputEdit {
@@ -103,7 +108,9 @@ mod tests {
             (0..4, Some(0..4)),
             (6..8, Some(7..9)),
             (3..7, Some(3..8)),
-            (4..6, Some(4..7)),
+            (4..6, None),
+            (4..8, None),
+            (3..6, None),
             (3..5, None),
             (5..8, None),
         ] {

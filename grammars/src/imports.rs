@@ -41,6 +41,17 @@ impl Imports {
         let items = self.items.iter().map(|import| import.range.end);
         items.chain([HEAD_BYTES, self.insert_at]).max().unwrap_or(0)
     }
+
+    /// Whether they are most likely the same after an edit: one that stays in a line below them.
+    pub(crate) fn outlive(&self, edit: &TextEdit) -> bool {
+        let end = self
+            .items
+            .iter()
+            .map(|import| import.range.end)
+            .max()
+            .unwrap_or(0);
+        edit.start_byte > end.max(self.insert_at) && edit.is_in_one_line()
+    }
 }
 
 /// The imports of the text, nested ones included, as far as they stand in its first 16 KiB. Visits the top levels of
@@ -49,27 +60,13 @@ pub fn imports(syntax: &Syntax, rope: &Rope) -> Imports {
     syntax.imports.get_or_init(|| find(syntax, rope)).clone()
 }
 
-/// The imports that end before the byte `before`, in order. After an edit near them they are those of the text before it until
-/// somebody has asked for the new ones or [parsed ahead](Syntax::parse_ahead): who types does not wait for a parse.
+/// The imports that end before the byte `before`, in order. Where somebody types in a line below them they are those of before:
+/// nobody waits for a parse to learn that nothing is imported there.
 pub fn imports_above(syntax: &Syntax, rope: &Rope, before: usize) -> Vec<Import> {
-    let known = syntax.imports.get().map(|it| &it.items);
-    let mut above = match known.or(syntax.old_imports.as_deref()) {
-        Some(items) => items.clone(),
-        None => imports(syntax, rope).items,
-    };
+    let known = syntax.imports.get().or(syntax.old_imports.as_deref());
+    let mut above = known.map_or_else(|| imports(syntax, rope).items, |it| it.items.clone());
     above.retain(|import| import.range.end <= before);
     above
-}
-
-/// Where imports are after an edit, without those of which it took a part.
-pub(crate) fn moved(items: &[Import], edit: &TextEdit) -> Vec<Import> {
-    let moved = items.iter().filter_map(|import| {
-        Some(Import {
-            range: edit.moved(&import.range)?,
-            ..import.clone()
-        })
-    });
-    moved.filter(|import| !import.range.is_empty()).collect()
 }
 
 fn find(syntax: &Syntax, rope: &Rope) -> Imports {
@@ -202,29 +199,26 @@ mod tests {
     }
 
     #[test]
-    fn imports_above_are_the_old_ones_until_the_text_was_parsed() {
+    fn imports_above_do_not_wait_for_a_parse_while_a_line_is_typed() {
         let mut rope = Rope::from_str("use std::fs;\nuse std::io;\n\nfn f() {\n    g\n}\n");
         let mut syntax = Syntax::parse(Language::Rust, &rope);
-        let above = |syntax: &Syntax, rope: &Rope, before: usize| {
-            let imports = imports_above(syntax, rope, before).into_iter();
-            let texts = imports.map(|it| text::text(rope, it.range).into_owned());
-            texts.collect::<Vec<_>>()
-        };
-        assert_eq!(above(&syntax, &rope, 20), ["use std::fs;"]);
+        imports(&syntax, &rope);
         let mut edited = |range: Range<usize>, inserted: &str| {
             let edit = TextEdit::apply(&mut rope, range, inserted);
             syntax.edit(&edit, &rope);
-            let soon = above(&syntax, &rope, 1000);
-            syntax.parse_ahead();
-            (soon, above(&syntax, &rope, 1000))
+            let above = imports_above(&syntax, &rope, 1000).into_iter();
+            let texts = above.map(|it| text::text(&rope, it.range).into_owned());
+            (texts.collect::<Vec<_>>(), syntax.imports.get().is_some())
         };
-        let (soon, later) = edited(0..0, "use std::env;\n");
-        assert_eq!(soon, ["use std::fs;", "use std::io;"]);
-        assert_eq!(later, ["use std::env;", "use std::fs;", "use std::io;"]);
-        let (soon, later) = edited(14..27, "");
-        assert_eq!(soon, later);
-        assert_eq!(soon, ["use std::env;", "use std::io;"]);
+        let two = ["use std::fs;", "use std::io;"].map(str::to_owned).to_vec();
+        assert_eq!(edited(41..41, "(1"), (two.clone(), false));
+        assert_eq!(edited(43..43, ")"), (two.clone(), false));
+        // A line more may import something.
+        assert_eq!(edited(44..44, ";\n"), (two, true));
+        assert_eq!(edited(0..0, "use std::env;\n").0.len(), 3);
+        assert_eq!(edited(14..27, "").0, ["use std::env;", "use std::io;"]);
         assert_eq!(edited(25..25, "::fmt").0, ["use std::env;", "use std::io::fmt;"]);
+        assert_eq!(imports_above(&syntax, &rope, 20).len(), 1);
     }
 
     #[test]

@@ -76,26 +76,37 @@ pub fn scopes_at(syntax: &Syntax, rope: &Rope, at: usize) -> Vec<Scope> {
     scopes
 }
 
-/// Scopes that were found above a place, for as long as nothing is changed there.
+/// Scopes that were found above a place in code that was whole, for as long as nothing is changed there.
 #[derive(Clone, Debug)]
 pub(crate) struct ScopesAbove {
     before: usize,
+    /// Where they were asked for: further up there may be others.
+    at: usize,
     scopes: Vec<Scope>,
 }
 
 impl ScopesAbove {
-    /// What becomes of them with an edit of the text; none if it is not below them.
+    /// What becomes of them with an edit of the text; none if it is not below them, or takes the end of one.
     pub(crate) fn after(&self, edit: &TextEdit) -> Option<Self> {
-        let scopes = self.scopes.iter().filter_map(|scope| {
+        let scopes = self.scopes.iter().map(|scope| {
             Some(Scope {
                 range: edit.moved(&scope.range)?,
                 ..scope.clone()
             })
         });
-        (edit.start_byte >= self.before).then(|| Self {
+        let scopes = scopes.collect::<Option<_>>()?;
+        let at = edit
+            .moved(&(self.at..self.at))
+            .map_or(edit.new_end_byte, |it| it.start);
+        (edit.start_byte >= self.before).then_some(Self {
             before: self.before,
-            scopes: scopes.collect(),
+            at,
+            scopes,
         })
+    }
+
+    fn are_around(&self, at: usize, before: usize) -> bool {
+        self.before == before && self.at <= at && self.scopes.iter().all(|scope| at < scope.range.end)
     }
 }
 
@@ -110,16 +121,16 @@ pub fn scopes_above(syntax: &Syntax, rope: &Rope, at: usize, before: usize) -> V
     let code = before + line.len() - line.trim_start().len();
     let is_new = enclosing(tree, code).first().is_some_and(Node::has_changes);
     let is_unsure = is_new || is_broken.contains(&true);
-
     // What is broken by what was typed may have lost its beginning to the nodes around it.
     let around = enclosing(tree, at);
     let has_error = around
         .get(around.len().saturating_sub(2))
         .is_some_and(Node::has_error);
-    let known = syntax.lock_scopes_above().clone();
-    if let Some(known) = known.filter(|it| (is_unsure || has_error) && it.before == before) {
-        let around = known.scopes.into_iter().filter(|scope| at <= scope.range.end);
-        return around.collect();
+    if is_unsure || has_error {
+        let known = syntax.lock_scopes_above().clone();
+        if let Some(known) = known.filter(|it| it.are_around(at, before)) {
+            return known.scopes;
+        }
     }
     let mut scopes = if is_unsure {
         scopes_at(syntax, rope, at)
@@ -127,10 +138,14 @@ pub fn scopes_above(syntax: &Syntax, rope: &Rope, at: usize, before: usize) -> V
         scopes_in(syntax.language(), tree, rope, at)
     };
     scopes.retain(|scope| scope.signature.end <= before);
-    *syntax.lock_scopes_above() = Some(ScopesAbove {
-        before,
-        scopes: scopes.clone(),
-    });
+    // Where indentation ends a block, the tree of before the last key does not say so.
+    if !is_unsure && !has_error && !is_indented(syntax.language()) && !scopes.is_empty() {
+        *syntax.lock_scopes_above() = Some(ScopesAbove {
+            before,
+            at,
+            scopes: scopes.clone(),
+        });
+    }
     scopes
 }
 
@@ -253,12 +268,17 @@ pub(crate) fn enclosing(tree: Option<&Tree>, at: usize) -> Vec<Node<'_>> {
     nodes
 }
 
+/// Whether blocks end with their indentation.
+fn is_indented(language: Language) -> bool {
+    matches!(language, Language::Python | Language::Yaml)
+}
+
 /// Where to look for the scopes of `at`, and the indentation that decides which of them still go on there.
 ///
 /// In Python a block ends with its last statement, so a cursor on the blank line below is outside of every
 /// node. We look at the last character before it and keep what is less indented than the cursor.
 fn probe(language: Language, rope: &Rope, at: usize) -> (usize, Option<usize>) {
-    if !matches!(language, Language::Python | Language::Yaml) {
+    if !is_indented(language) {
         return (at, None);
     }
     let line = text::line_start(rope, at);
@@ -481,9 +501,10 @@ mod tests {
             let (syntax, rope) = edit(at..at, key);
             at += key.len();
             assert_eq!(names(&syntax, &rope, at), ["count", "Counter"], "after {key:?}");
-            // The end of both is where it was in the text.
-            assert_eq!(names(&syntax, &rope, rope.len_bytes() - 2), ["Counter"]);
         }
+        // Neither outlives what takes its end.
+        let (syntax, rope) = edit(at..usize::MAX, "");
+        assert_eq!(names(&syntax, &rope, at), ["count", "Counter"]);
         // A change further up is looked at.
         let (syntax, rope) = edit(0..12, "impl Meter");
         assert_ne!(names(&syntax, &rope, at - 2), ["count", "Counter"]);

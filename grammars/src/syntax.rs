@@ -16,7 +16,7 @@ use tree_sitter::{InputEdit, Node, ParseOptions, Parser, Point, Tree};
 
 pub(crate) use self::neighbourhood::Neighbourhood;
 use self::neighbourhood::Part;
-use crate::imports::{self, Import, Imports};
+use crate::imports::{self, Imports};
 use crate::scope::ScopesAbove;
 use crate::{Language, TextEdit, text};
 
@@ -49,8 +49,8 @@ pub struct Syntax {
     parsed: Arc<OnceLock<Parsed>>,
     /// The imports of the text, once they were asked for.
     pub(crate) imports: Arc<OnceLock<Imports>>,
-    /// The imports of the last text before it of which they were known, where those still stand.
-    pub(crate) old_imports: Option<Arc<Vec<Import>>>,
+    /// Those of an earlier text, if they most likely are the same.
+    pub(crate) old_imports: Option<Arc<Imports>>,
     /// The scopes that were asked for last in this text or the one before it, for clones too.
     scopes_above: Arc<Mutex<Option<ScopesAbove>>>,
     /// What was looked at last.
@@ -137,9 +137,10 @@ impl Syntax {
         self.edited = Some(rope.clone());
         // An edit does not change what an older snapshot has yet to look up.
         if self.imports.get().is_none_or(|it| edit.start_byte < it.read_to()) {
-            let known = self.imports.get().map(|it| &it.items);
-            let known = known.or(self.old_imports.as_deref());
-            self.old_imports = known.map(|items| Arc::new(imports::moved(items, edit)));
+            let known = self.imports.get().cloned().map(Arc::new);
+            self.old_imports = known
+                .or_else(|| self.old_imports.take())
+                .filter(|it| it.outlive(edit));
             self.imports = Arc::default();
         }
     }
@@ -168,7 +169,8 @@ impl Syntax {
     /// it. Nobody waits for this, however long it takes.
     pub fn parse_ahead(&self) {
         self.parse_within_limit(PATIENT_PARSE_LIMIT);
-        if let Some(rope) = &self.edited {
+        let is_parsed = self.parsed.get().is_some_and(|it| !it.stale);
+        if let Some(rope) = self.edited.as_ref().filter(|_| is_parsed) {
             imports::imports(self, rope);
         }
     }

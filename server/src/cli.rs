@@ -211,7 +211,7 @@ struct BenchArgs {
     #[arg(long, requires_all = ["speculation", "json"])]
     with_tokens: bool,
     /// Measure products with each type of weights instead, with each set of instructions that this machine has.
-    #[arg(long, conflicts_with_all = ["startup", "code"])]
+    #[arg(long, conflicts_with_all = ["startup", "code", "model", "seconds"])]
     kernels: bool,
     /// Only weights of this type, such as `Q4_K`; may be given several times.
     #[arg(long, value_name = "TYPE", requires = "kernels")]

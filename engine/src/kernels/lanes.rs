@@ -57,9 +57,9 @@ pub(super) trait Floats: Copy {
     unsafe fn halves(at: *const u8) -> Self::Float;
     /// `N` numbers of bfloat16, widened.
     unsafe fn brain_floats(at: *const u8) -> Self::Float;
-    /// Asks for a cache line that will be read at once, wherever it is.
+    /// Asks for a cache line, wherever it is.
     unsafe fn prefetch(at: *const u8);
-    /// Asks for a line that will be read soon, into the second-level cache: more of those can be on their way from memory.
+    /// The same into the second-level cache: more lines can be on their way there from memory.
     unsafe fn prefetch_far(at: *const u8);
 }
 

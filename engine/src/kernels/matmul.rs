@@ -101,7 +101,7 @@ impl Matrix {
     }
 
     /// Whether products with this matrix read the 8-bit form of the activations.
-    fn wants_quantized(&self) -> bool {
+    pub(crate) fn wants_quantized(&self) -> bool {
         quant::block_reader(self.dtype).is_some()
     }
 

@@ -41,10 +41,10 @@ const MAX_PARTS: usize = 2;
 /// How far ahead of the multiplications weights are asked for, in bytes: from memory into the second-level cache, and from there
 /// into the first. Asking the first one for lines of memory would fill all the places that it has for lines on their way.
 const FAR_BYTES: usize = 8192;
-const NEAR_BYTES: usize = 2048;
+const NEAR_BYTES: usize = 3584;
 
 /// Of a panel that takes several registers, the part of one is multiplied for so many bytes of the panel before the next: what comes
-/// from memory in whole lines is still there. No more than is asked for ahead.
+/// from memory in whole lines is still there. With the block that it may take beyond that, no more than is asked for ahead.
 const BYTES_AT_ONCE: usize = 2048;
 
 /// A product of quantised weights, as every path but the slow one takes it.

@@ -6,7 +6,7 @@
 //! last edits still knows where those begin and end; where there is none, and none to be had in a moment, what stands around has to do.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ropey::Rope;
 use tree_sitter::{Node, Tree, TreeCursor};
@@ -23,7 +23,7 @@ const MAKESHIFT_BYTES: usize = 4 * 1024;
 /// Most text that is taken for a part: a long `impl` or test module, in a few milliseconds.
 const MAX_BYTES: usize = 32 * 1024;
 
-/// Previews that are kept: more than are asked for of one suggestion, each some nodes that the others have not.
+/// Previews that are kept, each some nodes that the others have not.
 const MAX_PREVIEWS: usize = 16;
 
 /// Whole nodes of the top level around a place, and their tree; the whole text where that is short, or has no such nodes.
@@ -35,7 +35,7 @@ pub(crate) struct Neighbourhood {
     pub(crate) start: usize,
     pub(crate) rope: Rope,
     pub(crate) syntax: Syntax,
-    /// What was asked for lately, and what for: as a text grows, and is cut again, the same beginnings of it are.
+    /// The latest, and what for: as a text grows, and is cut again, the same beginnings of it are asked for.
     previews: Mutex<Vec<(Range<usize>, String, Preview)>>,
 }
 
@@ -75,24 +75,35 @@ impl Neighbourhood {
         }
     }
 
-    /// The neighbourhood with `text` in the place of `range`, which counts from its start.
+    /// The neighbourhood with `text` in the place of `range`, which counts from its start. It depends on nothing else: the text is
+    /// put in line by line, and each line is parsed from the tree with those before it, whether or not somebody asked for that.
     pub(crate) fn preview(&self, range: Range<usize>, text: &str) -> Preview {
         let range = text::snap_range(&self.rope, range);
-        // Poisoned or not, what is in there is whole.
-        let mut previews = self.previews.lock().unwrap_or_else(PoisonError::into_inner);
-        let beginnings = previews
-            .iter()
-            .filter(|(known_range, known, _)| *known_range == range && text.starts_with(known.as_str()));
-        let preview = match beginnings.max_by_key(|(_, known, _)| known.len()) {
-            Some((_, known, preview)) if known == text => return preview.clone(),
-            Some((_, known, preview)) => preview.with_more(&text[known.len()..]),
+        if let Some(known) = self.known_preview(&range, text) {
+            return known;
+        }
+        let preview = match text.rfind('\n') {
+            Some(end) => self.preview(range.clone(), &text[..end]).with_more(&text[end..]),
             None => Preview::new(self, range.clone(), text),
         };
+        let mut previews = self.lock_previews();
         if previews.len() == MAX_PREVIEWS {
             previews.remove(0);
         }
         previews.push((range, text.to_owned(), preview.clone()));
         preview
+    }
+
+    fn known_preview(&self, range: &Range<usize>, text: &str) -> Option<Preview> {
+        let previews = self.lock_previews();
+        let mut known = previews.iter();
+        let known = known.find(|(known_range, known_text, _)| known_range == range && known_text == text);
+        known.map(|(_, _, preview)| preview.clone())
+    }
+
+    fn lock_previews(&self) -> MutexGuard<'_, Vec<(Range<usize>, String, Preview)>> {
+        // Poisoned or not, what is in there is whole.
+        self.previews.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,8 +121,8 @@ impl Preview {
         }
     }
 
-    /// With `more` after what was inserted, parsed from the tree of that: where the text breaks the code around it or mends it, little
-    /// could be taken over from the tree without it.
+    /// With `more` after what was inserted, to be parsed from the tree of that: where the text breaks the code around it or mends it,
+    /// little could be taken over from the tree without it.
     fn with_more(&self, more: &str) -> Self {
         let mut preview = self.clone();
         // The edits to come start from a tree that is there.
@@ -327,7 +338,7 @@ mod tests {
     use crate::test_support::{Random, code_in};
 
     #[test]
-    fn a_text_that_grows_is_seen_as_if_it_came_at_once() {
+    fn a_text_is_seen_the_same_however_it_came() {
         let (mut n_judged, mut n_other) = (0, 0);
         for &language in Language::all() {
             let code = code_in(language);
@@ -336,21 +347,25 @@ mod tests {
             let mut random = Random::new(language as u64);
             for _ in 0..8 {
                 let at = text::snap(&rope, random.below(code.len()));
-                let grown = Neighbourhood::of(&syntax, &rope, at..at);
+                let around = || Neighbourhood::of(&syntax, &rope, at..at);
                 let text = "f(a, [b]);\n    if x {\n        g(\"c\")\n    }\n}";
+                let grown = around();
                 for end in [2, 10, 21, 36, text.len(), 36, 2] {
                     let preview = grown.preview(at..at, &text[..end]);
-                    let at_once = Neighbourhood::of(&syntax, &rope, at..at).preview(at..at, &text[..end]);
-                    assert_eq!(preview.rope, at_once.rope);
+                    let by_itself = around().preview(at..at, &text[..end]);
+                    assert_eq!(preview.rope, by_itself.rope);
+                    assert_eq!(preview.edit, by_itself.edit);
+                    assert_eq!(preview.damage_before, by_itself.damage_before);
+                    assert_eq!(preview.syntax.damage(), by_itself.syntax.damage());
+                    let at_once = Preview::new(&grown, at..at, &text[..end]);
                     assert_eq!(preview.edit, at_once.edit);
-                    assert_eq!(preview.damage_before, at_once.damage_before);
                     n_judged += 1;
                     n_other += usize::from(preview.syntax.damage() != at_once.syntax.damage());
                 }
             }
         }
         // A parser that mends errors may come out elsewhere when it starts from another tree.
-        assert!(n_other * 20 <= n_judged, "{n_other} of {n_judged}");
+        assert!(n_other * 50 <= n_judged, "{n_other} of {n_judged}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ const LARGE_BYTES: usize = 256 << 20;
 /// Rows that verify drafts.
 const STEP_ROWS: [usize; 4] = [2, 4, 8, 12];
 /// Rows of a prompt, and the outputs of the matrix that they are multiplied by.
-const PROMPT_ROWS: usize = 512;
+pub const PROMPT_ROWS: usize = 512;
 const PROMPT_OUTPUTS: usize = 1024;
 /// One type with one set of instructions begins no new round after so long.
 const TIME: Duration = Duration::from_millis(600);
@@ -37,6 +37,8 @@ pub struct Products {
     pub weights: &'static str,
     /// Instructions that the kernel uses.
     pub instructions: &'static str,
+    /// Rounds that there was time for.
+    pub n_rounds: usize,
     /// Bytes of weights per second with one row.
     pub bytes_per_second: Spread,
     /// Those as a share of what the same threads read in the same rounds.
@@ -59,7 +61,7 @@ pub struct Step {
 /// Measures the types whose names are in `formats`, or all; each with at most `n_rounds` rounds. `progress` is told what is next.
 ///
 /// # Errors
-/// [`EngineError::BadRequest`] for a type that there is no kernel for, and [`EngineError::NoMemory`].
+/// [`EngineError::Unsupported`] for a type that there is no kernel for, and [`EngineError::NoMemory`].
 pub fn measure(
     formats: &[String],
     threads: Option<usize>,
@@ -86,8 +88,8 @@ pub fn measure(
     for dtype in known_types().filter(wanted) {
         for isa in Isa::all() {
             progress(&format!("{} with {}", dtype.name(), isa.name()));
-            let row_bytes = dtype.row_bytes(N_INPUTS).unwrap_or(N_INPUTS);
-            let large = ProductTimer::new(dtype, isa, [LARGE_BYTES / row_bytes, N_INPUTS], threads)?;
+            let n_outputs = LARGE_BYTES / (N_INPUTS / dtype.block_len() * dtype.block_bytes());
+            let large = ProductTimer::new(dtype, isa, [n_outputs, N_INPUTS], threads)?;
             let prompt = ProductTimer::new(dtype, isa, [PROMPT_OUTPUTS, N_INPUTS], threads)?;
             kernels.n_threads = large.n_threads();
             let bandwidth = match &bandwidth {
@@ -134,11 +136,13 @@ fn products(
     }
     let speeds =
         |amount: usize, seconds: &[f64]| Spread::of(seconds.iter().map(|it| amount as f64 / it).collect());
+    let n_rounds = one_row.len();
     let bytes_per_second = speeds(large.n_bytes(), &one_row);
     let one_row = Spread::of(one_row).median;
     Products {
         weights: dtype.name(),
         instructions: isa.name(),
+        n_rounds,
         share_of_bandwidth: bytes_per_second.median / Spread::of(read).median,
         bytes_per_second,
         steps: STEP_ROWS

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::{bench::kernels::Kernels, cli::style::Style};
+use crate::{
+    bench::kernels::{Kernels, PROMPT_ROWS},
+    cli::style::Style,
+};
 
 /// A line for each type of weights and each set of instructions.
 pub(super) fn render(kernels: &Kernels, style: Style) -> String {
@@ -17,7 +20,7 @@ pub(super) fn render(kernels: &Kernels, style: Style) -> String {
     for step in rows {
         let _ = write!(out, "{:>9}", format!("{} rows", step.n_rows));
     }
-    let _ = writeln!(out, "{:>15}{reset}", "512 rows");
+    let _ = writeln!(out, "{:>15}{reset}", format!("{PROMPT_ROWS} rows"));
     let mut last = "";
     for it in &kernels.products {
         let weights = if it.weights == last { "" } else { it.weights };
@@ -38,9 +41,12 @@ pub(super) fn render(kernels: &Kernels, style: Style) -> String {
             format!("{:.0} G/s", it.multiply_adds_per_second.median / 1e9)
         );
     }
+    let n_rounds = || kernels.products.iter().map(|it| it.n_rounds);
     let _ = writeln!(
         out,
-        "{faint}medians, {} threads; rows cost so many times one row; the last column counts multiplications with their additions{reset}",
+        "{faint}medians of {} to {} rounds, {} threads; rows cost so many times one row; the last column counts multiplications with their additions{reset}",
+        n_rounds().min().unwrap_or(0),
+        n_rounds().max().unwrap_or(0),
         kernels.n_threads
     );
     out
