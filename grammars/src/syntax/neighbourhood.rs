@@ -23,8 +23,10 @@ const MAKESHIFT_BYTES: usize = 4 * 1024;
 /// Most text that is taken for a part: a long `impl` or test module, in a few milliseconds.
 const MAX_BYTES: usize = 32 * 1024;
 
-/// Previews that are kept, each some nodes that the others have not.
-const MAX_PREVIEWS: usize = 16;
+/// Previews that are kept, each some nodes that the others have not: those of a suggestion's lines, and of where it may be cut.
+const MAX_PREVIEWS: usize = 64;
+/// Line breaks of a text that is put in line by line: a suggestion has fewer.
+const MAX_LINES: usize = 32;
 
 /// Whole nodes of the top level around a place, and their tree; the whole text where that is short, or has no such nodes.
 #[derive(Debug)]
@@ -75,14 +77,16 @@ impl Neighbourhood {
         }
     }
 
-    /// The neighbourhood with `text` in the place of `range`, which counts from its start. It depends on nothing else: the text is
-    /// put in line by line, and each line is parsed from the tree with those before it, whether or not somebody asked for that.
+    /// The neighbourhood with `text` in the place of `range`, which counts from its start. It depends on nothing else: some lines that
+    /// replace nothing are put in one by one, and each is parsed from the tree with those before it, whether or not somebody asked
+    /// for that.
     pub(crate) fn preview(&self, range: Range<usize>, text: &str) -> Preview {
         let range = text::snap_range(&self.rope, range);
         if let Some(known) = self.known_preview(&range, text) {
             return known;
         }
-        let preview = match text.rfind('\n') {
+        let grows = range.is_empty() && text.matches('\n').count() <= MAX_LINES;
+        let preview = match text.rfind('\n').filter(|_| grows) {
             Some(end) => self.preview(range.clone(), &text[..end]).with_more(&text[end..]),
             None => Preview::new(self, range.clone(), text),
         };
@@ -366,6 +370,20 @@ mod tests {
         }
         // A parser that mends errors may come out elsewhere when it starts from another tree.
         assert!(n_other * 50 <= n_judged, "{n_other} of {n_judged}");
+    }
+
+    #[test]
+    fn a_long_text_is_put_in_at_once() {
+        let rope = Rope::from_str("fn f() {\n}\n");
+        let syntax = Syntax::parse(Language::Rust, &rope);
+        let around = Neighbourhood::of(&syntax, &rope, 9..9);
+        for n_lines in [MAX_LINES, 100_000] {
+            around.previews.lock().unwrap().clear();
+            let preview = around.preview(9..9, &"    g();\n".repeat(n_lines));
+            assert_eq!(preview.syntax.damage(), Damage::default());
+            let n_previews = around.previews.lock().unwrap().len();
+            assert_eq!(n_previews, if n_lines > MAX_LINES { 1 } else { n_lines + 1 });
+        }
     }
 
     #[test]
