@@ -42,15 +42,20 @@ impl Imports {
         items.chain([HEAD_BYTES, self.insert_at]).max().unwrap_or(0)
     }
 
-    /// Whether they are most likely the same after an edit: one that stays in a line below them.
-    pub(crate) fn outlive(&self, edit: &TextEdit) -> bool {
-        let end = self
-            .items
-            .iter()
-            .map(|import| import.range.end)
-            .max()
-            .unwrap_or(0);
-        edit.start_byte > end.max(self.insert_at) && edit.is_in_one_line()
+    /// What most likely becomes of them with an edit: with one that stays in a line, below where imports belong, and touches none.
+    pub(crate) fn after(&self, edit: &TextEdit) -> Option<Self> {
+        let items = self.items.iter().map(|import| {
+            let is_apart = import.range.end < edit.start_byte || edit.old_end_byte < import.range.start;
+            Some(Import {
+                range: edit.moved(&import.range).filter(|_| is_apart)?,
+                ..import.clone()
+            })
+        });
+        let items = items.collect::<Option<_>>()?;
+        (edit.start_byte > self.insert_at && edit.is_in_one_line()).then_some(Self {
+            items,
+            insert_at: self.insert_at,
+        })
     }
 }
 
@@ -69,7 +74,7 @@ pub fn imports_above(syntax: &Syntax, rope: &Rope, before: usize) -> Vec<Import>
     above
 }
 
-fn find(syntax: &Syntax, rope: &Rope) -> Imports {
+pub(crate) fn find(syntax: &Syntax, rope: &Rope) -> Imports {
     let mut items = Vec::new();
     let mut nodes: HashMap<usize, Node<'_>> = HashMap::new();
     let mut header_end = 0;
@@ -200,7 +205,8 @@ mod tests {
 
     #[test]
     fn imports_above_do_not_wait_for_a_parse_while_a_line_is_typed() {
-        let mut rope = Rope::from_str("use std::fs;\nuse std::io;\n\nfn f() {\n    g\n}\n");
+        let code = "use std::fs;\nuse std::io;\n\nfn f() {\n    g\n    use h::h;\n}\n";
+        let mut rope = Rope::from_str(code);
         let mut syntax = Syntax::parse(Language::Rust, &rope);
         imports(&syntax, &rope);
         let mut edited = |range: Range<usize>, inserted: &str| {
@@ -210,14 +216,19 @@ mod tests {
             let texts = above.map(|it| text::text(&rope, it.range).into_owned());
             (texts.collect::<Vec<_>>(), syntax.imports.get().is_some())
         };
-        let two = ["use std::fs;", "use std::io;"].map(str::to_owned).to_vec();
-        assert_eq!(edited(41..41, "(1"), (two.clone(), false));
-        assert_eq!(edited(43..43, ")"), (two.clone(), false));
+        let all = ["use std::fs;", "use std::io;", "use h::h;"]
+            .map(str::to_owned)
+            .to_vec();
+        assert_eq!(edited(41..41, "(1"), (all.clone(), false));
+        assert_eq!(edited(43..43, ")"), (all.clone(), false));
         // A line more may import something.
-        assert_eq!(edited(44..44, ";\n"), (two, true));
-        assert_eq!(edited(0..0, "use std::env;\n").0.len(), 3);
-        assert_eq!(edited(14..27, "").0, ["use std::env;", "use std::io;"]);
-        assert_eq!(edited(25..25, "::fmt").0, ["use std::env;", "use std::io::fmt;"]);
+        assert_eq!(edited(44..44, ";\n"), (all, true));
+        assert_eq!(edited(0..0, "use std::env;\n").0.len(), 4);
+        assert_eq!(
+            edited(14..27, "").0,
+            ["use std::env;", "use std::io;", "use h::h;"]
+        );
+        assert_eq!(edited(25..25, "::fmt").0[1], "use std::io::fmt;");
         assert_eq!(imports_above(&syntax, &rope, 20).len(), 1);
     }
 

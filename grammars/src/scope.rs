@@ -138,9 +138,10 @@ pub fn scopes_above(syntax: &Syntax, rope: &Rope, at: usize, before: usize) -> V
         scopes_in(syntax.language(), tree, rope, at)
     };
     scopes.retain(|scope| scope.signature.end <= before);
-    // Where indentation ends a block, the tree of before the last key does not say so.
-    if !is_unsure && !has_error && !is_indented(syntax.language()) && !scopes.is_empty() {
-        *syntax.lock_scopes_above() = Some(ScopesAbove {
+    if !is_unsure && !has_error {
+        // Where indentation ends a block, the tree of before the last key does not say so.
+        let is_right = syntax.rough_has_all_lines() && !is_indented(syntax.language());
+        *syntax.lock_scopes_above() = (is_right && !scopes.is_empty()).then(|| ScopesAbove {
             before,
             at,
             scopes: scopes.clone(),

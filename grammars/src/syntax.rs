@@ -43,15 +43,17 @@ pub struct Syntax {
     language: Language,
     /// The last tree that was whole, moved along with the edits since.
     moved: Parsed,
+    /// Whether one of those edits brought or took a line break.
+    moved_lines: bool,
     /// The text after those edits; none if there were none, and `moved` is its tree.
     edited: Option<Rope>,
     /// The tree of `edited`, for clones too, once anybody asked for it.
     parsed: Arc<OnceLock<Parsed>>,
     /// The imports of the text, once they were asked for.
     pub(crate) imports: Arc<OnceLock<Imports>>,
-    /// Those of an earlier text, if they most likely are the same.
+    /// Those of an earlier text where they are now, if they most likely are the same.
     pub(crate) old_imports: Option<Arc<Imports>>,
-    /// The scopes that were asked for last in this text or the one before it, for clones too.
+    /// The scopes that were asked for last in whole code, where they are now, for clones too.
     scopes_above: Arc<Mutex<Option<ScopesAbove>>>,
     /// What was looked at last.
     neighbourhood: LastNeighbourhood,
@@ -103,6 +105,7 @@ impl Syntax {
         Syntax {
             language,
             moved: Parsed { tree, stale },
+            moved_lines: false,
             edited: None,
             parsed: Arc::default(),
             imports: Arc::default(),
@@ -130,17 +133,17 @@ impl Syntax {
             && !parsed.is_in_pieces()
         {
             self.moved = parsed.clone();
+            self.moved_lines = false;
         }
+        self.moved_lines |= !edit.is_in_one_line();
         if let Some(tree) = &mut self.moved.tree {
             tree.edit(&edit.as_input_edit());
         }
         self.edited = Some(rope.clone());
         // An edit does not change what an older snapshot has yet to look up.
         if self.imports.get().is_none_or(|it| edit.start_byte < it.read_to()) {
-            let known = self.imports.get().cloned().map(Arc::new);
-            self.old_imports = known
-                .or_else(|| self.old_imports.take())
-                .filter(|it| it.outlive(edit));
+            let known = self.imports.get().or(self.old_imports.as_deref());
+            self.old_imports = known.and_then(|it| it.after(edit)).map(Arc::new);
             self.imports = Arc::default();
         }
     }
@@ -165,13 +168,16 @@ impl Syntax {
         Some(self.rough()).filter(|it| is_known && !it.stale)
     }
 
-    /// Parses the text unless that is done, for whoever asks for the [tree](Syntax::tree) and for the edits to come: they start from
-    /// it. Nobody waits for this, however long it takes.
+    /// Parses the text and finds its imports unless that is done, for whoever asks for the [tree](Syntax::tree) and for the edits to
+    /// come: they start from it. Nobody waits for this, however long it takes.
     pub fn parse_ahead(&self) {
         self.parse_within_limit(PATIENT_PARSE_LIMIT);
         let is_parsed = self.parsed.get().is_some_and(|it| !it.stale);
-        if let Some(rope) = self.edited.as_ref().filter(|_| is_parsed) {
-            imports::imports(self, rope);
+        if let Some(rope) = self.edited.as_ref().filter(|_| is_parsed)
+            && self.imports.get().is_none()
+        {
+            // Somebody else may have been faster.
+            let _ = self.imports.set(imports::find(self, rope));
         }
     }
 
@@ -221,6 +227,11 @@ impl Syntax {
     /// about everything that the edits since have not touched.
     pub(crate) fn rough_tree(&self) -> Option<&Tree> {
         self.rough().tree.as_ref()
+    }
+
+    /// Whether the [rough tree](Self::rough_tree) has all lines that the text has.
+    pub(crate) fn rough_has_all_lines(&self) -> bool {
+        self.parsed.get().is_some() || !self.moved_lines
     }
 
     fn rough(&self) -> &Parsed {
