@@ -115,17 +115,15 @@ impl ScopesAbove {
 pub fn scopes_above(syntax: &Syntax, rope: &Rope, at: usize, before: usize) -> Vec<Scope> {
     let at = text::snap(rope, at);
     let tree = syntax.rough_tree();
-    let is_broken = [at, before].map(|at| enclosing(tree, at).iter().any(Node::is_error));
+    let around = enclosing(tree, at);
+    let is_broken = [&around, &enclosing(tree, before)].map(|nodes| nodes.iter().any(Node::is_error));
     // Something long may just have been pasted.
     let line = text::text(rope, text::snap(rope, before)..text::line_end(rope, before));
     let code = before + line.len() - line.trim_start().len();
     let is_new = enclosing(tree, code).first().is_some_and(Node::has_changes);
     let is_unsure = is_new || is_broken.contains(&true);
-    // What is broken by what was typed may have lost its beginning to the nodes around it.
-    let around = enclosing(tree, at);
-    let has_error = around
-        .get(around.len().saturating_sub(2))
-        .is_some_and(Node::has_error);
+    // What is broken by what was typed may have lost its beginning to the nodes around it, of which the root has errors from anywhere.
+    let has_error = around.iter().rev().nth(1).is_some_and(Node::has_error);
     if is_unsure || has_error {
         let known = syntax.lock_scopes_above().clone();
         if let Some(known) = known.filter(|it| it.are_around(at, before)) {
