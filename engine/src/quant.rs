@@ -32,6 +32,11 @@ pub fn known_types() -> impl Iterator<Item = GgmlType> {
     GgmlType::all().filter(|dtype| is_known(*dtype))
 }
 
+/// Their names, for people.
+pub fn known_type_names() -> String {
+    known_types().map(GgmlType::name).collect::<Vec<_>>().join(", ")
+}
+
 /// Refuses a tensor of a type that the engine cannot multiply by.
 ///
 /// # Errors
@@ -43,7 +48,7 @@ pub fn require_known(tensor: &Tensor) -> Result<(), EngineError> {
     Err(EngineError::Unsupported {
         what: "tensor type",
         found: format!("{} of {}", tensor.dtype.name(), tensor.name),
-        known: known_types().map(GgmlType::name).collect::<Vec<_>>().join(", "),
+        known: known_type_names(),
     })
 }
 

@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use surmise_engine::{
-    EngineError, kernels::Isa, product_timer::ProductTimer, quant::known_types, weights::GgmlType,
+    EngineError,
+    kernels::Isa,
+    product_timer::ProductTimer,
+    quant::{known_type_names, known_types},
+    weights::GgmlType,
 };
 
 use super::{bandwidth::Bandwidth, spread::Spread};
@@ -76,7 +80,7 @@ pub fn measure(
         return Err(EngineError::Unsupported {
             what: "type of weights",
             found: unknown.clone(),
-            known: known_types().map(GgmlType::name).collect::<Vec<_>>().join(", "),
+            known: known_type_names(),
         });
     }
     let wanted = |dtype: &GgmlType| formats.is_empty() || formats.iter().any(|it| is_called(*dtype, it));
