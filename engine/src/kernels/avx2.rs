@@ -1,7 +1,7 @@
 //! Eight weight rows side by side with AVX2, FMA and F16C, and with AVX-VNNI where that is there.
 //!
-//! Without it small weights are multiplied as unsigned bytes by signed ones (`maddubs`), whose pairs are summed in 16 bits for as
-//! long as they fit; larger ones, and those with integer scales, as pairs of 16 bits (`madd`).
+//! Without it weights are multiplied as unsigned bytes by signed ones (`maddubs`), whose pairs are summed in 16 bits for as long as
+//! they fit. Of weights that take all eight bits the magnitude is multiplied, by activations that have their sign.
 
 use std::{arch::x86_64::*, ops::Range};
 
@@ -12,7 +12,7 @@ use super::{
     quantized_rows::ActivationRun,
     vnni::{self, Vnni},
 };
-use crate::{quant::RUN_LEN, weights::GgmlType};
+use crate::weights::GgmlType;
 
 /// Writes columns `outputs` of the rows in `groups`; see [`panel`].
 ///
@@ -73,15 +73,28 @@ unsafe fn some_groups_vnni<F: Format>(task: Task<'_>, outputs: Range<usize>, gro
 #[derive(Clone, Copy)]
 pub(super) struct Avx2<const VNNI: bool>;
 
-/// Multiplications of bytes whose sums fit in 16 bits, out of the eight of a run; 0 if weights are multiplied as pairs.
+/// Multiplications of bytes whose sums fit in 16 bits and share a scale, out of the eight of a run.
 const fn steps_in_16_bits<F: Format>() -> usize {
     match F::MAX {
-        // 15 * 127 * 2 * 8 = 30,480 and 31 * 127 * 2 * 4 = 31,496 are below 2^15.
-        _ if F::HALF_SCALES => 0,
-        0..=15 => 8,
-        16..=31 => 4,
-        _ => 0,
+        // 15 * 127 * 2 * 8 = 30,480, 31 * 127 * 2 * 4 = 31,496 and 63 * 127 * 2 * 2 = 32,004 are below 2^15.
+        0..=15 if !F::HALF_SCALES => 8,
+        0..=31 => 4,
+        32..=63 => 2,
+        // A magnitude of at most 128.
+        _ => 1,
     }
+}
+
+/// Whether weights are multiplied as magnitudes, not as what they are with the format's offset.
+const fn has_magnitudes<F: Format>() -> bool {
+    F::MAX > 127
+}
+
+/// The low halves of two words' lanes, side by side.
+#[inline(always)]
+unsafe fn in_pairs(low: __m256i, high: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_blend_epi16::<0b1010_1010>(low, _mm256_slli_epi32(high, 16)) }
 }
 
 // SAFETY (of the blocks below): the instructions and the places that are read are the caller's promise, see `Lanes`.
@@ -235,22 +248,13 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn ready<F: Format>(bytes: __m256i, half_scale: __m256i) -> [__m256i; 2] {
-        if VNNI || const { steps_in_16_bits::<F>() > 0 } {
+    unsafe fn ready<F: Format>(bytes: __m256i) -> [__m256i; 2] {
+        if VNNI || const { !has_magnitudes::<F>() } {
             return [bytes; 2];
         }
         unsafe {
             let signed = _mm256_sub_epi8(bytes, _mm256_set1_epi8(F::OFFSET as i8));
-            // Bytes 0 and 2 of each four, then 1 and 3: the order of `ActivationRun::pairs`.
-            let mut even = _mm256_srai_epi16(_mm256_slli_epi16(signed, 8), 8);
-            let mut odd = _mm256_srai_epi16(signed, 8);
-            if F::HALF_SCALES {
-                let low = _mm256_and_si256(half_scale, _mm256_set1_epi32(0xffff));
-                let twice = _mm256_or_si256(low, _mm256_slli_epi32(half_scale, 16));
-                even = _mm256_mullo_epi16(even, twice);
-                odd = _mm256_mullo_epi16(odd, twice);
-            }
-            [even, odd]
+            [_mm256_abs_epi8(signed), signed]
         }
     }
 
@@ -265,39 +269,45 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
         }
         unsafe {
             let steps = const { steps_in_16_bits::<F>() };
+            // What multiplies pairs of the first half, of the second one, and a pair of one from each.
+            let mut scales = [_mm256_set1_epi16(1); 3];
+            if F::HALF_SCALES {
+                let [first, second] = half_scales;
+                scales = [
+                    in_pairs(first, first),
+                    in_pairs(second, second),
+                    in_pairs(first, second),
+                ];
+            }
             let mut sums = [_mm256_setzero_si256(); T];
-            if steps == 0 {
-                unrolled!(J in 0 1 2 3 4 5 6 7 => {
-                    let weights = run.weights(J);
-                    for row in 0..T {
-                        for (half, weights) in weights.into_iter().enumerate() {
-                            let pair = activations[row].pairs.as_ptr().cast::<i32>().add(2 * J + half);
-                            let products = _mm256_madd_epi16(weights, _mm256_set1_epi32(*pair));
-                            sums[row] = _mm256_add_epi32(sums[row], products);
-                        }
-                    }
-                });
-            } else {
+            if F::OFFSET > 0 && const { !has_magnitudes::<F>() } {
+                let negated = _mm256_mullo_epi16(scales[2], _mm256_set1_epi16(-i16::from(F::OFFSET)));
                 for row in 0..T {
-                    let [first, second] = activations[row].half_sums.map(i32::from);
-                    sums[row] = _mm256_set1_epi32(-i32::from(F::OFFSET) * (first + second));
+                    let half_sums = activations[row].half_sums.as_ptr().cast::<i32>().read_unaligned();
+                    sums[row] = _mm256_madd_epi16(negated, _mm256_set1_epi32(half_sums));
                 }
-                for first in (0..RUN_LEN / 4).step_by(steps) {
-                    let mut pairs = [_mm256_setzero_si256(); T];
-                    for j in first..first + steps {
-                        let [weights, _] = run.weights(j);
-                        for row in 0..T {
-                            let four = activations[row].values.as_ptr().cast::<i32>().add(j);
-                            let products = _mm256_maddubs_epi16(weights, _mm256_set1_epi32(*four));
-                            pairs[row] = _mm256_add_epi16(pairs[row], products);
-                        }
+            }
+            let mut pairs = [_mm256_setzero_si256(); T];
+            unrolled!(J in 0 1 2 3 4 5 6 7 => {
+                let [unsigned, signed] = run.weights(J);
+                for row in 0..T {
+                    let four = activations[row].values.as_ptr().cast::<i32>().add(J);
+                    let mut four = _mm256_set1_epi32(four.read());
+                    if const { has_magnitudes::<F>() } {
+                        four = _mm256_sign_epi8(four, signed);
                     }
-                    for row in 0..T {
-                        let products = _mm256_madd_epi16(pairs[row], _mm256_set1_epi16(1));
+                    let products = _mm256_maddubs_epi16(unsigned, four);
+                    pairs[row] = if J.is_multiple_of(steps) {
+                        products
+                    } else {
+                        _mm256_add_epi16(pairs[row], products)
+                    };
+                    if (J + 1).is_multiple_of(steps) {
+                        let products = _mm256_madd_epi16(pairs[row], scales[J / 4]);
                         sums[row] = _mm256_add_epi32(sums[row], products);
                     }
                 }
-            }
+            });
             let mut dots = [_mm256_setzero_ps(); T];
             for row in 0..T {
                 dots[row] = _mm256_cvtepi32_ps(sums[row]);

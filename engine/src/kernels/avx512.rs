@@ -211,7 +211,7 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn ready<F: Format>(bytes: __m512i, _: __m512i) -> __m512i {
+    unsafe fn ready<F: Format>(bytes: __m512i) -> __m512i {
         bytes
     }
 

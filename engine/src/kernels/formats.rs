@@ -31,12 +31,21 @@ pub(super) trait Format {
     /// Minimums of a run: 0, 1, or 2, one for each half.
     const N_MINS: usize = 0;
 
-    /// Scales of run `run`. Where this is inlined, `run` is a constant, so that what runs share is computed once, and
-    /// shifts are by constants.
+    /// What the scales and the minimums of a block's runs are multiples of, where it has several.
     ///
     /// # Safety
     /// As [`Lanes`].
-    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L>;
+    #[inline(always)]
+    unsafe fn block_scales<L: Lanes>(_: Blocks) -> [L::Float; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [L::splat_float(0.0); 2] }
+    }
+
+    /// Scales of run `run`, given those of the block. Where this is inlined, `run` is a constant, so that shifts are by constants.
+    ///
+    /// # Safety
+    /// As [`Lanes`].
+    unsafe fn scales<L: Lanes>(blocks: Blocks, block_scales: [L::Float; 2], run: usize) -> Scales<L>;
 
     /// Weights `4j..4j + 4` of run `run` as unsigned bytes, before the offset is taken away. Both are constants, as there.
     ///
@@ -121,6 +130,13 @@ unsafe fn scale_and_added_min<L: Lanes>(blocks: Blocks) -> Scales<L> {
     }
 }
 
+/// The two numbers of half precision in each word.
+#[inline(always)]
+unsafe fn two_halves<L: Lanes>(words: L::Int) -> [L::Float; 2] {
+    // SAFETY: as the caller.
+    unsafe { [L::low_halves(words), L::low_halves(L::shift_right(words, 16))] }
+}
+
 /// Byte `idx` of every word as an unsigned number.
 #[inline(always)]
 unsafe fn byte<L: Lanes>(words: L::Int, idx: usize) -> L::Int {
@@ -145,7 +161,7 @@ impl Format for Q8_0 {
     const MAX: u8 = 255;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: [L::Float; 2], _: usize) -> Scales<L> {
         // SAFETY: the block has 2 + 32 bytes.
         unsafe { only_scale(L::halves(blocks.heads)) }
     }
@@ -167,7 +183,7 @@ impl Format for Q4_0 {
     const MAX: u8 = 15;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: [L::Float; 2], _: usize) -> Scales<L> {
         // SAFETY: the block has 2 + 16 bytes.
         unsafe { only_scale(L::halves(blocks.heads)) }
     }
@@ -189,7 +205,7 @@ impl Format for Q4_1 {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: [L::Float; 2], _: usize) -> Scales<L> {
         // SAFETY: the block has 4 + 16 bytes.
         unsafe { scale_and_added_min(blocks) }
     }
@@ -211,7 +227,7 @@ impl Format for Q5_0 {
     const MAX: u8 = 31;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: [L::Float; 2], _: usize) -> Scales<L> {
         // SAFETY: the block has 2 + 4 + 16 bytes.
         unsafe { only_scale(L::halves(blocks.heads)) }
     }
@@ -238,7 +254,7 @@ impl Format for Q5_1 {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: [L::Float; 2], _: usize) -> Scales<L> {
         // SAFETY: the block has 4 + 4 + 16 bytes.
         unsafe { scale_and_added_min(blocks) }
     }
@@ -276,7 +292,7 @@ impl Format for IQ4NL {
     const MAX: u8 = 255;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: [L::Float; 2], _: usize) -> Scales<L> {
         // SAFETY: the block has 2 + 16 bytes.
         unsafe { only_scale(L::halves(blocks.heads)) }
     }
@@ -303,7 +319,7 @@ impl Format for MXFP4 {
     const MAX: u8 = 24;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, _: usize) -> Scales<L> {
+    unsafe fn scales<L: Lanes>(blocks: Blocks, _: [L::Float; 2], _: usize) -> Scales<L> {
         // SAFETY: the block has 1 + 16 bytes.
         unsafe {
             // 2^(e - 128), taken as 2^(e / 2 - 64) * 2^(e - e / 2 - 64): neither is subnormal, nor is the product
@@ -337,7 +353,13 @@ impl Format for IQ4XS {
     const MAX: u8 = 255;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
+    unsafe fn block_scales<L: Lanes>(blocks: Blocks) -> [L::Float; 2] {
+        // SAFETY: as the caller.
+        unsafe { [L::low_halves(word::<L>(blocks, 0)); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<L: Lanes>(blocks: Blocks, block_scales: [L::Float; 2], run: usize) -> Scales<L> {
         // SAFETY: the block has 2 + 2 + 4 + 128 bytes.
         unsafe {
             let (first, low_bits) = (word::<L>(blocks, 0), word::<L>(blocks, 1));
@@ -345,7 +367,7 @@ impl Format for IQ4XS {
             let low_bits = L::and(L::shift_right(low_bits, 4 * run as u32), L::splat(15));
             let high_bits = L::and(L::shift_right(high_bits, 2 * run as u32), L::splat(3));
             let run_scale = L::sub(L::or(low_bits, L::shift_left(high_bits, 4)), L::splat(32));
-            only_scale(L::mul(L::low_halves(first), L::to_float(run_scale)))
+            only_scale(L::mul(block_scales[0], L::to_float(run_scale)))
         }
     }
 
@@ -363,15 +385,10 @@ impl Format for IQ4XS {
 
 /// Scale and minimum of a run of a Q4_K or Q5_K block, from the block's first 16 bytes.
 #[inline(always)]
-unsafe fn k_scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
+unsafe fn k_scales<L: Lanes>(blocks: Blocks, [scale, min]: [L::Float; 2], run: usize) -> Scales<L> {
     // SAFETY: as the caller.
     unsafe {
-        let (halves, a, b, c) = (
-            word::<L>(blocks, 0),
-            word::<L>(blocks, 1),
-            word::<L>(blocks, 2),
-            word::<L>(blocks, 3),
-        );
+        let (a, b, c) = (word::<L>(blocks, 1), word::<L>(blocks, 2), word::<L>(blocks, 3));
         let six_bits = |x| L::and(x, L::splat(0x3f3f_3f3f));
         // The two high bits of the second four stand above the first four.
         let high_bits = |x| L::and(L::shift_right(x, 2), L::splat(0x3030_3030));
@@ -384,10 +401,9 @@ unsafe fn k_scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
             )
         };
         let number = |four| L::to_float(byte::<L>(four, run % 4));
-        let min = L::mul(L::low_halves(L::shift_right(halves, 16)), number(mins));
         Scales {
-            mins: [min; 2],
-            ..only_scale(L::mul(L::low_halves(halves), number(scales)))
+            mins: [L::mul(min, number(mins)); 2],
+            ..only_scale(L::mul(scale, number(scales)))
         }
     }
 }
@@ -402,9 +418,15 @@ impl Format for Q4K {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
+    unsafe fn block_scales<L: Lanes>(blocks: Blocks) -> [L::Float; 2] {
+        // SAFETY: as the caller.
+        unsafe { two_halves::<L>(word::<L>(blocks, 0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<L: Lanes>(blocks: Blocks, block_scales: [L::Float; 2], run: usize) -> Scales<L> {
         // SAFETY: the block has 16 + 128 bytes.
-        unsafe { k_scales(blocks, run) }
+        unsafe { k_scales(blocks, block_scales, run) }
     }
 
     #[inline(always)]
@@ -427,9 +449,15 @@ impl Format for Q5K {
     const N_MINS: usize = 1;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
+    unsafe fn block_scales<L: Lanes>(blocks: Blocks) -> [L::Float; 2] {
+        // SAFETY: as the caller.
+        unsafe { two_halves::<L>(word::<L>(blocks, 0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<L: Lanes>(blocks: Blocks, block_scales: [L::Float; 2], run: usize) -> Scales<L> {
         // SAFETY: the block has 16 + 32 + 128 bytes.
-        unsafe { k_scales(blocks, run) }
+        unsafe { k_scales(blocks, block_scales, run) }
     }
 
     #[inline(always)]
@@ -473,7 +501,13 @@ impl Format for Q6K {
     const HALF_SCALES: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
+    unsafe fn block_scales<L: Lanes>(blocks: Blocks) -> [L::Float; 2] {
+        // SAFETY: as the caller.
+        unsafe { [L::halves(blocks.heads); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<L: Lanes>(blocks: Blocks, block_scales: [L::Float; 2], run: usize) -> Scales<L> {
         // SAFETY: the block has 128 + 64 + 16 + 2 bytes.
         unsafe {
             let (scales, place) = (word::<L>(blocks, 48 + run / 2), run % 2 * 2);
@@ -482,7 +516,7 @@ impl Format for Q6K {
                     signed_byte::<L>(scales, place),
                     signed_byte::<L>(scales, place + 1),
                 ],
-                ..only_scale(L::halves(blocks.heads))
+                ..only_scale(block_scales[0])
             }
         }
     }
@@ -515,7 +549,13 @@ impl Format for Q3K {
     const HALF_SCALES: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
+    unsafe fn block_scales<L: Lanes>(blocks: Blocks) -> [L::Float; 2] {
+        // SAFETY: as the caller.
+        unsafe { [L::halves(blocks.heads); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<L: Lanes>(blocks: Blocks, block_scales: [L::Float; 2], run: usize) -> Scales<L> {
         // SAFETY: the block has 32 + 64 + 12 + 2 bytes.
         unsafe {
             // Low four bits of scales 0 to 3, 4 to 7, 8 to 11, 12 to 15, and above them two bits of the third word.
@@ -528,7 +568,7 @@ impl Format for Q3K {
             ];
             Scales {
                 halves: [L::sub(scales[0], L::splat(32)), L::sub(scales[1], L::splat(32))],
-                ..only_scale(L::halves(blocks.heads))
+                ..only_scale(block_scales[0])
             }
         }
     }
@@ -556,15 +596,21 @@ impl Format for Q2K {
     const N_MINS: usize = 2;
 
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(blocks: Blocks, run: usize) -> Scales<L> {
+    unsafe fn block_scales<L: Lanes>(blocks: Blocks) -> [L::Float; 2] {
+        // SAFETY: as the caller.
+        unsafe { two_halves::<L>(word::<L>(blocks, 20)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<L: Lanes>(blocks: Blocks, block_scales: [L::Float; 2], run: usize) -> Scales<L> {
         // SAFETY: the block has 16 + 64 + 2 + 2 bytes.
         unsafe {
-            let (packed, halves) = (word::<L>(blocks, run / 2), word::<L>(blocks, 20));
-            let min_scale = L::low_halves(L::shift_right(halves, 16));
+            let packed = word::<L>(blocks, run / 2);
+            let [scale, min_scale] = block_scales;
             let (scales, mins, place) = (low::<L>(packed), high::<L>(packed), run % 2 * 2);
             let min_scales = [byte::<L>(mins, place), byte::<L>(mins, place + 1)];
             Scales {
-                scale: L::low_halves(halves),
+                scale,
                 halves: [byte::<L>(scales, place), byte::<L>(scales, place + 1)],
                 mins: [
                     L::mul(min_scale, L::to_float(min_scales[0])),

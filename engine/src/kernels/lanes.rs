@@ -133,7 +133,7 @@ impl<const N: usize> Floats for PlainFloats<N> {
 pub(super) trait Lanes: Floats {
     /// `N` words of 32 bits.
     type Int: Copy;
-    /// Four weights of each row, ready to be multiplied: a vector of bytes, or two of 16-bit pairs.
+    /// Four weights of each row, ready to be multiplied: a vector of bytes, or two of them.
     type Weights: Copy;
 
     unsafe fn splat(word: u32) -> Self::Int;
@@ -175,9 +175,8 @@ pub(super) trait Lanes: Floats {
     unsafe fn to_float(words: Self::Int) -> Self::Float;
     /// `c - a * b`, rounded once.
     unsafe fn mul_sub(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
-    /// Makes four weights ready to be multiplied, given as unsigned bytes before the format's offset is taken away, and the
-    /// integer scale of their half.
-    unsafe fn ready<F: Format>(bytes: Self::Int, half_scale: Self::Int) -> Self::Weights;
+    /// Makes four weights ready to be multiplied, given as unsigned bytes before the format's offset is taken away.
+    unsafe fn ready<F: Format>(bytes: Self::Int) -> Self::Weights;
 
     /// Sums of products of a run's weights, times the scales of their halves, with a run of each of `T` rows of activations.
     /// They are exact: integers of less than 2^24, since 32 products of a weight, a scale and an activation are at most

@@ -274,7 +274,7 @@ impl<const I8MM: bool> Lanes for Neon<I8MM> {
     }
 
     #[inline(always)]
-    unsafe fn ready<F: Format>(bytes: uint32x4_t, _: uint32x4_t) -> int8x16_t {
+    unsafe fn ready<F: Format>(bytes: uint32x4_t) -> int8x16_t {
         unsafe { vreinterpretq_s8_u8(vsubq_u8(vreinterpretq_u8_u32(bytes), vdupq_n_u8(F::OFFSET))) }
     }
 

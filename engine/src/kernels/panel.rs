@@ -93,11 +93,12 @@ pub(super) unsafe fn multiply_group<L: Lanes, F: Format, const T: usize>(
                     let mut sums = *totals;
                     for (block, runs) in (first_block..).zip(runs.chunks_exact(F::N_RUNS)) {
                         let blocks = part.blocks::<F>(block);
+                        let scales = F::block_scales::<L>(blocks);
                         unrolled!(RUN in 0 1 2 3 4 5 6 7 => {
                             if RUN < F::N_RUNS {
                                 // Each part asks for its share, so that memory is never idle.
                                 ask_ahead::<L, F>(blocks, RUN, part.lane / L::N, n_parts);
-                                let run = PackedRun::<L, F>::new(blocks, RUN);
+                                let run = PackedRun::<L, F>::new(blocks, scales, RUN);
                                 add_run::<L, F, T>(&run, &run.scales, &runs[RUN], &mut sums);
                             }
                         });
@@ -142,12 +143,13 @@ pub(super) unsafe fn multiply_groups<L: Lanes, F: Format, const WIDE: usize, con
                 // SAFETY: the caller's promises.
                 unsafe {
                     let blocks = part.blocks::<F>(first_run / F::N_RUNS + idx);
+                    let scales = F::block_scales::<L>(blocks);
                     unrolled!(RUN in 0 1 2 3 4 5 6 7 => {
                         if RUN < F::N_RUNS {
                             if part.lane == 0 {
                                 ask_ahead::<L, F>(blocks, RUN, 0, 1);
                             }
-                            PackedRun::<L, F>::new(blocks, RUN).unpack(&mut slots[RUN]);
+                            PackedRun::<L, F>::new(blocks, scales, RUN).unpack(&mut slots[RUN]);
                         }
                     });
                 }
@@ -299,20 +301,20 @@ struct Slot<L: Lanes> {
 }
 
 impl<L: Lanes, F: Format> PackedRun<L, F> {
-    /// Run `run` of these blocks.
+    /// Run `run` of these blocks, which have these scales.
     ///
     /// The compiler is kept from seeing that other runs read the same words: it would hold on to them until registers run out.
     ///
     /// # Safety
     /// As [`Part::blocks`].
     #[inline(always)]
-    unsafe fn new(blocks: Blocks, run: usize) -> Self {
+    unsafe fn new(blocks: Blocks, block_scales: [L::Float; 2], run: usize) -> Self {
         let blocks = black_box(blocks);
         Self {
             blocks,
             run,
             // SAFETY: the caller's promise.
-            scales: unsafe { F::scales(blocks, run) },
+            scales: unsafe { F::scales(blocks, block_scales, run) },
             format: PhantomData,
         }
     }
@@ -333,7 +335,7 @@ impl<L: Lanes, F: Format> Run<L> for PackedRun<L, F> {
         // SAFETY: the promise of `new`.
         unsafe {
             let bytes = F::bytes::<L>(self.blocks, self.run, j);
-            L::ready::<F>(bytes, self.scales.halves[j / 4])
+            L::ready::<F>(bytes)
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct RowGroup {
     start: usize,
 }
 
-/// Thirty-two activations: two cache lines, the second one for products of 16-bit integers only.
+/// Thirty-two activations: a cache line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C, align(64))]
 pub(super) struct ActivationRun {
@@ -46,10 +46,6 @@ pub(super) struct ActivationRun {
     /// Scale times the sum of all values, and of each half's, for weights with minimums.
     pub(super) scaled_sum: f32,
     pub(super) scaled_half_sums: [f32; 2],
-    /// The values of each four in the order 0, 2, 1, 3: four bytes of weights are taken apart that way. Not set where no
-    /// product reads them.
-    #[allow(dead_code, reason = "for AVX2")]
-    pub(super) pairs: [i16; RUN_LEN],
 }
 
 impl ActivationRun {
@@ -59,7 +55,6 @@ impl ActivationRun {
         half_sums: [0; 2],
         scaled_sum: 0.0,
         scaled_half_sums: [0.0; 2],
-        pairs: [0; RUN_LEN],
     };
 
     /// Sets what follows from the scale and the sums of the values.
@@ -222,7 +217,7 @@ fn quantize_row_avx2<'a>(x: &[f32], out: impl Fn(usize) -> &'a mut ActivationRun
     quantize_row(x, out);
 }
 
-/// [`quantize_run`] run by run, without the pairs.
+/// [`quantize_run`] run by run.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 fn quantize_row_avx512<'a>(x: &[f32], out: impl Fn(usize) -> &'a mut ActivationRun) {
@@ -286,10 +281,6 @@ fn quantize_run(x: &[f32; RUN_LEN], run: &mut ActivationRun) {
         *integer = (x * inverse + 12_582_912.0).to_bits() as i32 - 0x4b40_0000;
     }
     run.values = integers.map(|integer| integer as i8);
-    let fours = run.values.as_chunks::<4>().0;
-    for (pairs, four) in run.pairs.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
-        *pairs = [four[0], four[2], four[1], four[3]].map(i16::from);
-    }
     let half_sum = |half: &[i8]| half.iter().map(|value| i32::from(*value)).sum();
     run.set_sums(scale, [half_sum(&run.values[..16]), half_sum(&run.values[16..])]);
 }
@@ -313,15 +304,11 @@ mod tests {
                 (x - run.scale * f32::from(value)).abs() <= 0.5001 * run.scale,
                 "column {column}"
             );
-            let place = column % 32 / 4 * 4 + [0, 2, 1, 3][column % 4];
-            assert_eq!(run.pairs[place], i16::from(value), "column {column}");
         }
         let mut detected = QuantizedRows::default();
         detected.set_rows(Isa::detect(), &mut ThreadPool::new(1), &x, 320);
         for run in 0..10 {
-            let mut expected = *quantized.run(0, run);
-            expected.pairs = detected.run(0, run).pairs;
-            assert_eq!(*detected.run(0, run), expected);
+            assert_eq!(detected.run(0, run), quantized.run(0, run));
         }
     }
 
