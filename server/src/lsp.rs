@@ -138,6 +138,10 @@ struct State {
     n_settings: u64,
     /// Problems that the user has not been told of.
     untold: Vec<Problem>,
+    /// Those of the settings as they are, which the user has been told of.
+    told: Vec<Problem>,
+    /// What the engine said when it could not run the last request.
+    failure: Option<String>,
     /// Whether the editor is done with us.
     is_shut_down: bool,
     /// How often a model was asked for.
@@ -180,6 +184,8 @@ impl Server {
             model: ModelState::Absent,
             n_settings: 0,
             untold: options.problems.clone(),
+            told: Vec::new(),
+            failure: None,
             is_shut_down: false,
             n_loads: 0,
             told_not_ready: false,

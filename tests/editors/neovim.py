@@ -173,8 +173,14 @@ def test_tab_without_a_suggestion_does_what_it_did_before():
         (r"""vim.cmd([[inoremap <Tab> y<Space>z<lt>b>]])""", "xy z<b>"),
         (r"""vim.keymap.set('i', '<Tab>', function() return 'y<Space>z' end, { expr = true })""", "xy z"),
         (r"""vim.keymap.set('i', '<Tab>', function() vim.api.nvim_put({ 'yz' }, 'c', false, true) end)""", "xyz"),
+        (r"""vim.cmd([[imap <expr> <Tab> 0 ? '<Plug>(jump)' : '<Tab>']])""", "x   "),
+        (r"""vim.cmd([[inoremap <Plug>(jump) yz]]) vim.cmd([[imap <expr> <Tab> 1 ? '<Plug>(jump)' : '<Tab>']])""", "xyz"),
+        (r"""vim.cmd([[imap <Tab> <Plug>(jump)]])""", "xyz"),
+        # Another buffer's own mapping is not everybody's.
+        (r"""local b = vim.api.nvim_get_current_buf() vim.cmd('new') vim.keymap.set('i', '<Tab>', 'no', { buffer = 0 })
+             vim.schedule(function() vim.cmd('bwipeout!') vim.api.nvim_set_current_buf(b) end)""", "x   "),
     ]:
-        editor.lua(f"vim.keymap.del('i', '<Tab>') {mapping} require('surmise').setup()")
+        editor.lua(f"vim.keymap.del('i', '<Tab>') {mapping} require('surmise').setup() require('surmise').setup()")
         editor.type("Sx")
         editor.type("<Tab>")
         editor.wait(lambda: editor.text() == expected, f"the key does what it did: {mapping}")
@@ -225,6 +231,29 @@ def test_dismiss_and_leaving_insert_mode_hide_it():
         editor.type(key)
         editor.wait(lambda: editor.ghost() is None, f"{key} hides it")
     editor.close()
+
+
+def test_dismiss_without_a_suggestion_does_what_the_key_did_before():
+    editor = scripted({"f": item("for x in y", 0, 1)}, "\nabc")
+    editor.lua("require('surmise').setup({ dismiss = '<C-e>' })")
+    editor.type("if")
+    editor.wait(editor.ghost, "ghost text")
+    editor.type("<C-e>")
+    editor.wait(lambda: editor.ghost() is None, "the key hides it")
+    assert editor.text() == "f\nabc"
+    editor.type("<C-e>")
+    editor.wait(lambda: editor.text() == "fb\nabc", "the key copies from the line below")
+    editor.close()
+
+
+def test_a_suggestion_that_the_cursor_has_left_is_not_taken():
+    for keys, expected in [("<CR>", "xf\n    "), ("<BS><BS>", "    ")]:
+        editor = scripted({"xf": item("for x in y", 1, 2)})
+        editor.type("ixf")
+        editor.wait(editor.ghost, "ghost text")
+        editor.type(keys + "<Tab>")
+        editor.wait(lambda: editor.text() == expected, f"{keys} and Tab type a tab")
+        editor.close()
 
 
 def test_off_asks_nothing():

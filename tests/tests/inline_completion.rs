@@ -272,6 +272,14 @@ fn settings_are_followed_when_they_change() {
     expect![[r#"{"type":2,"message":"Surmise: editor settings: unknown setting `colour`; `surmise config schema` lists all"}"#]]
         .assert_eq(&said[1].to_string());
     assert_eq!(ask(&mut client, fixture, INVOKED)["items"][0]["insertText"], "a");
+
+    // What was said is not said again with every change.
+    client.settings =
+        json!({ "completion": { "max_tokens": 2, "min_confidence": "high" }, "colour": 1, "size": 1 });
+    client.notify("workspace/didChangeConfiguration", json!({ "settings": null }));
+    let said = client.take("window/showMessage")["params"]["message"].clone();
+    expect!["Surmise: editor settings: unknown setting `size`; `surmise config schema` lists all"]
+        .assert_eq(said.as_str().unwrap_or_default());
 }
 
 #[test]
@@ -286,6 +294,16 @@ fn settings_at_the_start_are_followed() {
         json!({ "items": [] })
     );
     assert_eq!(explain(&mut client)["last"]["withheld"]["language"], "rust");
+}
+
+#[test]
+fn an_editor_with_ghost_text_has_nothing_in_its_menu() {
+    let mut client = ready(SUM, ClientOptions::default());
+    let fixture = "fn sum(a: i32, b: i32) -> i32 {\n    ˇ\n}\n";
+    let answer = ask(&mut client, fixture, INVOKED);
+    assert_eq!(answer["items"][0]["insertText"], "a + b");
+    let params = json!({ "textDocument": { "uri": URI }, "position": { "line": 1, "character": 4 } });
+    assert_eq!(client.request("textDocument/completion", params), Value::Null);
 }
 
 #[test]

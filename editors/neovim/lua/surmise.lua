@@ -9,26 +9,31 @@ local defaults = {
 }
 
 --- Core shows a suggestion while you type into it, but keeps its range (0.12.4): what was typed since would be
---- there twice. Widens the range to the cursor, or gives nil if something else was typed.
+--- there twice. It keeps one that the cursor has left, too, until the next answer. Widens the range to the cursor, or gives nil
+--- if the cursor is elsewhere or something else was typed.
 local function fit_to_cursor(item)
   if type(item.insert_text) ~= 'string' or not item.range then
     return item
   end
   local row, col = unpack(vim.api.nvim_win_get_cursor(0))
   local start_row, start_col, end_row, end_col = item.range:to_extmark()
-  if start_row ~= row - 1 or end_row ~= start_row or end_col >= col then
-    return item
+  if start_row ~= row - 1 or col < start_col then
+    return nil
   end
   local typed = vim.api.nvim_get_current_line():sub(start_col + 1, col)
   if not vim.startswith(item.insert_text, typed) then
     return nil
+  end
+  if end_row ~= start_row or end_col >= col then
+    return item
   end
   local range = { start = { line = row - 1, character = start_col }, ['end'] = { line = row - 1, character = col } }
   item.range = vim.range.lsp(vim.api.nvim_get_current_buf(), range, 'utf-8')
   return item
 end
 
---- The part of the job that differs between versions: enable, is_enabled, accept, dismiss.
+--- The part of the job that differs between versions: enable, is_enabled, accept, dismiss. `accept` calls `otherwise` if it finds out
+--- too late that there is nothing to accept.
 local function ghost_text()
   local core = vim.lsp.inline_completion
   if not core then
@@ -37,45 +42,85 @@ local function ghost_text()
   return {
     enable = function(on) core.enable(on) end,
     is_enabled = function() return core.is_enabled() end,
-    accept = function() return core.get({ on_accept = fit_to_cursor }) end,
+    accept = function(otherwise)
+      return core.get({
+        on_accept = function(item)
+          local fitting = fit_to_cursor(item)
+          if not fitting then
+            otherwise()
+          end
+          return fitting
+        end,
+      })
+    end,
     dismiss = function()
-      -- Core offers no "hide": switching it off and on again drops what is shown.
       local bufnr = vim.api.nvim_get_current_buf()
+      local namespace = vim.api.nvim_get_namespaces()['nvim.lsp.inline_completion']
+      local is_shown = namespace and #vim.api.nvim_buf_get_extmarks(bufnr, namespace, 0, -1, { limit = 1 }) > 0
+      if not is_shown or not core.is_enabled({ bufnr = bufnr }) then
+        return false
+      end
+      -- Core offers no "hide": switching it off and on again drops what is shown.
       core.enable(false, { bufnr = bufnr })
       core.enable(true, { bufnr = bufnr })
+      return true
     end,
   }
 end
 
+--- The mapping of `key` in insert mode that all buffers have; empty if there is none.
+local function mapping_of(key)
+  local no_buffer_has_it = vim.api.nvim_create_buf(false, true)
+  local mapping = vim.api.nvim_buf_call(no_buffer_has_it, function()
+    return vim.fn.maparg(key, 'i', false, true)
+  end)
+  vim.api.nvim_buf_delete(no_buffer_has_it, { force = true })
+  return mapping
+end
+
+local function keycodes(keys)
+  return vim.api.nvim_replace_termcodes(keys, true, true, true)
+end
+
 --- Maps `key` in insert mode to `action`; where that has nothing to do, the key keeps its earlier meaning.
+---
+--- The earlier mapping gets a name of its own, so that Neovim itself runs it, whatever kind it is of. It may end in `key` again, which
+--- then means the key itself: `is_inside` says so from the first name to the second one.
 local function map(key, desc, action)
   if not key or key == '' then
     return
   end
-  local earlier = vim.fn.maparg(key, 'i', false, true)
-  local function keycodes(keys)
-    return vim.api.nvim_replace_termcodes(keys, true, true, true)
-  end
-  --- What the key did before, as keys to type.
-  local function before()
-    if earlier.callback and earlier.expr ~= 1 then
-      vim.schedule(earlier.callback) -- it may change text, which an expression mapping must not
-      return ''
-    elseif earlier.expr == 1 then
-      local keys
-      if earlier.callback then
-        keys = earlier.callback()
-      else
-        keys = vim.api.nvim_eval((earlier.rhs:gsub('<SID>', ('<SNR>%d_'):format(earlier.sid))))
-      end
-      keys = keys == nil and '' or tostring(keys)
-      return earlier.replace_keycodes == 1 and keycodes(keys) or keys
+  local name = key:gsub('[<>]', '')
+  local before, after = ('<Plug>(surmise-before-%s)'):format(name), ('<Plug>(surmise-after-%s)'):format(name)
+  local earlier = mapping_of(key)
+  if earlier.desc ~= desc then
+    if next(earlier) then
+      earlier.lhs, earlier.lhsraw, earlier.lhsrawalt = before, keycodes(before), nil
+      vim.fn.mapset('i', false, earlier)
+    else
+      vim.keymap.set('i', before, key, { desc = 'what ' .. key .. ' was before Surmise' })
     end
-    return keycodes(earlier.rhs or key)
+  end
+  local is_inside = false
+  vim.keymap.set('i', after, function()
+    is_inside = false
+    return ''
+  end, { expr = true })
+  local function otherwise()
+    is_inside = true
+    vim.api.nvim_feedkeys(keycodes(before .. after), 'im', false)
   end
   vim.keymap.set('i', key, function()
-    return action() and '' or before()
-  end, { expr = true, replace_keycodes = false, desc = desc })
+    if is_inside then
+      is_inside = false
+      return key
+    end
+    if action(otherwise) then
+      return ''
+    end
+    is_inside = true
+    return before .. after
+  end, { expr = true, remap = true, desc = desc })
 end
 
 --- Whether suggestions are shown.
@@ -94,14 +139,14 @@ function M.toggle()
   vim.notify('Surmise: suggestions are ' .. (M.is_enabled() and 'on' or 'off'))
 end
 
---- Inserts the visible suggestion; false if there is none.
-function M.accept()
-  return ghost_text().accept()
+--- Inserts the visible suggestion; false if there is none. Calls `otherwise`, if given, where that turns out later.
+function M.accept(otherwise)
+  return ghost_text().accept(otherwise or function() end)
 end
 
---- Hides the visible suggestion.
+--- Hides the visible suggestion; false if there is none.
 function M.dismiss()
-  ghost_text().dismiss()
+  return ghost_text().dismiss()
 end
 
 --- Rewrites lines `first` to `last`, counted from 1, as `instruction` says; asks for one if there is none.

@@ -19,11 +19,12 @@ const OWN = {
   },
   'surmise.trace.server': {
     type: 'string',
-    enum: ['off', 'messages', 'verbose'],
-    default: 'off',
+    enum: ['messages', 'verbose'],
+    default: 'messages',
     scope: 'window',
     order: 1000,
-    description: 'Writes the messages between the editor and the server to the log.',
+    description:
+      'What the log shows of the messages between the editor and the server once its level is Trace (Developer: Set Log Level…).',
   },
 };
 

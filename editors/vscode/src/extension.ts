@@ -3,6 +3,7 @@
 import * as vscode from 'vscode';
 import { LanguageClient, State as ClientState, type LanguageClientOptions, type Middleware, type StaticFeature } from 'vscode-languageclient/node';
 import { DISCARDED, editSelection } from './edit_selection';
+import { explain } from './explain';
 import { findServer } from './find_server';
 import { Preview } from './preview';
 import { chosenSettings } from './settings';
@@ -36,6 +37,8 @@ class Surmise {
   private client: LanguageClient | undefined;
   /** What the server said last of itself. */
   private state: State = LOADING;
+  /** The starts and stops asked for so far: one begins when the one before has ended. */
+  private turn: Promise<void> = Promise.resolve();
 
   constructor(private readonly context: vscode.ExtensionContext) {
     this.keys = Object.keys(context.extension.packageJSON.contributes.configuration.properties);
@@ -46,14 +49,37 @@ class Surmise {
       this.preview,
       command('toggle', () => this.toggle()),
       command('editSelection', () => editSelection(this.client)),
+      command('explain', () => explain(this.client)),
       command('restart', () => this.restart()),
       command('showLog', () => this.log.show()),
       vscode.workspace.onDidChangeConfiguration(event => this.settingsChanged(event)),
     );
   }
 
+  /** Starts the server. */
+  start(): Promise<void> {
+    return this.inTurn(() => this.launch());
+  }
+
+  /** Stops the server, if it runs. */
+  stop(): Promise<void> {
+    return this.inTurn(() => this.end());
+  }
+
+  private restart(): Promise<void> {
+    return this.inTurn(async () => {
+      await this.end();
+      await this.launch();
+    });
+  }
+
+  private inTurn(action: () => Promise<void>): Promise<void> {
+    this.turn = this.turn.then(action, action);
+    return this.turn;
+  }
+
   /** Finds and starts the server; says what to do if that fails. */
-  async start(): Promise<void> {
+  private async launch(): Promise<void> {
     this.show(LOADING);
     try {
       const program = findServer({ configured: settings().get('path', ''), extensionFolder: this.context.extensionPath });
@@ -74,19 +100,18 @@ class Surmise {
     }
   }
 
-  /** Stops the server, if it runs. */
-  async stop(): Promise<void> {
+  private async end(): Promise<void> {
     const client = this.client;
     this.client = undefined;
-    if (client?.needsStop()) {
-      await client.stop();
+    try {
+      if (client?.needsStop()) {
+        await client.stop();
+      }
+      await client?.dispose();
+    } catch (error) {
+      // One that has not started cannot be stopped, and says so.
+      this.log.info(`Stopping the server: ${error instanceof Error ? error.message : String(error)}`);
     }
-    await client?.dispose();
-  }
-
-  private async restart(): Promise<void> {
-    await this.stop();
-    await this.start();
   }
 
   /** Flips `surmise.completion.enabled` where the user has set it, in the user's settings otherwise. */

@@ -5,6 +5,7 @@ import * as vscode from 'vscode';
 const SCHEME = 'surmise-preview';
 const KEEP = '$(check) Keep';
 const DISCARD = '$(discard) Discard';
+const SHOW = 'Show';
 
 /** The texts that documents would have, for the right side of a comparison. */
 export class Preview implements vscode.TextDocumentContentProvider, vscode.Disposable {
@@ -25,6 +26,10 @@ export class Preview implements vscode.TextDocumentContentProvider, vscode.Dispo
     // The path is that of the document, so that it is coloured alike.
     const right = uri.with({ scheme: SCHEME, authority: '', query: id });
     const editor = vscode.window.activeTextEditor;
+    // Whoever went on elsewhere would keep the change unseen with the next Enter.
+    if (editor?.document !== document && (await vscode.window.showInformationMessage(`Surmise: ${title}: the change is ready`, SHOW)) !== SHOW) {
+      return false;
+    }
     try {
       await vscode.commands.executeCommand('vscode.diff', uri, right, title, { preview: true });
       const answer = await vscode.window.showQuickPick([KEEP, DISCARD], { title: `Surmise: ${title}`, ignoreFocusOut: true });

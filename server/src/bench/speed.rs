@@ -29,6 +29,8 @@ const STEP_ROWS: [usize; 9] = [1, 2, 4, 8, 12, 16, 24, 32, 64];
 const STEP_CONTEXT: usize = 128;
 /// A step is repeated for about so long, and then its median counts for the round.
 const STEP_TIME: Duration = Duration::from_millis(40);
+/// Fewest steps of each number of rows.
+const MIN_STEPS: usize = 5;
 /// Sequences that decode together.
 const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 32];
 /// Prompt and answer of each of them, in tokens.
@@ -38,9 +40,9 @@ const LARGE_BYTES: usize = 512 << 20;
 /// Bandwidth is measured over so much, in several passes if need be.
 const BANDWIDTH_BYTES: usize = 1 << 30;
 
-/// How SGLang scaled on a DGX Spark from one sequence to 32 in the published review (Llama 3.1 8B, FP8): 20.5 and 368
-/// tokens/s. What batching is measured against here, on another machine and another model.
-pub const SGLANG_SCALING: f64 = 368.0 / 20.5;
+/// Tokens/s of one sequence and of 32 that SGLang gave on a DGX Spark in the published review (Llama 3.1 8B, FP8). What batching is
+/// measured against here, on another machine and another model.
+pub const SGLANG_RATES: [f64; 2] = [20.5, 368.0];
 
 /// How much to measure.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -244,10 +246,7 @@ impl Round {
         // Whatever read memory before has taken the caches and left the engine's threads asleep.
         runner.decode(DECODE_TOKENS / 4)?;
         let decode = runner.decode(DECODE_TOKENS)?;
-        let steps = STEP_ROWS
-            .iter()
-            .map(|&n_rows| step_millis(timer, n_rows))
-            .collect::<Result<_, _>>()?;
+        let steps = step_millis(timer)?;
         let batches = BATCHES
             .iter()
             .map(|&n_sequences| runner.batch(n_sequences))
@@ -267,15 +266,19 @@ impl Round {
     }
 }
 
-/// The median of some steps in a row.
-fn step_millis(timer: &mut StepTimer, n_rows: usize) -> Result<f64, EngineError> {
-    timer.step(n_rows)?;
-    let mut millis = Vec::new();
-    let started = Instant::now();
-    while millis.len() < 3 || started.elapsed() < STEP_TIME {
-        millis.push(timer.step(n_rows)?.as_secs_f64() * 1e3);
+/// The medians of some steps of each number of rows, in turns: whatever else the machine does meets all of them alike.
+fn step_millis(timer: &mut StepTimer) -> Result<Vec<f64>, EngineError> {
+    let mut millis = vec![Vec::new(); STEP_ROWS.len()];
+    for n_rows in STEP_ROWS {
+        timer.step(n_rows)?;
     }
-    Ok(Spread::of(millis).median)
+    let started = Instant::now();
+    while millis[0].len() < MIN_STEPS || started.elapsed() < STEP_TIME * STEP_ROWS.len() as u32 {
+        for (millis, n_rows) in millis.iter_mut().zip(STEP_ROWS) {
+            millis.push(timer.step(n_rows)?.as_secs_f64() * 1e3);
+        }
+    }
+    Ok(millis.into_iter().map(|it| Spread::of(it).median).collect())
 }
 
 /// The engine, and prompts that it has not seen.
@@ -421,7 +424,10 @@ impl Speed {
                         &self.model.name,
                         self.batches.iter().map(|it| (it.n_sequences as f64, it.scaling)),
                     ),
-                    Line::dashed("SGLang on a DGX Spark", [(1.0, 1.0), (largest, SGLANG_SCALING)]),
+                    Line::dashed(
+                        "SGLang on a DGX Spark",
+                        [(1.0, 1.0), (largest, SGLANG_RATES[1] / SGLANG_RATES[0])],
+                    ),
                 ],
             },
         ]

@@ -8,9 +8,7 @@ use serde_json::{Value, json};
 use surmise_engine::RewriteSupport;
 use tokio::task::spawn_blocking;
 use tower_lsp_server::{
-    gen_lsp_types::{
-        self as lsp, CodeAction, CodeActionKind, CodeActionResponse, CodeActionTag, Command, MessageType,
-    },
+    gen_lsp_types::{self as lsp, CodeAction, CodeActionKind, CodeActionResponse, CodeActionTag, Command},
     jsonrpc::{Error, Result},
 };
 
@@ -121,6 +119,9 @@ pub(super) async fn handle(server: &Server, question: Question) -> Result<Option
     let offers = offers.map_err(|_| Error::internal_error())?;
     let answers = offers.into_iter().map(|(kind, offer)| {
         let title = offer.title.clone();
+        // The client looks at what a command applies; a resolved action would be shown in its own way, if at all.
+        let is_shown = features.change_annotations
+            && actions::action(offer.id).is_some_and(|it| it.promise.needs_a_look());
         let ticket = json!(Ticket {
             uri: uri.clone(),
             stamp,
@@ -130,7 +131,7 @@ pub(super) async fn handle(server: &Server, question: Question) -> Result<Option
             action: offer.id.to_owned(),
             problem: offer.problem,
         });
-        encode(title, kind, ticket, &features)
+        encode(title, kind, ticket, &features, is_shown)
     });
     Ok(Some(answers.collect()))
 }
@@ -174,12 +175,13 @@ impl Context {
     }
 }
 
-/// The action in the form that the client knows.
+/// The action in the form that the client knows; as a command if it is to be shown before it is applied.
 fn encode(
     title: String,
     kind: CodeActionKind,
     ticket: Value,
     features: &ClientFeatures,
+    is_shown: bool,
 ) -> CodeActionResponse {
     let command = |title, ticket| Command {
         title,
@@ -196,7 +198,7 @@ fn encode(
         tags: features.action_tags.then(|| vec![CodeActionTag::LLMGenerated]),
         ..CodeAction::default()
     };
-    if features.resolves_edits {
+    if features.resolves_edits && !is_shown {
         action.data = Some(ticket);
     } else {
         action.command = Some(command(action.title.clone(), ticket));
@@ -214,8 +216,7 @@ pub(super) async fn resolve(server: &Server, mut action: Value) -> Result<Value>
         Ok(edit) => action["edit"] = json!(edit),
         Err(error @ EditError::Cancelled) => return Err(error.answer()),
         Err(error) => {
-            let message = format!("Surmise: {}: {error}", job.title);
-            server.client().show_message(MessageType::Warning, message).await;
+            job.say(server, &error).await;
             if matches!(error, EditError::Stale | EditError::NotOpen(_)) {
                 return Err(error.answer());
             }

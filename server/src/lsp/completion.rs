@@ -1,13 +1,13 @@
 //! `textDocument/completion`: the same suggestion, for editors that have a menu but no ghost text.
 //!
 //! A menu waits for its slowest server, so this never waits for the model: it answers with what is ready and
-//! says that there may be more. For an editor that cannot ask for ghost text the model starts in the
-//! background, and the next key finds its answer.
+//! says that there may be more. The model starts in the background, and the next key finds its answer. An editor that shows
+//! ghost text gets no items: it would show the same thing twice.
 
 use tower_lsp_server::{
     gen_lsp_types::{
         CompletionItem, CompletionItemKind, CompletionItemLabelDetails, CompletionList, CompletionParams,
-        CompletionResponse, TextEdit,
+        CompletionResponse, InsertTextMode, TextEdit,
     },
     jsonrpc::Result,
 };
@@ -30,6 +30,9 @@ pub(super) async fn handle(server: &Server, params: CompletionParams) -> Result<
     let uri = at.text_document.uri.0;
     let items = {
         let state = server.state();
+        if state.features.inline_completion {
+            return Ok(None);
+        }
         let Some(query) = state.query(&uri, Trigger::Automatic, at.position) else {
             return Ok(None);
         };
@@ -38,7 +41,7 @@ pub(super) async fn handle(server: &Server, params: CompletionParams) -> Result<
         let item = ready
             .filter(|_| trigger::check_settings(&query.document, query.trigger, &query.config).is_ok())
             .map(|rest| item(&state, &query, rest));
-        if item.is_none() && !state.features.inline_completion {
+        if item.is_none() {
             drop(state);
             prepare(server, uri, query);
         }
@@ -77,6 +80,8 @@ fn item(state: &State, query: &Query, rest: &str) -> CompletionItem {
         }),
         kind: Some(CompletionItemKind::Text),
         filter_text: Some(text.clone()),
+        // The lines are indented as they should be.
+        insert_text_mode: Some(InsertTextMode::AsIs),
         text_edit: Some(
             TextEdit {
                 range: convert::range(document, query.at - word.len()..query.at, state.encoding),

@@ -94,8 +94,8 @@ fn replace_editor_settings(server: &Server, attempt: u64, settings: Value) -> bo
     true
 }
 
-/// Works the settings out anew, tells the user what could not be followed, and loads the model if another one
-/// is wanted or the same one in another way.
+/// Works the settings out anew, tells the user what could not be followed and could before, and loads the model if another one is
+/// wanted or the same one in another way.
 async fn follow(server: &Server) {
     let (problems, load) = {
         let mut state = server.state();
@@ -106,7 +106,10 @@ async fn follow(server: &Server) {
             &*options.above_editor,
         ]
         .concat();
-        let (config, mut problems) = Config::from_layers(&layers);
+        let (config, found) = Config::from_layers(&layers);
+        let told = std::mem::replace(&mut state.told, found.clone());
+        let mut problems = found;
+        problems.retain(|it| !told.contains(it));
         problems.append(&mut state.untold);
         let is_other_model = config.model != state.config.model || config.engine != state.config.engine;
         let load = is_other_model || matches!(state.model, ModelState::Absent);

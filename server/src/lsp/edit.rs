@@ -6,8 +6,9 @@ use surmise_engine::{Engine, request::RewriteTask};
 use tokio::sync::oneshot;
 use tower_lsp_server::{
     gen_lsp_types::{
-        AnnotatedTextEdit, ChangeAnnotation, DocumentChange, Edit, OptionalVersionedTextDocumentIdentifier,
-        ProgressToken, TextDocumentEdit, TextDocumentIdentifier, TextEdit, Uri, WorkspaceEdit,
+        AnnotatedTextEdit, ChangeAnnotation, DocumentChange, Edit, MessageType,
+        OptionalVersionedTextDocumentIdentifier, ProgressToken, TextDocumentEdit, TextDocumentIdentifier,
+        TextEdit, Uri, WorkspaceEdit,
     },
     jsonrpc::{Error, ErrorCode},
 };
@@ -33,6 +34,16 @@ pub(super) struct Job {
     pub(super) promise: Promise,
     /// What the user calls it.
     pub(super) title: String,
+}
+
+impl Job {
+    /// Tells the user why this came to nothing.
+    pub(super) async fn say(&self, server: &Server, error: &EditError) {
+        if !matches!(error, EditError::Cancelled) {
+            let message = format!("Surmise: {}: {error}", self.title);
+            server.client().show_message(MessageType::Warning, message).await;
+        }
+    }
 }
 
 /// Why there is no edit.

@@ -62,8 +62,15 @@ pub(super) async fn handle(server: &Server, call: Call) -> Result<Value> {
             )));
         }
     };
-    let edit = edit::work_out(server, &job, call.work_done_token).await;
-    let edit = edit.map_err(|error| error.answer())?;
+    let edit = match edit::work_out(server, &job, call.work_done_token).await {
+        Ok(edit) => edit,
+        // Editors that run an action say of an error little more than that it is one.
+        Err(error) if call.command == RUN_ACTION => {
+            job.say(server, &error).await;
+            return Ok(json!({ "applied": false, "reason": error.to_string() }));
+        }
+        Err(error) => return Err(error.answer()),
+    };
     let applied = server
         .client()
         .send_request::<ApplyWorkspaceEditRequest>(ApplyWorkspaceEditParams {

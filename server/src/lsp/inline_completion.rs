@@ -20,9 +20,10 @@ use crate::{
         Completion, Query, Suggestion, Trace, complete,
         reuse::Remembered,
         trigger::{self, Trigger},
+        withheld::Withheld,
     },
     document::with_lf,
-    lsp::{Server, convert, load_model, nearby, references, task},
+    lsp::{Server, convert, load_model, nearby, references, status, task},
     position::line_at,
 };
 
@@ -65,8 +66,27 @@ pub(super) async fn handle(
             }
         },
     };
+    tell_of_failure(server, &completion).await;
     completion.trace.stages.change = changed_in;
     Ok(finish(server, &uri, &query, revision, selected, completion).map(Into::into))
+}
+
+/// Tells the client that the engine cannot run requests, and when it can again.
+async fn tell_of_failure(server: &Server, completion: &Completion) {
+    let failure = match &completion.outcome {
+        Err(Withheld::EngineFailed { message }) => Some(message.clone()),
+        _ if completion.trace.finish.is_some() => None,
+        _ => return,
+    };
+    if std::mem::replace(&mut server.state().failure, failure.clone()) == failure {
+        return;
+    }
+    let (kind, message) = match failure {
+        Some(message) => (status::State::Failed, format!("no suggestions: {message}")),
+        None => (status::State::Ready, "suggestions come again".to_owned()),
+    };
+    tracing::warn!("{message}");
+    status::send(server, kind, message).await;
 }
 
 /// A request, ready to run.

@@ -135,10 +135,12 @@ local function ask()
   question.id = id
 end
 
---- Hides the suggestion and forgets the question under way.
+--- Hides the suggestion and forgets the question under way; whether there was a suggestion.
 function M.dismiss()
+  local was_shown = shown ~= nil
   cancel()
   clear()
+  return was_shown
 end
 
 --- Inserts the visible suggestion; false if there is none.

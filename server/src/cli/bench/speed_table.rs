@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    bench::speed::{MachineFacts, ModelFacts, ReadBandwidth, SGLANG_SCALING, Speed},
+    bench::speed::{MachineFacts, ModelFacts, ReadBandwidth, SGLANG_RATES, Speed},
     cli::{
         bench::table::{Section, bytes, count, millis, thousands},
         style::Style,
@@ -78,7 +78,9 @@ pub(super) fn render(speed: &Speed, style: Style) -> String {
     let last = speed.batches.len() - 1;
     for (idx, row) in speed.batches.iter().enumerate() {
         let peer = if idx == last {
-            format!("   (SGLang on a DGX Spark: {SGLANG_SCALING:.1} x)")
+            let [one, all] = SGLANG_RATES;
+            let scaling = all / one;
+            format!("   (SGLang on a DGX Spark: {one} to {all} tokens/s, {scaling:.1} x)")
         } else {
             String::new()
         };
