@@ -282,6 +282,7 @@ impl State {
                 Err(reason) => ModelState::Failed(reason),
             };
             self.told_not_ready = false;
+            self.failure = None;
         }
         is_current
     }

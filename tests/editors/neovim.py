@@ -225,7 +225,7 @@ def test_a_late_answer_is_cancelled_and_never_shown():
 
 def test_dismiss_and_leaving_insert_mode_hide_it():
     editor = scripted({"f": item("for x in y", 0, 1)})
-    for key in ("<C-]>", "<Esc>"):
+    for key in ("<C-]>", "<Esc>", "<Esc>"):
         editor.type("Sf" if editor.nvim.eval("mode()") == "n" else "<C-u>f")
         editor.wait(editor.ghost, "ghost text")
         editor.type(key)
@@ -254,6 +254,23 @@ def test_a_suggestion_that_the_cursor_has_left_is_not_taken():
         editor.type(keys + "<Tab>")
         editor.wait(lambda: editor.text() == expected, f"{keys} and Tab type a tab")
         editor.close()
+
+
+def test_a_key_that_left_insert_mode_does_so_without_a_suggestion():
+    editor = scripted({"f": item("for x in y", 0, 1)})
+    editor.lua("require('surmise').setup({ dismiss = '<Esc>' })")
+    for _ in range(2):
+        editor.type("Sx")
+        editor.type("<Esc>")
+        editor.wait(lambda: editor.nvim.eval("mode()") == "n", "the key leaves insert mode")
+        editor.type("Sf")
+        editor.wait(editor.ghost, "ghost text")
+        editor.type("<Esc>")
+        editor.wait(lambda: editor.ghost() is None, "the key hides it")
+        assert editor.nvim.eval("mode()") == "i"
+        editor.type("<Esc>")
+        editor.wait(lambda: editor.nvim.eval("mode()") == "n", "the key leaves insert mode")
+    editor.close()
 
 
 def test_off_asks_nothing():

@@ -225,7 +225,9 @@ fn line_breaks_are_those_of_the_document() {
         "Fix: text is assigned…\n"
     );
     assert_eq!(offered[0]["kind"], "quickfix");
-    // What may be anything is shown first, which editors do with what a command applies.
+    // What may be anything is shown first, which editors do with what a command applies. Some resolve it all the same.
+    let resolved = client.request("codeAction/resolve", offered[0].clone());
+    assert_eq!(resolved, offered[0]);
     let answer = client.request("workspace/executeCommand", offered[0]["command"].clone());
     assert_eq!(answer["applied"], true);
     let asked = client.take("workspace/applyEdit");

@@ -341,6 +341,7 @@ fn the_menu_never_waits_for_the_model() {
               },
               "kind": 1,
               "filterText": "a + b",
+              "insertTextMode": 1,
               "textEdit": {
                 "range": {
                   "start": {

@@ -102,10 +102,18 @@ local function map(key, desc, action)
     end
   end
   local is_inside = false
-  vim.keymap.set('i', after, function()
+  local function leave()
     is_inside = false
     return ''
-  end, { expr = true })
+  end
+  -- In every mode: what the key did may have been to leave insert mode.
+  vim.keymap.set({ 'n', 'x', 's', 'o', 'i', 'c', 't' }, after, leave, { expr = true })
+  vim.api.nvim_create_autocmd('InsertEnter', {
+    group = vim.api.nvim_create_augroup('surmise.' .. name, { clear = true }),
+    callback = function()
+      leave()
+    end,
+  })
   local function otherwise()
     is_inside = true
     vim.api.nvim_feedkeys(keycodes(before .. after), 'im', false)

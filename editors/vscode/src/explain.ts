@@ -15,6 +15,11 @@ export async function explain(client: LanguageClient | undefined): Promise<void>
     void vscode.window.showWarningMessage(document === undefined ? 'Surmise: open a file first.' : 'Surmise: the server is not running.');
     return;
   }
+  const off = ['surmise.completion.enabled', 'editor.inlineSuggest.enabled'].find(key => !vscode.workspace.getConfiguration(undefined, document).get(key, true));
+  if (off !== undefined) {
+    void vscode.window.showInformationMessage(`Surmise: suggestions are off (${off}).`);
+    return;
+  }
   try {
     const textDocument = { uri: client.code2ProtocolConverter.asUri(document.uri) };
     void vscode.window.showInformationMessage(`Surmise: ${inWords(await client.sendRequest<Explanation>('surmise/explain', { textDocument }))}`);

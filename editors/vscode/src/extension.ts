@@ -17,6 +17,9 @@ interface ServerStatus {
 
 const LOADING: State = { kind: 'loading', message: '' };
 
+/** How long a program may take to answer as a language server does; the model is loaded later. */
+const START_MILLIS = 30_000;
+
 let surmise: Surmise | undefined;
 
 export async function activate(context: vscode.ExtensionContext): Promise<void> {
@@ -94,7 +97,7 @@ class Surmise {
           this.show({ kind: 'failed', message: 'it stopped; the log says why' });
         }
       });
-      await client.start();
+      await within(START_MILLIS, client.start(), `${program} does not answer as a language server`);
     } catch (error) {
       this.failed(error instanceof Error ? error.message : String(error));
     }
@@ -189,6 +192,17 @@ class Surmise {
   private show(state: State): void {
     this.state = state;
     this.status.show(state.kind !== 'failed' && !isEnabled() ? { kind: 'off' } : state);
+  }
+}
+
+/** What `promise` gives, or an error in these words if it takes longer. */
+async function within<T>(millis: number, promise: Promise<T>, words: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const tooLate = new Promise<never>((_, reject) => (timer = setTimeout(() => reject(new Error(words)), millis)));
+  try {
+    return await Promise.race([promise, tooLate]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -6,6 +6,7 @@ const SCHEME = 'surmise-preview';
 const KEEP = '$(check) Keep';
 const DISCARD = '$(discard) Discard';
 const SHOW = 'Show';
+const CHANGED = 'the text has changed since this was asked for, so nothing was changed; ask again';
 
 /** The texts that documents would have, for the right side of a comparison. */
 export class Preview implements vscode.TextDocumentContentProvider, vscode.Disposable {
@@ -21,15 +22,22 @@ export class Preview implements vscode.TextDocumentContentProvider, vscode.Dispo
   async isKept(edit: vscode.WorkspaceEdit, title: string): Promise<boolean> {
     const [uri, edits] = edit.entries()[0]!;
     const document = await vscode.workspace.openTextDocument(uri);
+    const editor = vscode.window.activeTextEditor;
+    // Whoever went on elsewhere would keep the change unseen with the next Enter.
+    if (editor?.document !== document) {
+      const { version } = document;
+      if ((await vscode.window.showInformationMessage(`Surmise: ${title}: the change is ready`, SHOW)) !== SHOW) {
+        return false;
+      }
+      if (document.version !== version) {
+        void vscode.window.showWarningMessage(`Surmise: ${title}: ${CHANGED}`);
+        return false;
+      }
+    }
     const id = `${++this.nShown}`;
     this.texts.set(id, changed(document, edits));
     // The path is that of the document, so that it is coloured alike.
     const right = uri.with({ scheme: SCHEME, authority: '', query: id });
-    const editor = vscode.window.activeTextEditor;
-    // Whoever went on elsewhere would keep the change unseen with the next Enter.
-    if (editor?.document !== document && (await vscode.window.showInformationMessage(`Surmise: ${title}: the change is ready`, SHOW)) !== SHOW) {
-      return false;
-    }
     try {
       await vscode.commands.executeCommand('vscode.diff', uri, right, title, { preview: true });
       const answer = await vscode.window.showQuickPick([KEEP, DISCARD], { title: `Surmise: ${title}`, ignoreFocusOut: true });

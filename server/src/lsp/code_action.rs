@@ -1,7 +1,8 @@
 //! `textDocument/codeAction` and `codeAction/resolve`: edits that a menu can offer.
 //!
 //! The menu must open at once, so the first runs no model: it says what makes sense at the place. The model works when the
-//! user has chosen, in `codeAction/resolve`, or, for clients that resolve nothing, in a command.
+//! user has chosen: in `codeAction/resolve`, or in a command, for clients that resolve nothing and for what is to be shown before it
+//! is applied.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -120,7 +121,8 @@ pub(super) async fn handle(server: &Server, question: Question) -> Result<Option
     let answers = offers.into_iter().map(|(kind, offer)| {
         let title = offer.title.clone();
         // The client looks at what a command applies; a resolved action would be shown in its own way, if at all.
-        let is_shown = features.change_annotations
+        let is_shown = features.document_changes
+            && features.change_annotations
             && actions::action(offer.id).is_some_and(|it| it.promise.needs_a_look());
         let ticket = json!(Ticket {
             uri: uri.clone(),
@@ -209,6 +211,10 @@ fn encode(
 /// `codeAction/resolve`: the action as it came, with its edit. One that comes to nothing has none, and the user is told why;
 /// only a text that is another one by now is an error, for the client must not go on with this action.
 pub(super) async fn resolve(server: &Server, mut action: Value) -> Result<Value> {
+    // Some clients resolve every action; one with a command is whole.
+    if action.get("data").is_none() && action.get("command").is_some() {
+        return Ok(action);
+    }
     let ticket: Ticket = serde_json::from_value(action["data"].clone())
         .map_err(|error| Error::invalid_params(format!("not an action of Surmise: {error}")))?;
     let job = ticket.job()?;

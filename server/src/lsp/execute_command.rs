@@ -1,4 +1,4 @@
-//! `workspace/executeCommand`: lines rewritten as the user says, and actions for clients that resolve none.
+//! `workspace/executeCommand`: lines rewritten as the user says, and actions that were not resolved.
 
 use serde::Deserialize;
 use serde_json::{Value, json};

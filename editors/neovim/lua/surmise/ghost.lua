@@ -177,7 +177,12 @@ function M.enable(on)
   end
   vim.api.nvim_set_hl(0, 'SurmiseGhost', { link = 'Comment', default = true })
   vim.api.nvim_create_autocmd({ 'InsertEnter', 'TextChangedI', 'TextChangedP', 'CursorMovedI' }, { group = group, callback = ask })
-  vim.api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave' }, { group = group, callback = M.dismiss })
+  vim.api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave' }, {
+    group = group,
+    callback = function()
+      M.dismiss() -- without its answer: an autocommand that answers something is deleted
+    end,
+  })
 end
 
 return M
