@@ -253,6 +253,15 @@ fn settings_are_followed_when_they_change() {
         assert_eq!(answer, json!({ "items": [] }));
         assert_eq!(explain(&mut client)["last"]["withheld"]["reason"], reason);
     }
+    // What was asked for stays while it is typed.
+    assert_eq!(
+        ask(&mut client, fixture, INVOKED)["items"][0]["insertText"],
+        "a + b"
+    );
+    type_text(&mut client, 1, 4, "a", 2);
+    let params = Client::inline_params(URI, 1, 5, AUTOMATIC);
+    let answer = client.request("textDocument/inlineCompletion", params);
+    assert_eq!(answer["items"][0]["insertText"], " + b");
     let settings = json!({ "surmise": { "completion": { "enabled": false } } });
     client.notify(
         "workspace/didChangeConfiguration",

@@ -54,11 +54,7 @@ pub fn decide(
 }
 
 /// Whether the settings allow a suggestion in `document` at all.
-pub fn check_settings(
-    document: &Document,
-    trigger: Trigger,
-    config: &CompletionConfig,
-) -> Result<(), Withheld> {
+fn check_settings(document: &Document, trigger: Trigger, config: &CompletionConfig) -> Result<(), Withheld> {
     if !config.enabled {
         return Err(Withheld::Disabled);
     }

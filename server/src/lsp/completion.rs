@@ -13,11 +13,7 @@ use tower_lsp_server::{
 };
 
 use crate::{
-    completion::{
-        Query, complete,
-        reuse::Remembered,
-        trigger::{self, Trigger},
-    },
+    completion::{Query, complete, reuse::Remembered, trigger::Trigger},
     lsp::{Server, State, convert, load_model, nearby, references},
     position::line_at,
 };
@@ -38,9 +34,7 @@ pub(super) async fn handle(server: &Server, params: CompletionParams) -> Result<
         };
         let ready = state.documents.get(&uri).and_then(|it| it.remembered.as_ref());
         let ready = ready.and_then(|it| it.rest(&query.document, query.at));
-        let item = ready
-            .filter(|_| trigger::check_settings(&query.document, query.trigger, &query.config).is_ok())
-            .map(|rest| item(&state, &query, rest));
+        let item = ready.map(|rest| item(&state, &query, rest));
         if item.is_none() {
             drop(state);
             prepare(server, uri, query);

@@ -17,9 +17,7 @@ use tower_lsp_server::{
 
 use crate::{
     completion::{
-        Completion, Query, Suggestion, Trace, complete,
-        reuse::Remembered,
-        trigger::{self, Trigger},
+        Completion, Query, Suggestion, Trace, complete, reuse::Remembered, trigger::Trigger,
         withheld::Withheld,
     },
     document::with_lf,
@@ -130,18 +128,17 @@ fn begin(server: &Server, uri: &str, params: InlineCompletionParams) -> Option<R
         .remembered
         .as_ref()
         .and_then(|it| it.rest(&query.document, query.at));
-    let remembered = remembered
-        .filter(|_| trigger::check_settings(&query.document, trigger, &query.config).is_ok())
-        .map(|rest| Completion {
-            outcome: Ok(Suggestion {
-                range: query.at..query.at,
-                text: rest.to_owned(),
-            }),
-            trace: Trace {
-                reused: true,
-                ..Trace::default()
-            },
-        });
+    // One that was asked for stays while it is typed, even where none comes by itself. Other settings would have taken it away.
+    let remembered = remembered.map(|rest| Completion {
+        outcome: Ok(Suggestion {
+            range: query.at..query.at,
+            text: rest.to_owned(),
+        }),
+        trace: Trace {
+            reused: true,
+            ..Trace::default()
+        },
+    });
     Some(Request {
         query,
         selected,
