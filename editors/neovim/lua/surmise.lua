@@ -102,16 +102,15 @@ local function map(key, desc, action)
     end
   end
   local is_inside = false
-  local function leave()
+  -- In every mode: what the key did may have been to leave insert mode.
+  vim.keymap.set({ 'n', 'x', 's', 'o', 'i', 'c', 't' }, after, function()
     is_inside = false
     return ''
-  end
-  -- In every mode: what the key did may have been to leave insert mode.
-  vim.keymap.set({ 'n', 'x', 's', 'o', 'i', 'c', 't' }, after, leave, { expr = true })
+  end, { expr = true })
   vim.api.nvim_create_autocmd('InsertEnter', {
     group = vim.api.nvim_create_augroup('surmise.' .. name, { clear = true }),
     callback = function()
-      leave()
+      is_inside = false
     end,
   })
   local function otherwise()
